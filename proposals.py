@@ -1,0 +1,201 @@
+"""Proposals: candidate segments of a video. Time units, tIoU, reading proposal files, and RoI pooling.
+
+Axes: M proposals of a video, T snippets, D features, R RoI bins. A segment is a pair (start, end).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils import InputError, read_json
+
+# A snippet is 16 frames of a 25 fps video and covers [i, i + 1) on the snippet axis.
+SNIPPETS_PER_SECOND = 25 / 16
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def seconds_to_snippets(segments_sec: Sequence | np.ndarray) -> np.ndarray:
+    """Proposal times in snippets, rounded to two decimals as Python's `round` does (SPEC section 1): `[M, 2]`."""
+    flat = np.asarray(segments_sec, dtype=np.float64).ravel().tolist()
+    return np.array([round(time * SNIPPETS_PER_SECOND, 2) for time in flat], dtype=np.float64).reshape(-1, 2)
+
+
+def snippets_to_seconds(segments_snip: np.ndarray) -> np.ndarray:
+    """Times in seconds of times in snippets, any shape."""
+    return segments_snip * (16 / 25)
+
+
+def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> Array:
+    """Temporal intersection over union of segments; numpy or torch, whichever comes in.
+
+    Args:
+        a: `[..., 2]` segments, in any unit.
+        b: `[..., 2]` segments in the same unit; the leading axes broadcast against those of `a`.
+        epsilon: added to the union (1e-6 in the process-consistency loss, SPEC section 5).
+        closed: count a segment's last unit, length = end - start + 1 (soft-NMS, SPEC section 6).
+
+    Returns:
+        `[...]` overlaps in [0, 1]; 0 where the union is empty.
+    """
+    one = 1.0 if closed else 0.0
+    inter = (a[..., 1].clip(max=b[..., 1]) - a[..., 0].clip(min=b[..., 0]) + one).clip(min=0)
+    union = (a[..., 1] - a[..., 0] + one) + (b[..., 1] - b[..., 0] + one) - inter + epsilon
+    return inter / union.clip(min=1e-30)  # the bound matters for two empty segments alone
+
+
+class ResultFile(NamedTuple):
+    """An ActivityNet-format result file: proposals, or detections."""
+
+    results: dict[str, list[dict[str, Any]]]  # a video's entries; each has a `segment` [start, end] in seconds
+    snippet_decimals: int | None  # decimals, in snippets, that its boundaries are rounded to, where it says so
+
+
+def parse_results(path: Path) -> ResultFile:
+    """Read a result file and check every segment.
+
+    Args:
+        path: `{"results": {video: [{"segment": [start, end], …}]}}`, seconds.
+
+    Raises:
+        InputError: the file is not of that form, or a segment is not two finite numbers in rising order.
+    """
+    content = read_json(path)
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, dict):
+        raise InputError(f'{path}: expected {{"results": {{video: [{{"segment": [start, end], …}}]}}}}')
+    for video, entries in results.items():
+        if not isinstance(entries, list):
+            raise InputError(f"{path}: video {video}: expected a list of segments, found {type(entries).__name__}")
+        for entry in entries:
+            segment = entry.get("segment") if isinstance(entry, dict) else None
+            if not _is_segment(segment):
+                raise InputError(
+                    f"{path}: video {video}: bad segment {str(segment)[:60]}; expected [start, end] seconds"
+                )
+    external = content.get("external_data")
+    decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
+    return ResultFile(results, decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None)
+
+
+def _is_segment(segment: Any) -> bool:
+    return (
+        isinstance(segment, list)
+        and len(segment) == 2
+        and all(isinstance(time, (int, float)) and math.isfinite(time) for time in segment)
+        and segment[0] <= segment[1]
+    )
+
+
+def read_proposals(path: Path, videos: Sequence[str], missing: str = "error") -> dict[str, np.ndarray]:
+    """Proposals of the named videos, in snippets (SPEC section 1). Labels and scores in the file are not used.
+
+    Args:
+        path: a result file, see `parse_results`.
+        videos: the videos to look up.
+        missing: what to do with a video that is not in the file: `error`, or `empty` to take it as having none.
+
+    Returns:
+        `[M, 2]` float64 a video; a video without any gets the one proposal [0, 0].
+
+    Raises:
+        InputError: the file is damaged, or lacks videos and `missing` is `error`.
+    """
+    results = parse_results(path).results
+    absent = [video for video in videos if video not in results]
+    if absent and missing == "error":
+        raise InputError(
+            f"{path}: {len(absent)} of {len(videos)} videos have no entry: {', '.join(absent[:5])}"
+            f"{', …' if len(absent) > 5 else ''}; add them, or pass --missing_proposals empty"
+        )
+    return {
+        video: seconds_to_snippets([entry["segment"] for entry in results.get(video) or [{"segment": [0, 0]}]])
+        for video in videos
+    }
+
+
+def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where RoI Align reads the snippets of each proposal (SPEC section 2).
+
+    Args:
+        segments_snip: `[M, 2]` float64 proposals in snippets.
+        num_bins: R.
+
+    Returns:
+        `y`, the sample positions on the snippet axis of all M·R bins one after another `[S]`; `weight`, one over
+        the number of samples in the bin, `[S]`; `offset`, the first sample of each bin `[M·R]`.
+    """
+    start, end = segments_snip.unbind(1)
+    length = end - start
+    start = start - length / 4 - 0.5  # a quarter of context on each side
+    height = (end + length / 4 - 0.5 - start).clamp(min=1)
+    width = height / num_bins
+    samples = width.ceil().long()  # n of each proposal's bins
+
+    bin_samples = samples.repeat_interleave(num_bins)  # [M·R]
+    offset = bin_samples.cumsum(0) - bin_samples
+    bin_of = torch.arange(len(bin_samples)).repeat_interleave(bin_samples)  # [S]
+    proposal, bin_in_proposal = bin_of // num_bins, bin_of % num_bins
+    k = torch.arange(len(bin_of)) - offset[bin_of]
+    y = start[proposal] + (bin_in_proposal + (k + 0.5) / samples[proposal]) * width[proposal]
+    return y, 1 / samples[proposal], offset
+
+
+def roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12) -> Tensor:
+    """One-dimensional RoI Align with an adaptive sampling ratio over zero-padded features (SPEC section 2).
+
+    Args:
+        features: `[T, D]` of one video.
+        segments_snip: `[M, 2]` float64 proposals in snippets.
+        num_bins: R.
+
+    Returns:
+        `[M, R, D]` bin means.
+    """
+    num_snippets = len(features)
+    y, weight, offset = roi_samples(segments_snip, num_bins)
+    low = y.floor()
+    fraction = y - low
+    index = torch.stack([low, low + 1], dim=1).long()  # [S, 2]
+    weight = torch.stack([1 - fraction, fraction], dim=1) * weight[:, None]  # [S, 2]
+    weight = weight.where((index >= 0) & (index < num_snippets), 0)  # zero outside the video
+    bins = F.embedding_bag(
+        index.clamp(0, num_snippets - 1).view(-1),
+        features,
+        2 * offset,
+        mode="sum",
+        per_sample_weights=weight.view(-1).to(features.dtype),
+    )
+    return bins.view(len(segments_snip), num_bins, -1)  # [M, R, D]
+
+
+def roi_pool(features: Tensor, segments_snip: Tensor, num_bins: int = 12, chunk: int = 256) -> Tensor:
+    """What the network reads of each proposal: inside - left, inside, inside - right (SPEC section 2).
+
+    The bins of `roi_align` are reduced by maximum: left = bins [0, q), inside = [q, 5q), right = [5q, R),
+    q = R // 6. Nothing here depends on weights, so it is done once a video, not once a step.
+
+    Args:
+        features: `[T, D]` of one video.
+        segments_snip: `[M, 2]` float64 proposals in snippets.
+        num_bins: R, at least 6.
+        chunk: proposals pooled at a time, which bounds the memory of the bins.
+
+    Returns:
+        `[M, 3, D]`.
+    """
+    q = num_bins // 6
+    pooled = features.new_empty(len(segments_snip), 3, features.shape[1])
+    for out, part in zip(pooled.split(chunk), segments_snip.split(chunk), strict=True):
+        bins = roi_align(features, part, num_bins)  # [m, R, D]
+        left, inside, right = (b.amax(1) for b in bins.split([q, 4 * q, num_bins - 5 * q], dim=1))  # each [m, D]
+        torch.stack([inside - left, inside, inside - right], dim=1, out=out)
+    return pooled
