@@ -1,0 +1,105 @@
+"""Class descriptors: one appearance (RGB) and one motion (flow) vector a class, and the pseudo-labels they give.
+
+Descriptors are temporal means of each class's training videos (the paper's Eq. 1 and 2, SPEC section 8). A video
+whose own means resemble a class's descriptors gets that class as its pseudo-label (SPEC section 5, SME).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils import InputError, read_array, whole_file
+
+FILES = ("general_appearance_descriptors.npy", "general_motion_descriptors.npy")
+
+
+def read_descriptors(folder: Path, num_class: int, feature_size: int) -> Tensor:
+    """Read both descriptor files.
+
+    Args:
+        folder: `descriptors/<name>`.
+        num_class: C of the data.
+        feature_size: D of the data.
+
+    Returns:
+        `[2, C, D/2]`: appearance, motion.
+
+    Raises:
+        InputError: a file is missing, has another shape, or holds a number that is not finite.
+    """
+    descriptors = []
+    for name in FILES:
+        array = read_array(folder / name)
+        expected = (num_class, feature_size // 2)
+        if array.shape != expected or array.dtype.kind not in "fiu":
+            raise InputError(
+                f"{folder / name}: expected numbers of shape {list(expected)} for {num_class} classes and features of "
+                f"width {feature_size}, found {array.dtype} {list(array.shape)}"
+            )
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise InputError(f"{folder / name}: the descriptor of class {row} holds a number that is not finite")
+        descriptors.append(torch.from_numpy(array.astype(np.float32)))
+    return torch.stack(descriptors)
+
+
+def build_descriptors(means: Tensor, labels: Tensor) -> Tensor:
+    """Descriptors from training videos: per class, the mean over its videos of each video's temporal mean.
+
+    The paper's figure fixes "temporal aggregation per class"; averaging each video first, so that a long video
+    weighs no more than a short one, is our reading (SPEC section 8).
+
+    Args:
+        means: `[B, D]` temporal means of the videos, RGB then flow.
+        labels: `[B, C]` video labels, 0 or 1.
+
+    Returns:
+        `[2, C, D/2]`: appearance, motion. A class without a video has the zero vector.
+    """
+    share = labels / labels.sum(0).clamp(min=1)  # [B, C]
+    return torch.stack([share.T @ half for half in means.chunk(2, dim=1)])
+
+
+def write_descriptors(folder: Path, descriptors: Tensor) -> None:
+    """Write `[2, C, D/2]` as the two float32 files that `read_descriptors` reads."""
+    for name, array in zip(FILES, descriptors.float().numpy(), strict=True):
+        with whole_file(folder / name, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+
+class PseudoLabels(NamedTuple):
+    """What the descriptors say of each video; constant during training."""
+
+    label: Tensor  # [B] long, the pseudo-label
+    consistent: Tensor  # [B] bool, appearance and motion agree on it
+    partial: Tensor  # [B] bool, they differ, and it is what one of them says
+
+    def of(self, videos: Sequence[int]) -> PseudoLabels:
+        """The pseudo-labels of some of the videos, in the given order."""
+        return PseudoLabels(*(field[list(videos)] for field in self))
+
+
+def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:
+    """Pseudo-labels by cosine similarity to the descriptors (SPEC section 5, SME).
+
+    Args:
+        means: `[B, D]` temporal means of the videos, RGB then flow.
+        descriptors: `[2, C, D/2]`.
+
+    Returns:
+        The pseudo-label of each video and whether the modalities are consistent, or partially so, about it.
+    """
+    halves = means.unflatten(1, (2, -1)).transpose(0, 1)  # [2, B, D/2]
+    cosine = F.normalize(halves, dim=-1, eps=1e-8) @ F.normalize(descriptors, dim=-1, eps=1e-8).mT  # [2, B, C]
+    similarity = cosine.softmax(-1)
+    appearance, motion = similarity.argmax(-1)  # [B] each
+    label = similarity.mean(0).argmax(-1)
+    consistent = appearance == motion
+    return PseudoLabels(label, consistent, ~consistent & ((label == appearance) | (label == motion)))
