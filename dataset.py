@@ -1,0 +1,295 @@
+"""Annotations, features and proposals from disk, as one `Video` record a video, and flat batches of them.
+
+Axes: V videos of the dataset, B videos of a batch, N rows (the proposals of a batch, one video under another),
+M proposals of a video, T snippets, D features, C classes without background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from proposals import roi_pool
+from utils import InputError, read_array
+
+ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is known of the videos of a dataset (SPEC section 1)."""
+
+    class_names: list[str]
+    videos: list[str]  # [V]
+    subsets: list[str]  # [V]
+    labels: np.ndarray  # [V, C] float32, 0 or 1: the video-level labels that training uses
+    instances: pd.DataFrame  # one row an instance: video, class_idx, start_sec, end_sec
+    ambiguous: dict[str, np.ndarray]  # [A, 2] seconds, of the videos that have any
+
+    def of_subset(self, subset: str) -> list[str]:
+        """The videos of a subset, in file order.
+
+        Raises:
+            InputError: there is none.
+        """
+        videos = [video for video, own in zip(self.videos, self.subsets, strict=True) if own == subset]
+        if not videos:
+            raise InputError(f"no video has subset {subset!r}; the annotations have {sorted(set(self.subsets))}")
+        return videos
+
+    def ground_truth(self, subset: str) -> pd.DataFrame:
+        """The instances of a subset's videos."""
+        return self.instances[self.instances["video"].isin(self.of_subset(subset))].reset_index(drop=True)
+
+
+def read_annotations(folder: Path) -> Annotations:
+    """Read a dataset's annotation folder; strings may be bytes or unicode.
+
+    Raises:
+        InputError: a file is missing or damaged, the files disagree in length, a label is not in the class list,
+            a segment is not two finite seconds, or a video is listed twice.
+    """
+    raw = {name: read_array(folder / f"{name}.npy") for name in ANNOTATION_FILES}
+    for name, array in raw.items():
+        if array.ndim != 1 or (name != "classlist" and len(array) != len(raw["videoname"])):
+            raise InputError(
+                f"{folder / name}.npy: shape {list(array.shape)} does not fit {len(raw['videoname'])} videos; "
+                "the annotation files must come from one release"
+            )
+    videos, subsets, class_names = (_texts(folder, name, raw[name]) for name in ("videoname", "subset", "classlist"))
+    for name, texts in (("videoname", videos), ("classlist", class_names)):
+        twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
+        if twice:
+            raise InputError(f"{folder / name}.npy: {twice[0]} is listed more than once")
+
+    index = {name: i for i, name in enumerate(class_names)}
+    labels = np.zeros((len(videos), len(class_names)), dtype=np.float32)
+    for row, video, names in zip(labels, videos, raw["labels_all"], strict=True):
+        for class_idx in _class_indices(folder / "labels_all.npy", video, names, index):
+            row[class_idx] = 1
+
+    instances = []
+    for video, names, segments in zip(videos, raw["labels"], raw["segments"], strict=True):
+        classes = _class_indices(folder / "labels.npy", video, names, index)
+        segments = _segments(folder / "segments.npy", video, segments)
+        if len(classes) != len(segments):
+            raise InputError(f"{folder}: video {video} has {len(classes)} labels but {len(segments)} segments")
+        instances += [(video, class_idx, start, end) for class_idx, (start, end) in zip(classes, segments, strict=True)]
+    table = pd.DataFrame(instances, columns=["video", "class_idx", "start_sec", "end_sec"])
+    return Annotations(class_names, videos, subsets, labels, table, _read_ambiguous(folder / "Ambiguous_test.txt"))
+
+
+def _text(path: Path, value: Any) -> str:
+    try:
+        text = value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        text = None
+    if not isinstance(text, str):
+        raise InputError(f"{path}: expected text, found {str(value)[:60]!r}")
+    return str(text)  # numpy's own string type becomes Python's
+
+
+def _texts(folder: Path, name: str, values: np.ndarray) -> list[str]:
+    return [_text(folder / f"{name}.npy", value) for value in values]
+
+
+def _class_indices(path: Path, video: str, names: Any, index: dict[str, int]) -> list[int]:
+    if not isinstance(names, (list, tuple, np.ndarray)):
+        raise InputError(f"{path}: video {video}: expected a list of labels, found {str(names)[:60]!r}")
+    names = [_text(path, name) for name in names]
+    unknown = [name for name in names if name not in index]
+    if unknown:
+        raise InputError(f"{path}: video {video}: label {unknown[0]!r} is not in classlist.npy")
+    return [index[name] for name in names]
+
+
+def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
+    try:
+        array = np.asarray(segments, dtype=np.float64).reshape(len(segments), 2)
+        if not np.isfinite(array).all():
+            raise ValueError
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {str(segments)[:60]}") from None
+    return array
+
+
+def _read_ambiguous(path: Path) -> dict[str, np.ndarray]:
+    """Segments whose detections do not count, a video; the file may be absent or empty."""
+    if not path.exists():
+        return {}
+    segments: dict[str, list[list[float]]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        fields = line.split()
+        try:
+            if fields:
+                video, start, end = fields
+                segments.setdefault(video, []).append([float(start), float(end)])
+        except ValueError:
+            raise InputError(f"{path}: line {number}: expected `video start end` in seconds, found {line!r}") from None
+    return {video: np.array(rows) for video, rows in segments.items()}
+
+
+# ----------------------------------------------------------------------------------------------- videos
+
+
+@dataclass(frozen=True)
+class Video:
+    """All that training and testing need of a video; its raw features are gone."""
+
+    name: str
+    labels: Tensor  # [C] 0 or 1
+    segments_snip: np.ndarray  # [M, 2] float64 proposals
+    proposals: Tensor  # [M, 2] the same as float32, on the device
+    pooled: Tensor  # [M, 3, D] what the network reads, on the device
+    mean: Tensor  # [D] temporal mean of the features, RGB then flow
+    num_snippets: int  # T
+
+
+def read_features(path: Path, videos: Sequence[str]) -> np.ndarray:
+    """The object array of feature arrays, one `[T, D]` a video, in the order of `videoname.npy`.
+
+    Raises:
+        InputError: the file is damaged, or its number of videos is not that of the annotations.
+    """
+    features = read_array(path)
+    if features.ndim != 1 or features.dtype != object:
+        if features.ndim == 3 and features.dtype.kind == "f":  # numpy stacks videos of one length by itself
+            stacked, features = features, np.empty(len(features), dtype=object)
+            features[:] = list(stacked)
+        else:
+            raise InputError(
+                f"{path}: expected an object array of [T, D] arrays, found {features.dtype} {features.shape}"
+            )
+    if len(features) != len(videos):
+        raise InputError(f"{path}: holds {len(features)} videos, but videoname.npy lists {len(videos)}")
+    return features
+
+
+def check_features(array: Any, path: Path, video: str, feature_size: int | None) -> Tensor:
+    """One video's features as float32 `[T, D]`.
+
+    Raises:
+        InputError: not a `[T, D]` array of finite numbers with T >= 1, D even and D = feature_size if given.
+    """
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or not len(array):
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"{path}: video {video}: expected a [T, D] array of floats, found {found}")
+    if feature_size is not None and array.shape[1] != feature_size:
+        raise InputError(f"{path}: video {video}: features are {array.shape[1]} wide, expected {feature_size}")
+    if array.shape[1] % 2:
+        raise InputError(f"{path}: video {video}: width {array.shape[1]} is odd; expected RGB and flow of equal width")
+    features = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    if not features.sum().isfinite():
+        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[:1].sum())
+        raise InputError(f"{path}: video {video}: snippet {bad} holds a number that is not finite; extract it again")
+    return features
+
+
+def load_videos(
+    annotations: Annotations,
+    feature_path: Path,
+    proposals: dict[str, np.ndarray],
+    *,
+    roi_size: int,
+    feature_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Video]:
+    """Pool the proposals of every video that has an entry in `proposals`, once and for all.
+
+    Args:
+        annotations: of the dataset.
+        feature_path: the object array of features.
+        proposals: `[M, 2]` in snippets a video; videos not named here are not loaded.
+        roi_size: R.
+        feature_size: D to insist on; None takes it from the data.
+        device: where the pooled proposals go.
+    """
+    features = read_features(feature_path, annotations.videos)
+    videos = {}
+    for i, name in enumerate(tqdm(annotations.videos, desc="pooling proposals", unit="video", leave=False)):
+        raw, features[i] = features[i], None  # raw features are freed as soon as they are pooled
+        if name not in proposals:
+            continue
+        raw = check_features(raw, feature_path, name, feature_size)
+        feature_size = raw.shape[1]
+        segments = proposals[name]
+        pooled = roi_pool(raw, torch.from_numpy(segments), roi_size)
+        videos[name] = Video(
+            name=name,
+            labels=torch.from_numpy(annotations.labels[i]).to(device),
+            segments_snip=segments,
+            proposals=torch.from_numpy(segments).to(device, torch.float32),
+            pooled=pooled.to(device),
+            mean=raw.mean(0).to(device),
+            num_snippets=len(raw),
+        )
+    return videos
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The proposals of some videos, flat: rows, proposals and sizes always belong together."""
+
+    videos: list[int]  # [B] positions in the list that the batch was made of
+    sizes: list[int]  # [B] proposals of each video
+    rows: Tensor  # [N, 3, D]
+    proposals: Tensor  # [N, 2] snippets
+    labels: Tensor  # [B, C]
+
+
+def make_batch(
+    videos: Sequence[Video],
+    chosen: Sequence[int],
+    max_proposal: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Batch:
+    """Put videos one under another; one with more than `max_proposal` proposals gives a random choice of them."""
+    rows, proposals = [], []
+    for video in (videos[i] for i in chosen):
+        if max_proposal is not None and len(video.pooled) > max_proposal:
+            keep = torch.randperm(len(video.pooled), generator=generator)[:max_proposal].sort().values
+            keep = keep.to(video.pooled.device)
+            rows.append(video.pooled[keep])
+            proposals.append(video.proposals[keep])
+        else:
+            rows.append(video.pooled)
+            proposals.append(video.proposals)
+    return Batch(
+        videos=list(chosen),
+        sizes=[len(part) for part in rows],
+        rows=torch.cat(rows),
+        proposals=torch.cat(proposals),
+        labels=torch.stack([videos[i].labels for i in chosen]),
+    )
+
+
+def training_batches(
+    videos: Sequence[Video], batch_size: int, max_proposal: int, generator: torch.Generator
+) -> Iterator[Batch]:
+    """One epoch of batches in a fresh random order; the last partial batch is dropped (SPEC section 5)."""
+    order = torch.randperm(len(videos), generator=generator).tolist()
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        yield make_batch(videos, order[start : start + batch_size], max_proposal, generator)
+
+
+def test_batches(videos: Sequence[Video], rows_at_a_time: int = 2048) -> Iterator[Batch]:
+    """All videos in order, as many at a time as make up the given number of rows."""
+    chosen: list[int] = []
+    count = 0
+    for i, video in enumerate(videos):
+        chosen.append(i)
+        count += len(video.pooled)
+        if count >= rows_at_a_time or i == len(videos) - 1:
+            yield make_batch(videos, chosen)
+            chosen, count = [], 0
