@@ -1,0 +1,121 @@
+"""Detection mAP over tIoU thresholds, ties decided as SPEC section 7 says. numpy alone, float64 throughout.
+
+Ties matter: with integer boundaries a tIoU often equals a threshold, and two instances often tie.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from proposals import tiou
+
+TIOU_THRESHOLDS = {"thumos14": np.linspace(0.1, 0.7, 7), "activitynet": np.linspace(0.5, 0.95, 10)}
+
+
+def detection_map(
+    detections: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray], num_class: int, thresholds: np.ndarray
+) -> np.ndarray:
+    """Average precision of every class at every threshold.
+
+    Args:
+        detections: equally long arrays `video` (int), `class_idx` (int), `segment` `[n, 2]`, `score`.
+        ground_truth: the same without `score`; segments in the unit of the detections.
+        num_class: C, background excluded.
+        thresholds: `[K]` tIoU, rising.
+
+    Returns:
+        `[C, K]` average precision in [0, 1]; 0 for a class with ground truth and no detection, nan for a class
+        without ground truth.
+    """
+    order = np.argsort(-detections["score"], kind="stable")  # equal scores: the one listed first goes first
+    ranked = {name: values[order] for name, values in detections.items()}
+    true_positive = match_detections(ranked, ground_truth, thresholds)  # [n, K]
+
+    precision = np.full((num_class, len(thresholds)), np.nan)
+    num_instances = np.bincount(ground_truth["class_idx"], minlength=num_class)
+    for class_idx in np.flatnonzero(num_instances):
+        hits = true_positive[ranked["class_idx"] == class_idx]
+        precision[class_idx] = average_precision(hits, num_instances[class_idx])
+    return precision
+
+
+def average_precision(true_positive: np.ndarray, num_instances: int) -> np.ndarray:
+    """Area under the interpolated precision-recall curve.
+
+    Args:
+        true_positive: `[n, K]` bool, one class's detections by falling score.
+        num_instances: ground-truth instances of the class, at least 1.
+
+    Returns:
+        `[K]` in [0, 1].
+    """
+    rank = np.arange(1, len(true_positive) + 1)[:, None]
+    precision = true_positive.cumsum(0) / rank
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    return (best_from_here * true_positive).sum(0) / num_instances  # recall rises by 1/num_instances a hit
+
+
+def match_detections(
+    ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray], thresholds: np.ndarray
+) -> np.ndarray:
+    """Which detections are true positives: each in turn takes the free instance it overlaps most, if enough.
+
+    Args:
+        ranked: detections by falling score, see `detection_map`.
+        ground_truth: see `detection_map`.
+        thresholds: `[K]`.
+
+    Returns:
+        `[n, K]` bool.
+    """
+    detection, instance = _pairs(ranked, ground_truth)
+    overlap = tiou(ranked["segment"][detection], ground_truth["segment"][instance])
+    candidate = overlap >= thresholds.min()
+    detection, instance, overlap = detection[candidate], instance[candidate], overlap[candidate]
+    # A detection's wishes: the largest tIoU first; of equal ones the instance listed later.
+    wish = np.lexsort((-instance, -overlap, detection))
+    detection, instance, overlap = detection[wish], instance[wish], overlap[wish]
+
+    true_positive = np.zeros((len(ranked["score"]), len(thresholds)), dtype=bool)
+    for k, threshold in enumerate(thresholds):
+        enough = overlap >= threshold
+        holders = _serve_in_rank_order(detection[enough], instance[enough], len(ground_truth["video"]))
+        true_positive[holders, k] = True
+    return true_positive
+
+
+def _pairs(ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Every (detection, instance) of the same video and class, as two index arrays."""
+    num_class = 1 + max(part["class_idx"].max(initial=0) for part in (ranked, ground_truth))
+    det_key, gt_key = (part["video"] * num_class + part["class_idx"] for part in (ranked, ground_truth))
+    gt_order = np.argsort(gt_key, kind="stable")
+    first = np.searchsorted(gt_key, det_key, side="left", sorter=gt_order)
+    count = np.searchsorted(gt_key, det_key, side="right", sorter=gt_order) - first
+    detection = np.repeat(np.arange(len(det_key)), count)
+    within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    return detection, gt_order[np.repeat(first, count) + within]
+
+
+def _serve_in_rank_order(detection: np.ndarray, instance: np.ndarray, num_instances: int) -> np.ndarray:
+    """The detections that end up holding an instance, all videos and classes at once.
+
+    Serving detections one after another, best score first, is the stable matching in which every instance prefers
+    the better score. Deferred acceptance finds it in a few vectorised rounds: each detection asks for its next
+    wish, each instance keeps the best asker, the others move on.
+
+    Args:
+        detection: `[P]` rank of the asking detection, rising; its wishes follow in order.
+        instance: `[P]` the instance wished for.
+        num_instances: of the whole ground truth.
+    """
+    asking, wish = np.unique(detection, return_index=True)
+    last = np.append(wish[1:], len(detection))
+    while True:
+        best = np.full(num_instances, len(detection) and detection[-1] + 1)
+        np.minimum.at(best, instance[wish], asking)
+        refused = best[instance[wish]] != asking
+        if not refused.any():
+            return asking
+        wish = wish + refused
+        still = wish < last
+        asking, wish, last = asking[still], wish[still], last[still]

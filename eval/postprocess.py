@@ -1,0 +1,107 @@
+"""Network outputs to detections: class scores, the classes a video reports, Gaussian soft-NMS (SPEC section 6)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from proposals import SNIPPETS_PER_SECOND, tiou
+
+NMS_VARIANCE = 0.1
+
+
+class VideoDetections(NamedTuple):
+    """What is found in one video; N detections, highest score first within a class."""
+
+    video_score: np.ndarray  # [C]
+    reported: np.ndarray  # [C] bool, the classes that have detections
+    class_idx: np.ndarray  # [N]
+    segment_snip: np.ndarray  # [N, 2]
+    score: np.ndarray  # [N]
+
+
+def detect(
+    class_logits: np.ndarray,
+    attention_logits: np.ndarray,
+    completeness_logits: np.ndarray,
+    segments_snip: np.ndarray,
+    *,
+    threshold_cls: float,
+    ambiguous_sec: np.ndarray | None = None,
+) -> VideoDetections:
+    """Detections of one video.
+
+    Args:
+        class_logits: `[M, C+1]`, background last.
+        attention_logits: `[M]`.
+        completeness_logits: `[M]`.
+        segments_snip: `[M, 2]` the proposals.
+        threshold_cls: video score from which a class is reported; the best class alone when none reaches it.
+        ambiguous_sec: `[A, 2]` segments whose detections do not count; None for none.
+    """
+    probs = _softmax(class_logits.astype(np.float64))[:, :-1]  # [M, C]
+    attention = _sigmoid(attention_logits.astype(np.float64))  # [M]
+    scores = probs * (attention * _sigmoid(completeness_logits.astype(np.float64)))[:, None]  # [M, C]
+
+    video_score = attention @ probs / (attention.sum() + 1e-6)  # [C]
+    reported = video_score >= threshold_cls
+    if not reported.any():
+        reported[video_score.argmax()] = True
+
+    allowed = ~overlaps_ambiguous(segments_snip, ambiguous_sec)  # [M]
+    decay = np.exp(-np.square(tiou(segments_snip[:, None], segments_snip[None], closed=True)) / NMS_VARIANCE)  # [M, M]
+    classes, segments, kept_scores = [], [], []
+    for class_idx in np.flatnonzero(reported):
+        order, decayed = soft_nms(scores[:, class_idx], decay)
+        order, decayed = order[allowed[order]], decayed[allowed[order]]
+        classes.append(np.full(len(order), class_idx))
+        segments.append(segments_snip[order])
+        kept_scores.append(decayed)
+    return VideoDetections(
+        video_score, reported, np.concatenate(classes), np.concatenate(segments), np.concatenate(kept_scores)
+    )
+
+
+def soft_nms(scores: np.ndarray, decay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian soft-NMS that drops nothing: each kept proposal lowers the scores of those it overlaps.
+
+    Args:
+        scores: `[M]` of one class.
+        decay: `[M, M]` what keeping row i multiplies the score of column j by, exp(-IoU^2 / 0.1).
+
+    Returns:
+        The proposals in the order they were kept, `[M]`, the first on ties, and their scores then, `[M]`.
+    """
+    left = scores.copy()
+    order = np.empty(len(scores), dtype=np.int64)
+    kept_scores = np.empty(len(scores))
+    # Sequential by definition: which proposal comes next depends on all that came before.
+    for step in range(len(scores)):
+        best = left.argmax()
+        order[step], kept_scores[step] = best, left[best]
+        left *= decay[best]
+        left[best] = -np.inf  # -inf stays -inf under every further decay, since decay >= exp(-10) > 0
+    return order, kept_scores
+
+
+def overlaps_ambiguous(segments_snip: np.ndarray, ambiguous_sec: np.ndarray | None) -> np.ndarray:
+    """Which segments `[M, 2]` share a whole snippet with an ambiguous one: `[M]` bool.
+
+    Integer ranges: [int(s), int(e)) of the segment, [round(s_a 25/16), round(e_a 25/16)) of the ambiguous one.
+    """
+    if ambiguous_sec is None or not len(ambiguous_sec):
+        return np.zeros(len(segments_snip), dtype=bool)
+    own = np.trunc(segments_snip)[:, None]  # [M, 1, 2]
+    ambiguous = np.rint(ambiguous_sec * SNIPPETS_PER_SECOND)[None]  # [1, A, 2]
+    return (np.minimum(own[..., 1], ambiguous[..., 1]) > np.maximum(own[..., 0], ambiguous[..., 0])).any(1)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * logits))  # no overflow at either end

@@ -1,0 +1,175 @@
+"""Detections and ground truth to the reported figures, under both protocols (SPEC section 7).
+
+`snippet` is the released protocol, behind the published figures: ground truth rounded to whole snippets. `seconds`
+is exact: nothing is rounded. Rounding is worth about a point of mAP, so both are always reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval.detection import TIOU_THRESHOLDS, detection_map
+from eval.postprocess import VideoDetections
+from proposals import SNIPPETS_PER_SECOND, parse_results, snippets_to_seconds
+from utils import InputError, log, write_json
+
+
+def detection_table(names: Sequence[str], found: Sequence[VideoDetections]) -> pd.DataFrame:
+    """The detections of several videos as the table that everything here takes, one row a detection."""
+    segments = np.concatenate([video.segment_snip for video in found])
+    names = np.repeat(np.array(names, dtype=object), [len(video.score) for video in found])
+    class_idx, score = (np.concatenate([getattr(video, field) for video in found]) for field in ("class_idx", "score"))
+    return _table(names, class_idx, score, segments, snippets_to_seconds(segments))
+
+
+def _table(video: Any, class_idx: Any, score: Any, segment_snip: np.ndarray, segment_sec: np.ndarray) -> pd.DataFrame:
+    columns = {"video": video, "class_idx": class_idx, "score": score}
+    for unit, segment in (("snip", segment_snip), ("sec", segment_sec)):
+        columns |= {f"start_{unit}": segment[:, 0], f"end_{unit}": segment[:, 1]}
+    return pd.DataFrame(columns)
+
+
+def evaluate(
+    detections: pd.DataFrame, ground_truth: pd.DataFrame, class_names: Sequence[str], tiou: str
+) -> dict[str, Any]:
+    """Detection mAP under both protocols; a notice names the classes left out because they have no ground truth.
+
+    Args:
+        detections: see `detection_table`.
+        ground_truth: video, class_idx, start_sec, end_sec.
+        class_names: C names, background excluded.
+        tiou: a key of `TIOU_THRESHOLDS`.
+
+    Returns:
+        `{"snippet": {"tiou": […], "mAP": [… percent], "average": …}, "seconds": {…}}`.
+
+    Raises:
+        InputError: no class has ground truth.
+    """
+    if ground_truth.empty:
+        raise InputError("the evaluated subset has no ground truth, so no mAP can be had")
+    video, _ = pd.factorize(pd.concat([detections["video"], ground_truth["video"]], ignore_index=True))
+    num_detections = len(detections)
+    found = {
+        "video": video[:num_detections],
+        "class_idx": detections["class_idx"].to_numpy(np.int64),
+        "score": detections["score"].to_numpy(np.float64),
+    }
+    truth = {"video": video[num_detections:], "class_idx": ground_truth["class_idx"].to_numpy(np.int64)}
+    truth_sec = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
+    segments = {
+        "snippet": (detections[["start_snip", "end_snip"]], np.rint(truth_sec * SNIPPETS_PER_SECOND)),
+        "seconds": (detections[["start_sec", "end_sec"]], truth_sec),
+    }
+    thresholds = TIOU_THRESHOLDS[tiou]
+    results = {}
+    for protocol, (found_segments, truth_segments) in segments.items():
+        precision = detection_map(
+            found | {"segment": found_segments.to_numpy(np.float64)},
+            truth | {"segment": truth_segments},
+            len(class_names),
+            thresholds,
+        )  # [C, K]
+        has_truth = ~np.isnan(precision[:, 0])
+        mean = 100 * precision[has_truth].mean(0)
+        results[protocol] = {
+            "tiou": [round(float(t), 2) for t in thresholds],
+            "mAP": mean.tolist(),
+            "average": float(mean.mean()),
+        }
+    if not has_truth.all():
+        names = ", ".join(class_names[i] for i in np.flatnonzero(~has_truth))
+        log.info(f"notice: left out of the mAP, since they have no ground truth in this subset: {names}")
+    return results
+
+
+def averages(result: dict[str, Any]) -> dict[str, float]:
+    """The means over tIoU ranges that are reported of one protocol's result: THUMOS14 has three, ActivityNet one."""
+    tiou, values = np.array(result["tiou"]), np.array(result["mAP"])
+    ranges = [(0.1, 0.5), (0.3, 0.7), (0.1, 0.7)] if tiou[0] < 0.5 else [(tiou[0], tiou[-1])]
+    return {f"{low:g} : {high:g}": float(values[(tiou >= low) & (tiou <= high)].mean()) for low, high in ranges}
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """Both protocols side by side, percent, as text."""
+    table = pd.DataFrame(
+        {
+            protocol: dict(zip(map("{:g}".format, results[protocol]["tiou"]), results[protocol]["mAP"], strict=True))
+            | averages(results[protocol])
+            for protocol in ("snippet", "seconds")
+        }
+    )
+    return table.T.rename_axis("mAP @ tIoU").to_string(float_format="%.3f")
+
+
+def figures(results: dict[str, Any]) -> dict[str, float]:
+    """The figures of an evaluation in the order and under the names of the release's logs, percent."""
+    snippet = results["snippet"]
+    at_tiou = dict(zip((f"{t:g}" for t in snippet["tiou"]), snippet["mAP"], strict=True))
+    return {f"Detection mAP @ IoU = {name}": value for name, value in (at_tiou | averages(snippet)).items()} | {
+        "Classification mAP": results["classification_mAP"],
+        "Classification acc": results["classification_accuracy"],
+    }
+
+
+def summary(results: dict[str, Any]) -> str:
+    """An evaluation as printed."""
+    mean_precision, accuracy = results["classification_mAP"], results["classification_accuracy"]
+    return f"{results_table(results)}\nvideo classification: mAP {mean_precision:.3f}, accuracy {accuracy:.3f}"
+
+
+# -------------------------------------------------------------------------------------- detections on disk
+
+
+def write_detections(path: Path, detections: pd.DataFrame, class_names: Sequence[str], version: str) -> None:
+    """Write detections in ActivityNet result format, in seconds.
+
+    Boundaries are proposals' and so whole hundredths of a snippet; `snippet_decimals` says so, and lets
+    `read_detections` restore them to the bit: `eval` of this file then gives the digits that `test` gave.
+    """
+    results: dict[str, list[dict[str, Any]]] = {}
+    for row in detections.itertuples(index=False):
+        entry = {"label": class_names[row.class_idx], "score": row.score, "segment": [row.start_sec, row.end_sec]}
+        results.setdefault(row.video, []).append(entry)
+    write_json(path, {"version": version, "results": results, "external_data": {"snippet_decimals": 2}})
+
+
+def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str]) -> pd.DataFrame:
+    """Read detections in ActivityNet result format, ours or anyone's.
+
+    Args:
+        path: `{"results": {video: [{"label", "score", "segment": [s, e] seconds}]}}`.
+        videos: the videos that may appear.
+        class_names: the labels that may appear.
+
+    Raises:
+        InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
+    """
+    content = parse_results(path)
+    unknown = sorted(set(content.results) - set(videos))
+    if unknown:
+        raise InputError(
+            f"{path}: {len(unknown)} videos are not in the evaluated subset: {', '.join(unknown[:5])}"
+            f"{', …' if len(unknown) > 5 else ''}; check --dataset_name and --test_subset"
+        )
+    index = {name: i for i, name in enumerate(class_names)}
+    rows = []
+    for video, entries in content.results.items():
+        for entry in entries:
+            label, score = entry.get("label"), entry.get("score")
+            if not isinstance(label, str) or label not in index:
+                raise InputError(f"{path}: video {video}: class {label!r} is not in the dataset's class list")
+            if isinstance(score, bool) or not isinstance(score, (int, float)) or not np.isfinite(score):
+                raise InputError(f"{path}: video {video}: score {score!r} is not a finite number")
+            rows.append((video, index[label], float(score), *map(float, entry["segment"])))
+    video, class_idx, score, start, end = zip(*rows, strict=True) if rows else ((),) * 5
+    sec = np.column_stack([start, end]).astype(np.float64).reshape(-1, 2)
+    snip = sec * SNIPPETS_PER_SECOND
+    if content.snippet_decimals is not None:
+        snip = snip.round(content.snippet_decimals)
+    return _table(video, np.array(class_idx, dtype=np.int64), np.array(score, dtype=np.float64), snip, sec)
