@@ -1,0 +1,327 @@
+"""Simulated I3D features, for a demo of the whole method and for full-size trials without the real ones.
+
+    python data/make_demo.py                    # the dataset that --dataset_name Demo makes on first use
+    python data/make_demo.py --name Thumos14simulated --feature_size 2048 \\
+        --annotations data/Thumos14reduced/Thumos14reduced-Annotations --proposals proposals4Thumos14
+
+The first invents annotations and proposals as well; the second simulates features over given ones. Either writes a
+complete dataset: features, annotations, proposals and descriptors, in the formats of the real files.
+
+The signal is made in a small latent space and mapped to features by a fixed random layer with a ReLU, so that it is
+as hard at any width. It behaves like video: an action has a start, a middle and an end; the background shares the
+scene with the action; instances are of uneven strength; classes 0 and 1 look alike; and moments of the background
+look a little like an action. All of it is simulation: no figure on it says anything about real videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dataset import read_annotations
+from descriptors import build_descriptors, write_descriptors
+from proposals import SNIPPETS_PER_SECOND, parse_results, tiou
+from utils import InputError, read_array, whole_file, write_json
+
+CLASSES = ("HighJump", "LongJump", "Throw", "Kick", "Dive", "Spin")
+LATENT = 32  # dimensions of the latent space of each modality
+SCENE = {"rgb": 1.0, "flow": 0.35}  # strength of the scene, which action and background share
+ACTION = {"rgb": 0.65, "flow": 1.0}  # strength of an average action
+NOISE = {"rgb": 1.0, "flow": 1.1}  # of the latent noise, most of which changes slowly
+
+
+@dataclass
+class Scene:
+    """What happens in one simulated video; times in snippets."""
+
+    name: str
+    num_snippets: int
+    classes: list[int]  # video-level labels
+    instances: list[tuple[int, float, float]]  # class, start, end
+    distractors: list[tuple[int, float, float]] = field(default_factory=list)  # action-like background
+
+
+class World:
+    """What all videos of a dataset share: how classes look, and the layer from the latent space to features."""
+
+    def __init__(self, num_class: int, feature_size: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.seed = seed
+        self.scene, self.phase, self.layer = {}, {}, {}
+        for modality in ("rgb", "flow"):
+            self.scene[modality] = rng.standard_normal((num_class, LATENT), dtype=np.float32)
+            common = rng.standard_normal((num_class, 1, LATENT), dtype=np.float32)
+            phase = 0.8 * common + 0.6 * rng.standard_normal((num_class, 3, LATENT), dtype=np.float32)
+            if num_class > 1:  # classes 0 and 1 look alike, and are filmed in the same places
+                phase[1] = 0.85 * phase[0] + 0.53 * phase[1]
+                self.scene[modality][1] = 0.9 * self.scene[modality][0] + 0.44 * self.scene[modality][1]
+            self.phase[modality] = phase  # [C, start/middle/end, latent]
+            layer = rng.standard_normal((LATENT, feature_size // 2), dtype=np.float32)
+            self.layer[modality] = layer / np.float32(np.sqrt(LATENT))
+
+    def film(self, scene: Scene, index: int) -> np.ndarray:
+        """Features `[T, D]` of a video, RGB then flow; each video has a random generator of its own."""
+        rng = np.random.default_rng([self.seed, index])
+        instances = [(c, s, e, rng.uniform(0.45, 1.4)) for c, s, e in scene.instances]
+        instances += [(c, s, e, rng.uniform(0.2, 0.55)) for c, s, e in scene.distractors]
+        halves = []
+        for modality in ("rgb", "flow"):
+            place = rng.standard_normal(LATENT, dtype=np.float32)
+            if scene.classes:
+                place = 0.8 * self.scene[modality][scene.classes].mean(0) + 0.8 * place
+            latent = SCENE[modality] * place + NOISE[modality] * _drift(rng, scene.num_snippets)  # [T, latent]
+            for class_idx, start, end, strength in instances:
+                shape = _course(scene.num_snippets, start, end) @ self.phase[modality][class_idx]
+                latent += ACTION[modality] * np.float32(strength) * shape
+            half = latent @ self.layer[modality] - np.float32(0.3)
+            half += np.float32(0.25) * rng.standard_normal(half.shape, dtype=np.float32)
+            halves.append(np.maximum(half, 0, out=half))
+        return np.hstack(halves)
+
+
+def _drift(rng: np.random.Generator, num_snippets: int) -> np.ndarray:
+    """Unit-variance noise `[T, latent]`: a slow walk, as light and camera drift, and a fresh part."""
+    fresh = rng.standard_normal((num_snippets, LATENT), dtype=np.float32)
+    slow = np.empty_like(fresh)
+    state = rng.standard_normal(LATENT, dtype=np.float32)
+    for t in range(num_snippets):
+        state = np.float32(0.9) * state + np.float32(0.436) * fresh[t]
+        slow[t] = state
+    return np.float32(0.7) * slow + np.float32(0.714) * rng.standard_normal(fresh.shape, dtype=np.float32)
+
+
+def _course(num_snippets: int, start: float, end: float) -> np.ndarray:
+    """How much of the start, middle and end of an action each snippet shows: `[T, 3]` float32."""
+    t = np.arange(num_snippets)
+    covered = np.clip(np.minimum(t + 1, end) - np.maximum(t, start), 0, 1)
+    progress = (t + 0.5 - start) / max(end - start, 1e-6)
+    first, last = np.clip(1 - 2.5 * progress, 0, 1), np.clip(2.5 * progress - 1.5, 0, 1)
+    return (covered[:, None] * np.stack([first, 1 - first - last, last], axis=1)).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------- inventing a dataset
+
+
+def invent_scene(rng: np.random.Generator, name: str, main_class: int) -> Scene:
+    """A video of one class, or, one time in four, of two; a bit under half of it is action."""
+    classes = [main_class]
+    if rng.random() < 0.25:
+        classes.append(int(rng.choice([c for c in range(len(CLASSES)) if c != main_class])))
+    instances, t = [], rng.uniform(2, 15)
+    count = int(rng.integers(2, 8))
+    for i in range(count):
+        class_idx = classes[i] if i < len(classes) else int(rng.choice(classes))
+        length = rng.uniform(4, 10) + 2.0 * class_idx * rng.random()
+        instances.append((class_idx, t, t + length))
+        t += length + rng.uniform(3, 22)
+    return Scene(name, int(np.ceil(t)), sorted(classes), instances)
+
+
+def invent_proposals(rng: np.random.Generator, scene: Scene) -> np.ndarray:
+    """Segments `[M, 2]` in snippets: near each instance good, under- and over-complete ones; and background."""
+    segments = []
+    for _, start, end in scene.instances:
+        length = end - start
+        for _ in range(2):
+            segments.append((start + length * rng.normal(0, 0.08), end + length * rng.normal(0, 0.08)))
+        for _ in range(3):
+            part = length * rng.uniform(0.25, 0.6)
+            first = rng.uniform(start, end - part)
+            segments.append((first, first + part))
+        for _ in range(3):
+            segments.append((start - length * rng.uniform(0.1, 0.9), end + length * rng.uniform(0.1, 0.9)))
+    for (_, start, _), (_, _, end) in zip(scene.instances, scene.instances[1:], strict=False):
+        segments.append((start, end))  # two instances taken for one
+    for _ in range(12):
+        length = rng.uniform(2, 16)
+        start = rng.uniform(0, scene.num_snippets - length)
+        segments.append((start, start + length))
+    segments = np.clip(np.array(segments), 0, scene.num_snippets)
+    return segments[rng.permutation(len(segments))]
+
+
+def add_distractors(rng: np.random.Generator, scene: Scene, segments: np.ndarray, num_class: int) -> None:
+    """Let proposals that touch no instance look a little like an action, one for every 50 snippets of video."""
+    if scene.instances:
+        actions = np.array([(start, end) for _, start, end in scene.instances])
+        segments = segments[(tiou(segments[:, None], actions[None]) == 0).all(1)]
+    segments = segments[segments[:, 1] > segments[:, 0]]
+    count = min(len(segments), round(scene.num_snippets / 50))
+    for start, end in segments[rng.permutation(len(segments))[:count]]:
+        own = scene.classes and rng.random() < 0.5
+        class_idx = int(rng.choice(scene.classes if own else num_class))
+        scene.distractors.append((class_idx, float(start), float(end)))
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+
+def _object_array(items: list) -> np.ndarray:
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with whole_file(path, "wb") as file:
+        np.save(file, array)
+
+
+def _write_annotations(folder: Path, scenes: list[Scene], subsets: list[str], rng: np.random.Generator) -> None:
+    """The files of a THUMOS14 annotation folder, strings as bytes, and some ambiguous test segments."""
+
+    def seconds(snippets: float) -> float:
+        return round(snippets / SNIPPETS_PER_SECOND, 1)
+
+    names = [c.encode() for c in CLASSES]
+    _save(folder / "classlist.npy", np.array(names))
+    _save(folder / "videoname.npy", np.array([scene.name.encode() for scene in scenes]))
+    _save(folder / "subset.npy", np.array([subset.encode() for subset in subsets]))
+    _save(folder / "duration.npy", np.array([[scene.num_snippets / SNIPPETS_PER_SECOND] for scene in scenes]))
+    _save(folder / "labels_all.npy", _object_array([[names[c] for c in scene.classes] for scene in scenes]))
+    _save(folder / "labels.npy", _object_array([[names[c] for c, _, _ in scene.instances] for scene in scenes]))
+    segments = [[[seconds(start), seconds(end)] for _, start, end in scene.instances] for scene in scenes]
+    _save(folder / "segments.npy", _object_array(segments))
+    with whole_file(folder / "Ambiguous_test.txt") as file:
+        for scene, subset in zip(scenes, subsets, strict=True):
+            if subset == "test" and scene.distractors and rng.random() < 0.3:
+                _, start, end = scene.distractors[0]
+                file.write(f"{scene.name}  {seconds(start)} {seconds(end)}\n")
+
+
+def _write_dataset(
+    name: str,
+    scenes: list[Scene],
+    training: np.ndarray,
+    labels: np.ndarray,
+    size: int,
+    seed: int,
+    roots: tuple[Path, Path],
+) -> None:
+    """Film all scenes; write the features and the descriptors that follow from the training videos."""
+    dataset_root, descriptors_root = roots
+    world = World(labels.shape[1], size, seed)
+    progress = tqdm(list(enumerate(scenes)), desc="simulating features", unit="video", leave=False)
+    # Threads: numpy lets go of the interpreter while it draws and multiplies, and nothing has to be copied.
+    features = Parallel(n_jobs=-1, prefer="threads")(delayed(world.film)(scene, i) for i, scene in progress)
+    means = torch.from_numpy(np.stack([video.mean(0) for video in features]))
+    descriptors = build_descriptors(means[training], torch.from_numpy(labels[training]))
+    write_descriptors(descriptors_root / name, descriptors)
+    _save(dataset_root / f"{name}-I3D-JOINTFeatures.npy", _object_array(features))
+
+
+def make_demo(
+    dataset_root: Path, proposals_root: Path, descriptors_root: Path, *, feature_size: int = 256, seed: int = 0
+) -> None:
+    """Make the Demo dataset: 140 short invented videos of six classes, 80 to train and 60 to test on."""
+    rng = np.random.default_rng(seed)
+    scenes, subsets = [], []
+    for part, subset, count in (("train", "validation", 80), ("test", "test", 60)):
+        results = {}
+        for i in range(count):
+            scene = invent_scene(rng, f"demo_{part}_{i + 1:04d}", i % len(CLASSES))
+            segments = invent_proposals(rng, scene)
+            add_distractors(rng, scene, segments, len(CLASSES))
+            seconds = (segments / SNIPPETS_PER_SECOND).round(2).tolist()
+            results[scene.name] = [{"segment": segment} for segment in seconds]
+            scenes.append(scene)
+            subsets.append(subset)
+        content = {"version": "Demo (simulated)", "results": results, "external_data": {}}
+        write_json(proposals_root / f"Proposals_Demo_{part}.json", content)
+    _write_annotations(dataset_root / "Demo-Annotations", scenes, subsets, rng)
+    labels = np.zeros((len(scenes), len(CLASSES)), dtype=np.float32)
+    for row, scene in zip(labels, scenes, strict=True):
+        row[scene.classes] = 1
+    training = np.array([subset == "validation" for subset in subsets])
+    _write_dataset("Demo", scenes, training, labels, feature_size, seed, (dataset_root, descriptors_root))
+
+
+def simulate(
+    name: str, annotation_folder: Path, proposal_folder: Path, *, feature_size: int, train_subset: str, seed: int
+) -> None:
+    """Simulate features over given annotations and proposals; the new dataset lies in the standard folders."""
+    annotations = read_annotations(annotation_folder)
+    durations = read_array(annotation_folder / "duration.npy").ravel()
+    source = annotation_folder.name.removesuffix("-Annotations")
+    results = {}
+    for part in ("train", "test"):
+        path = proposal_folder / f"Proposals_{source}_{part}.json"
+        results |= parse_results(path).results
+        _copy(path, Path("proposals4Thumos14") / f"Proposals_{name}_{part}.json")
+    root = Path("data") / name
+    for path in sorted(annotation_folder.iterdir()):
+        _copy(path, root / f"{name}-Annotations" / path.name)
+
+    rng = np.random.default_rng(seed)
+    scenes = []
+    instances = dict(list(annotations.instances.groupby("video")))
+    for video, label, duration in zip(annotations.videos, annotations.labels, durations, strict=True):
+        table = instances.get(video)
+        times = [] if table is None else table[["start_sec", "end_sec"]].to_numpy() * SNIPPETS_PER_SECOND
+        actions = [
+            (int(c), *map(float, t)) for c, t in zip([] if table is None else table["class_idx"], times, strict=True)
+        ]
+        scene = Scene(video, max(1, round(duration * SNIPPETS_PER_SECOND)), np.flatnonzero(label).tolist(), actions)
+        proposals = np.array([entry["segment"] for entry in results.get(video, [])]).reshape(-1, 2)
+        add_distractors(rng, scene, proposals * SNIPPETS_PER_SECOND, label.size)
+        scenes.append(scene)
+    training = np.array([subset == train_subset for subset in annotations.subsets])
+    _write_dataset(name, scenes, training, annotations.labels, feature_size, seed, (root, Path("descriptors")))
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.resolve() != target.resolve():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def main() -> int:
+    """The command line; see the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="Demo", help="name of the dataset to write")
+    parser.add_argument("--annotations", type=Path, help="annotation folder to simulate features over")
+    parser.add_argument("--proposals", type=Path, help="folder of that dataset's two proposal files")
+    parser.add_argument("--feature_size", type=int, default=256, help="feature width, RGB and flow together")
+    parser.add_argument("--train_subset", default="validation", help="subset that the descriptors are built from")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    root = Path("data") / args.name
+    target = root / f"{args.name}-I3D-JOINTFeatures.npy"
+    try:
+        if target.exists():
+            raise InputError(f"{target} exists; simulated features never replace a file: choose another --name")
+        if (args.annotations is None) != (args.proposals is None):
+            raise InputError("--annotations and --proposals go together")
+        if args.annotations is None:
+            make_demo(
+                root, Path("proposals4Thumos14"), Path("descriptors"), feature_size=args.feature_size, seed=args.seed
+            )
+        else:
+            simulate(
+                args.name,
+                args.annotations,
+                args.proposals,
+                feature_size=args.feature_size,
+                train_subset=args.train_subset,
+                seed=args.seed,
+            )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {target}: python main.py --run_type train --dataset_name {args.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

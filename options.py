@@ -1,0 +1,159 @@
+"""The command line: every option with its default, the presets of the datasets, and what is refused.
+
+Options of the authors' release keep their names; one with an opaque name also has a telling one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+_ACTIVITYNET = {"train_subset": "training", "test_subset": "validation", "tiou": "activitynet"}
+
+# Defaults of a dataset where they differ from the general ones, which are those of THUMOS14.
+PRESETS = {
+    "Demo": {
+        "lr": 1e-4,
+        "max_epoch": 100,
+        "interval": 20,
+        "sc_epochs": 35,
+        "sme_epochs": 80,
+        "sc_decay": 4.0,
+    },
+    "ActivityNet1.2": _ACTIVITYNET,
+    "ActivityNet1.3": _ACTIVITYNET,
+}
+
+
+def _number(kind: type, low: float, high: float, *, open_low: bool = False) -> Callable[[str], float]:
+    """An argparse type: a number of `kind` in [low, high], or (low, high] when `open_low`."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not (low < value if open_low else low <= value) or not value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not in {'(' if open_low else '['}{low:g}, {high:g}]")
+        return value
+
+    parse.__name__ = {int: "whole number", float: "number"}[kind]  # argparse names the type when it cannot read it
+    return parse
+
+
+_count = _number(int, 1, 1e9)
+_weight = _number(float, 0, 1e9)
+_positive = _number(float, 0, 1e9, open_low=True)
+_share = _number(float, 0, 1)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names each option's default, unless there is none to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses a command line in one line, without the page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (python main.py --help lists the options)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with the general defaults; `parse_options` puts a dataset's preset over them."""
+    description = "SEAL: weakly-supervised temporal action localisation."
+    parser = _Parser(prog="main.py", description=description, formatter_class=_Help, allow_abbrev=False)
+    add = parser.add_argument_group("what to do").add_argument
+    add(
+        "--run_type",
+        choices=("train", "test", "eval"),
+        default="train",
+        help="train, test weights, evaluate detections",
+    )
+    add("--exp_dir", type=Path, default=Path("outputs"), help="folder for everything that a run writes")
+    add("--overwrite", action="store_true", help="let a training run replace an earlier one in --exp_dir")
+    add("--pretrained_ckpt", type=Path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
+    add("--detections", type=Path, help="for eval: detections in ActivityNet result format")
+    add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
+    add("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of everything random")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset_name", default="Thumos14reduced", help="names folders and files; Demo is made on first use")
+    add("--dataset_root", type=Path, help="the dataset's own folder (data/<name> when not given)")
+    add("--proposals_root", type=Path, default=Path("proposals4Thumos14"), help="folder of the two proposal files")
+    add("--descriptors_root", type=Path, default=Path("descriptors"), help="folder that holds <name>/ with descriptors")
+    add("--missing_proposals", choices=("error", "empty"), default="error", help="a video without an entry")
+    add("--train_subset", default="validation", help="subset of the training videos")
+    add("--test_subset", default="test", help="subset of the test videos")
+    add("--num_class", type=_count, help="classes without background (what the data says when not given)")
+    add("--feature_size", type=_count, help="feature width, RGB and flow together (what the data says when not given)")
+    add("--roi_size", type=_number(int, 6, 1000), default=12, help="RoI bins of a proposal")
+    add("--max_proposal", type=_count, default=3000, help="proposals of a video used in a training step")
+
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch_size", type=_count, default=10, help="videos in a batch")
+    add("--lr", type=_positive, default=5e-5, help="learning rate of Adam")
+    add("--weight_decay", type=_weight, default=1e-3, help="L2 penalty")
+    add("--dropout_ratio", type=_share, default=0.5, help="of the fused features")
+    add("--max_epoch", type=_count, default=200, help="epochs to train")
+    add("--interval", type=_number(int, 0, 1e9), default=10, help="epochs between evaluations; 0 never evaluates")
+
+    add = parser.add_argument_group("losses (SPEC section 5)").add_argument
+    add("--weight_pc", "--alpha_1", type=_weight, default=3.4, help="weight of process consistency")
+    add("--sc_epochs", "--alpha_2", type=_count, default=70, help="last epoch of semantic consistency")
+    add("--sme_epochs", "--alpha_3", type=_count, default=160, help="last epoch of similar modality enhancement")
+    add("--sc_decay", "--alpha_4", type=_positive, default=8.0, help="epochs in which SC's weight falls to 1/e")
+    add("--weight_pc_distance", "--alpha_5", type=_weight, default=0.6, help="weight of PC's distance term")
+    add("--weight_pc_penalty", "--alpha_6", type=_weight, default=9.0, help="weight of PC's penalty term")
+    add("--topk_divisor", "--k", type=_count, default=8, help="MIL averages the top M / k proposals")
+    add("--pseudo_instance_ratio", "--gamma", type=_share, default=0.8, help="attention of a pseudo-instance / largest")
+    add(
+        "--pc_center",
+        choices=("all_pairs", "matched"),
+        default="all_pairs",
+        help="PC's centre term: released, or one to one",
+    )
+
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--threshold_cls", type=_share, default=0.25, help="video score from which a class is reported")
+    add("--tiou", choices=("thumos14", "activitynet"), default="thumos14", help="tIoU 0.1:0.1:0.7, or 0.5:0.05:0.95")
+    return parser
+
+
+def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line: what is typed, over the dataset's preset, over the defaults.
+
+    What cannot be used ends the program with one line and status 2, as argparse does.
+    """
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument("--dataset_name", default="Thumos14reduced")
+    name = named.parse_known_args(argv)[0].dataset_name
+
+    parser = build_parser()
+    parser.set_defaults(**PRESETS.get(name, {}))
+    options = parser.parse_args(argv)
+    if not name or Path(name).name != name:
+        parser.error(f"--dataset_name {name!r}: expected a plain name, since it names folders and files")
+    if options.run_type == "eval" and options.detections is None:
+        parser.error("--run_type eval needs --detections FILE.json")
+    if options.dataset_root is None:
+        options.dataset_root = Path("data") / name
+    if options.run_type == "test" and options.pretrained_ckpt is None:
+        options.pretrained_ckpt = Path("checkpoints") / "best_model.pkl"
+    return options
+
+
+def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list[str]:
+    """A line an option, `name: value`, with the default behind those that differ from it."""
+    lines = []
+    for action in build_parser()._actions:
+        if action.dest == "help":
+            continue
+        value = getattr(options, action.dest)
+        released = f" ({action.option_strings[1]})" if len(action.option_strings) > 1 else ""
+        if value != action.default:
+            lines.append(f"{action.dest}{released}: {value}    [default: {action.default}]")
+        elif not changed_only:
+            lines.append(f"{action.dest}{released}: {value}")
+    return lines
