@@ -283,7 +283,7 @@ def training_batches(
         yield make_batch(videos, order[start : start + batch_size], max_proposal, generator)
 
 
-def test_batches(videos: Sequence[Video], rows_at_a_time: int = 2048) -> Iterator[Batch]:
+def evaluation_batches(videos: Sequence[Video], rows_at_a_time: int = 2048) -> Iterator[Batch]:
     """All videos in order, as many at a time as make up the given number of rows."""
     chosen: list[int] = []
     count = 0

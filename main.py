@@ -34,9 +34,9 @@ from dataset import (
     Annotations,
     Batch,
     Video,
+    evaluation_batches,
     load_videos,
     read_annotations,
-    test_batches,
     training_batches,
 )
 from descriptors import FILES as DESCRIPTOR_FILES
@@ -73,7 +73,7 @@ __version__ = "0.1.0"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status is 2 when the input cannot be used."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     options = parse_options(argv)
     versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
     log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
@@ -200,7 +200,7 @@ def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[st
     found: list[VideoDetections] = []
     names = ("class_logits", "attention_logits", "completeness_logits")
     with tqdm(total=len(data.test), desc="testing", unit="video", leave=False) as progress:
-        for batch in test_batches(data.test):
+        for batch in evaluation_batches(data.test):
             outputs = model.scores(batch.rows)
             per_video = zip(*(outputs[name].cpu().split(batch.sizes) for name in names), strict=True)
             for i, (class_logits, attention_logits, completeness_logits) in zip(batch.videos, per_video, strict=True):

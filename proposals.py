@@ -145,8 +145,9 @@ def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, T
     bin_of = torch.arange(len(bin_samples)).repeat_interleave(bin_samples)  # [S]
     proposal, bin_in_proposal = bin_of // num_bins, bin_of % num_bins
     k = torch.arange(len(bin_of)) - offset[bin_of]
-    y = start[proposal] + (bin_in_proposal + (k + 0.5) / samples[proposal]) * width[proposal]
-    return y, 1 / samples[proposal], offset
+    n = samples[proposal].double()
+    y = start[proposal] + (bin_in_proposal + (k.double() + 0.5) / n) * width[proposal]
+    return y, 1 / n, offset
 
 
 def roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12) -> Tensor:

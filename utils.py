@@ -81,9 +81,8 @@ def _new_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
 
 
 def _new_dtype(name: Any, align: Any = False, copy: Any = True) -> np.dtype:
-    if isinstance(name, bytes):
-        name = name.decode("ascii")
-    return np.dtype(name)
+    """`numpy.dtype`; always a copy, since the pickle then sets its byte order in place."""
+    return np.dtype(name.decode("ascii") if isinstance(name, bytes) else name, bool(align), True)
 
 
 def _new_scalar(dtype: np.dtype, raw: bytes) -> Any:

@@ -1,0 +1,73 @@
+"""Fixtures: the demo dataset, and the real annotations where they are at hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import main
+from data.make_demo import make_demo
+
+PARITY = Path(__file__).parent / "parity"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def parity() -> Path:
+    return PARITY
+
+
+@pytest.fixture
+def thumos() -> Path:
+    """The real THUMOS14 annotations and the public base detections."""
+    if not (SHARED / "thumos14").is_dir():
+        pytest.skip(f"the real THUMOS14 annotations are not in {SHARED}")
+    return SHARED / "thumos14"
+
+
+@pytest.fixture
+def activitynet() -> Path:
+    if not (SHARED / "activitynet").is_dir():
+        pytest.skip(f"the real ActivityNet annotations are not in {SHARED}")
+    return SHARED / "activitynet"
+
+
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory) -> Path:
+    """A working folder with a narrow Demo dataset, as main.py would make it. Tests must not change it."""
+    home = tmp_path_factory.mktemp("home")
+    make_demo(home / "data" / "Demo", home / "proposals4Thumos14", home / "descriptors", feature_size=32)
+    return home
+
+
+class Runner:
+    """Runs main.py's command line inside a folder and returns its exit status and output."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        monkeypatch.chdir(home)
+        self._capsys = capsys
+
+    def __call__(self, *argv: object) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        try:
+            status = main.main([str(word) for word in argv])
+        except SystemExit as exit:  # argparse ends the program by itself
+            status = exit.code
+        out, err = self._capsys.readouterr()
+        return status, out, err
+
+    def train(self, folder: Path, *argv: object) -> list[dict]:
+        """Train on the demo; returns the lines of metrics.jsonl."""
+        status, _, err = self("--run_type", "train", "--dataset_name", "Demo", "--exp_dir", folder, *argv)
+        assert status == 0, err
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def run(demo_home, monkeypatch, capsys) -> Runner:
+    return Runner(demo_home, monkeypatch, capsys)
+
+
+@pytest.fixture
+def run_in(monkeypatch, capsys):
+    return lambda home: Runner(home, monkeypatch, capsys)

@@ -1,0 +1,231 @@
+"""Annotations, features and batches, and what is said when they are wrong."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dataset import Video, evaluation_batches, load_videos, make_batch, read_annotations, training_batches
+from proposals import read_proposals
+from utils import InputError
+
+
+def objects(*items):
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two videos of two classes; strings as bytes here and unicode there, as the public files have them."""
+    np.save(tmp_path / "videoname.npy", np.array([b"v1", b"v2"]))
+    np.save(tmp_path / "subset.npy", np.array(["validation", "test"]))
+    np.save(tmp_path / "classlist.npy", np.array([b"Jump", b"Throw"]))
+    np.save(tmp_path / "labels_all.npy", objects([b"Jump"], ["Throw", b"Jump"]))
+    np.save(tmp_path / "labels.npy", objects([b"Jump", b"Jump"], ["Throw"]))
+    np.save(tmp_path / "segments.npy", objects([[0.5, 1], [2, 3.5]], [[1.0, 2.0]]))
+    return tmp_path
+
+
+def test_annotations(folder):
+    (folder / "Ambiguous_test.txt").write_text("v2   1.0 2.5\n\nv2 3 4\n")
+    annotations = read_annotations(folder)
+    assert annotations.class_names == ["Jump", "Throw"] and annotations.videos == ["v1", "v2"]
+    assert annotations.labels.tolist() == [[1, 0], [1, 1]]
+    assert annotations.ground_truth("validation").values.tolist() == [["v1", 0, 0.5, 1.0], ["v1", 0, 2.0, 3.5]]
+    assert annotations.ground_truth("test").values.tolist() == [["v2", 1, 1.0, 2.0]]
+    assert annotations.ambiguous["v2"].tolist() == [[1.0, 2.5], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_ambiguous_file_may_be_absent_or_empty(folder, content):
+    if content is not None:
+        (folder / "Ambiguous_test.txt").write_text(content)
+    assert read_annotations(folder).ambiguous == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("videoname", np.array([b"v1", b"v1"]), r"videoname.npy: v1 is listed more than once"),
+        ("videoname", np.array([b"v1", b"\xff"]), r"videoname.npy: expected text"),
+        ("subset", np.array(["test"]), r"subset.npy: shape \[1\] does not fit 2 videos"),
+        ("labels_all", objects(["Swim"], []), r"labels_all.npy: video v1: label 'Swim' is not in classlist.npy"),
+        ("labels_all", objects(3, []), r"labels_all.npy: video v1: expected a list of labels"),
+        ("labels", objects(["Jump"], ["Throw"]), r"video v1 has 1 labels but 2 segments"),
+        ("segments", objects([[0, 1], [2, np.nan]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
+        ("segments", objects([[0, 1], [2]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
+    ],
+)
+def test_bad_annotations(folder, name, value, message):
+    np.save(folder / f"{name}.npy", value)
+    with pytest.raises(InputError, match=message):
+        read_annotations(folder)
+
+
+def test_bad_ambiguous_line(folder):
+    (folder / "Ambiguous_test.txt").write_text("v2 1 2\nv2 one 2\n")
+    with pytest.raises(InputError, match=r"Ambiguous_test.txt: line 2"):
+        read_annotations(folder)
+
+
+def test_unknown_subset(folder):
+    with pytest.raises(
+        InputError, match=r"no video has subset 'training'; the annotations have \['test', 'validation'\]"
+    ):
+        read_annotations(folder).of_subset("training")
+
+
+# ----------------------------------------------------------------------------------------------- features
+
+
+def load(folder, *features, **options):
+    np.save(folder / "features.npy", objects(*features))
+    proposals = {"v1": np.array([[0.0, 0.0]]), "v2": np.array([[0.0, 3.0], [2.0, 99.0]])}
+    return load_videos(read_annotations(folder), folder / "features.npy", proposals, roi_size=12, **options)
+
+
+def test_videos(folder):
+    rng = np.random.default_rng(0)
+    features = [rng.random((7, 4)), rng.random((5, 4)).astype(">f4")]  # any float type and byte order
+    videos = load(folder, *features)
+    assert list(videos) == ["v1", "v2"]
+    assert videos["v1"].pooled.shape == (1, 3, 4)  # the proposal [0, 0]
+    assert videos["v2"].pooled.shape == (2, 3, 4)  # the second ends far past the video
+    assert all(video.pooled.isfinite().all() and video.pooled.dtype == torch.float32 for video in videos.values())
+    assert videos["v2"].mean.numpy() == pytest.approx(features[1].mean(0), rel=1e-6)
+    assert videos["v2"].labels.tolist() == [1, 1] and videos["v2"].num_snippets == 5
+
+
+def test_videos_of_one_length_may_be_stacked(folder):
+    stacked = np.random.default_rng(0).random((2, 6, 4)).astype(np.float32)
+    np.save(folder / "features.npy", stacked)
+    proposals = {"v1": np.array([[0.0, 2.0]])}
+    assert (
+        load_videos(read_annotations(folder), folder / "features.npy", proposals, roi_size=12)["v1"].num_snippets == 6
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.ones((4,)), r"video v2: expected a \[T, D\] array of floats, found float64 \[4\]"),
+        (np.ones((0, 4)), r"video v2: expected a \[T, D\] array of floats, found float64 \[0, 4\]"),
+        (np.ones((5, 4), dtype=int), r"video v2: expected a \[T, D\] array of floats, found int64"),
+        (None, r"video v2: expected a \[T, D\] array of floats, found NoneType"),
+        (np.ones((5, 6)), r"video v2: features are 6 wide, expected 4"),
+        (np.array([[1.0] * 4, [1, np.inf, 1, 1]]), r"video v2: snippet 1 holds a number that is not finite"),
+    ],
+)
+def test_bad_features(folder, bad, message):
+    with pytest.raises(InputError, match=message):
+        load(folder, np.ones((5, 4)), bad)
+
+
+def test_odd_width(folder):
+    with pytest.raises(InputError, match=r"video v1: width 3 is odd"):
+        load(folder, np.ones((5, 3)), np.ones((5, 3)))
+
+
+def test_feature_size_that_contradicts_the_data(folder):
+    with pytest.raises(InputError, match=r"video v1: features are 4 wide, expected 2048"):
+        load(folder, np.ones((5, 4)), np.ones((5, 4)), feature_size=2048)
+
+
+def test_features_of_another_dataset(folder):
+    with pytest.raises(InputError, match=r"features.npy: holds 1 videos, but videoname.npy lists 2"):
+        load(folder, np.ones((5, 4)))
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+def video(i, num_proposals):
+    rows = torch.full((num_proposals, 3, 2), float(i)) + torch.arange(num_proposals)[:, None, None] / 100
+    segments = np.column_stack([np.full(num_proposals, i), i + 1 + np.arange(num_proposals) / 100])
+    proposals = torch.from_numpy(segments).float()
+    return Video(f"v{i}", torch.eye(4)[i % 4], segments, proposals, rows, torch.zeros(2), 10)
+
+
+def test_batch_is_flat():
+    videos = [video(i, n) for i, n in enumerate((3, 1, 4))]
+    batch = make_batch(videos, [2, 0])
+    assert batch.sizes == [4, 3] and batch.videos == [2, 0] and batch.labels.tolist() == torch.eye(4)[[2, 0]].tolist()
+    assert batch.rows.shape == (7, 3, 2)
+    assert batch.rows[:, 0, 0].floor().tolist() == [2] * 4 + [0] * 3 == batch.proposals[:, 0].tolist()
+
+
+def test_max_proposal_keeps_rows_and_proposals_together():
+    """The release subsamples inside the network and hands the loss the full list."""
+    batch = make_batch([video(0, 50), video(1, 5)], [0, 1], max_proposal=20, generator=torch.Generator().manual_seed(1))
+    assert batch.sizes == [20, 5]
+    chosen = batch.proposals[:20, 1] - 1
+    assert len(set(chosen.tolist())) == 20
+    assert batch.rows[:20, 0, 0] == pytest.approx(chosen, abs=1e-6)
+
+
+def test_an_epoch_shuffles_and_drops_the_last_partial_batch():
+    videos = [video(i, 1) for i in range(23)]
+    generator = torch.Generator().manual_seed(0)
+    epochs = [[b.videos for b in training_batches(videos, 10, 3000, generator)] for _ in range(2)]
+    for batches in epochs:
+        assert [len(b) for b in batches] == [10, 10]
+        assert len({i for b in batches for i in b}) == 20
+    assert epochs[0] != epochs[1]
+
+
+def test_testing_sees_every_video_once_in_order():
+    videos = [video(i, n) for i, n in enumerate((5, 1, 9, 2))]
+    batches = list(evaluation_batches(videos, rows_at_a_time=6))
+    assert [b.videos for b in batches] == [[0, 1], [2], [3]]
+
+
+# ------------------------------------------------------------------------------------------ the real files
+
+
+def test_real_thumos_annotations(thumos):
+    annotations = read_annotations(thumos / "Thumos14reduced-Annotations")
+    assert len(annotations.of_subset("validation")) == 200 and len(annotations.of_subset("test")) == 212
+    assert len(annotations.class_names) == 20 and len(annotations.ground_truth("test")) == 3358
+    unlabelled = [v for v, row in zip(annotations.videos, annotations.labels, strict=True) if not row.any()]
+    assert unlabelled == ["video_test_0000270"]
+    assert annotations.ambiguous["video_test_0000278"].tolist() == [[0.0, 1.4], [95.7, 97.2]]
+    for subset, part, count in (("validation", "train", 33_895), ("test", "test", 31_587)):
+        path = thumos / f"Proposals_Thumos14reduced_{part}.json"
+        proposals = read_proposals(path, annotations.of_subset(subset))
+        assert sum(map(len, proposals.values())) == count
+        assert all((p == p.round()).all() for p in proposals.values())  # multiples of 0.64 s are whole snippets
+
+
+@pytest.mark.parametrize(("year", "num_class", "counts"), [("1.2", 100, [4819, 2383]), ("1.3", 200, [9337, 4575])])
+def test_real_activitynet_annotations(activitynet, year, num_class, counts):
+    annotations = read_annotations(activitynet / f"ActivityNet{year}-Annotations")
+    assert len(annotations.class_names) == num_class
+    assert [len(annotations.of_subset(subset)) for subset in ("training", "validation")] == counts
+    assert annotations.labels.any(1).all()
+
+
+def test_a_copy_under_another_name_is_the_same(thumos, tmp_path):
+    """np.save by today's numpy writes other pickles than the public files'; both read alike."""
+    source = thumos / "Thumos14reduced-Annotations"
+    before = read_annotations(source)
+    for path in source.glob("*.txt"):
+        shutil.copyfile(path, tmp_path / path.name)
+    by_video = dict(list(before.instances.groupby("video")))
+    np.save(tmp_path / "videoname.npy", np.array(before.videos))
+    np.save(tmp_path / "subset.npy", np.array(before.subsets))
+    np.save(tmp_path / "classlist.npy", np.array(before.class_names))
+    names = [[c for c, x in zip(before.class_names, row, strict=True) if x] for row in before.labels]
+    np.save(tmp_path / "labels_all.npy", objects(*names))
+    np.save(
+        tmp_path / "labels.npy",
+        objects(*([before.class_names[c] for c in by_video[v]["class_idx"]] for v in before.videos)),
+    )
+    np.save(
+        tmp_path / "segments.npy",
+        objects(*(by_video[v][["start_sec", "end_sec"]].values.tolist() for v in before.videos)),
+    )
+    after = read_annotations(tmp_path)
+    assert (after.labels == before.labels).all() and after.instances.equals(before.instances)

@@ -1,0 +1,251 @@
+"""Detection mAP, its ties, post-processing and classification figures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval.classification import classification_accuracy, classification_map
+from eval.detection import TIOU_THRESHOLDS, average_precision, detection_map, match_detections
+from eval.postprocess import detect, overlaps_ambiguous, soft_nms
+from eval.protocols import averages, detection_table, evaluate, read_detections, write_detections
+from options import build_parser
+from proposals import tiou
+from utils import InputError
+
+THUMOS = TIOU_THRESHOLDS["thumos14"]
+
+
+def table(rows, with_score):
+    rows = np.array(rows, dtype=np.float64).reshape(-1, 5 if with_score else 4)
+    columns = {"video": rows[:, 0].astype(int), "class_idx": rows[:, 1].astype(int), "segment": rows[:, 2:4]}
+    return columns | ({"score": rows[:, 4]} if with_score else {})
+
+
+def matches_one_by_one(ranked, truth, threshold):
+    """The rule as SPEC section 7 states it, one detection after another."""
+    taken = np.zeros(len(truth["video"]), dtype=bool)
+    hits = []
+    for video, class_idx, segment in zip(ranked["video"], ranked["class_idx"], ranked["segment"], strict=True):
+        best, best_tiou = None, -1.0
+        for j in range(len(taken)):
+            if not taken[j] and truth["video"][j] == video and truth["class_idx"][j] == class_idx:
+                overlap = tiou(segment, truth["segment"][j])
+                if overlap >= threshold and overlap >= best_tiou:  # of equal ones the later
+                    best, best_tiou = j, overlap
+        hits.append(best is not None)
+        if best is not None:
+            taken[best] = True
+    return hits
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_matching_equals_one_by_one(seed):
+    """Integer boundaries on a short axis, so that thresholds are met exactly and instances tie all the time."""
+    rng = np.random.default_rng(seed)
+
+    def segments(n):
+        start = rng.integers(0, 20, n)
+        return np.column_stack([start, start + rng.integers(0, 12, n)])
+
+    def rows(n):
+        return np.column_stack([rng.integers(0, 3, n), rng.integers(0, 2, n), segments(n)])
+
+    truth = table(rows(40), with_score=False)
+    ranked = table(np.column_stack([rows(150), np.arange(150)[::-1]]), with_score=True)
+    found = match_detections(ranked, truth, THUMOS)
+    for k, threshold in enumerate(THUMOS):
+        assert found[:, k].tolist() == matches_one_by_one(ranked, truth, threshold)
+
+
+def test_average_precision_by_hand():
+    hits = np.array([[True], [False], [True], [False]])
+    # precision 1 at recall 1/3, then 2/3 at recall 2/3; the third instance is never found
+    assert average_precision(hits, 3)[0] == pytest.approx((1 + 2 / 3) / 3)
+    assert average_precision(np.array([[False], [True]]), 1)[0] == 0.5
+    assert average_precision(np.zeros((0, 1), dtype=bool), 1)[0] == 0
+
+
+def test_interpolated_precision_looks_ahead():
+    hits = np.array([[False], [True], [True]])  # precision 0, 1/2, 2/3: the first hit counts 2/3
+    assert average_precision(hits, 2)[0] == pytest.approx(2 / 3)
+
+
+def test_threshold_is_met_by_equality():
+    truth = table([[0, 0, 0, 10]], with_score=False)
+    found = table([[0, 0, 0, 7, 0.9]], with_score=True)
+    assert detection_map(found, truth, 1, THUMOS)[0].tolist() == [1, 1, 1, 1, 1, 1, float(THUMOS[6] <= 0.7)]
+
+
+def test_equal_scores_keep_their_order():
+    truth = table([[0, 0, 0, 10]], with_score=False)
+    hit, miss = [0, 0, 0, 10, 0.5], [0, 0, 50, 60, 0.5]
+    assert detection_map(table([hit, miss], True), truth, 1, THUMOS)[0, 0] == 1
+    assert detection_map(table([miss, hit], True), truth, 1, THUMOS)[0, 0] == 0.5
+
+
+def test_of_equal_instances_the_later_is_taken():
+    # The first detection lies between both instances; taking the later leaves the earlier for the second.
+    truth = table([[0, 0, 0, 10], [0, 0, 10, 20]], with_score=False)
+    found = table([[0, 0, 5, 15, 0.9], [0, 0, 0, 10, 0.8]], with_score=True)
+    assert match_detections(found, truth, np.array([0.3]))[:, 0].tolist() == [True, True]
+    found = table([[0, 0, 5, 15, 0.9], [0, 0, 10, 20, 0.8]], with_score=True)
+    assert match_detections(found, truth, np.array([0.3]))[:, 0].tolist() == [True, False]
+
+
+def test_other_videos_and_classes_do_not_count():
+    truth = table([[0, 0, 0, 10]], with_score=False)
+    assert detection_map(table([[1, 0, 0, 10, 1]], True), truth, 2, THUMOS)[0, 0] == 0
+    assert detection_map(table([[0, 1, 0, 10, 1]], True), truth, 2, THUMOS)[0, 0] == 0
+
+
+def test_class_without_ground_truth_is_nan_and_without_detections_zero():
+    truth = table([[0, 1, 0, 10]], with_score=False)
+    precision = detection_map(table([[0, 0, 0, 10, 1]], True), truth, 3, THUMOS)
+    assert np.isnan(precision[[0, 2]]).all() and (precision[1] == 0).all()
+
+
+def test_no_detections_at_all():
+    precision = detection_map(table([], True), table([[0, 0, 0, 10]], False), 1, THUMOS)
+    assert (precision == 0).all()
+
+
+def frame(rows, columns):
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_evaluate_leaves_out_classes_without_ground_truth(caplog):
+    truth = frame([("v", 0, 0.0, 6.4)], ["video", "class_idx", "start_sec", "end_sec"])
+    rows = [("v", 0, 0.9, 0.0, 10.0, 0.0, 6.4), ("v", 1, 0.9, 0.0, 10.0, 0.0, 6.4)]
+    columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
+    with caplog.at_level("INFO"):
+        results = evaluate(frame(rows, columns), truth, ["a", "b"], "thumos14")
+    assert results["snippet"]["average"] == results["seconds"]["average"] == 100
+    assert "b" in caplog.text and "ground truth" in caplog.text
+
+
+def test_snippet_protocol_rounds_half_to_even():
+    truth = frame([("v", 0, 1.6, 4.8)], ["video", "class_idx", "start_sec", "end_sec"])  # 2.5 and 7.5 snippets
+    columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
+    found = frame([("v", 0, 0.9, 2.0, 8.0, 1.28, 5.12)], columns)
+    results = evaluate(found, truth, ["a"], "thumos14")
+    assert results["snippet"]["mAP"][-1] == 100  # the same segment, [2, 8]
+    assert results["seconds"]["mAP"][-1] == 100 and tiou(np.array([1.28, 5.12]), np.array([1.6, 4.8])) < 1
+
+
+def test_averages():
+    result = {"tiou": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "mAP": [70, 60, 50, 40, 30, 20, 10]}
+    assert averages(result) == {"0.1 : 0.5": 50, "0.3 : 0.7": 30, "0.1 : 0.7": 40}
+    anet = {"tiou": TIOU_THRESHOLDS["activitynet"].round(2).tolist(), "mAP": list(range(10))}
+    assert averages(anet) == {"0.5 : 0.95": 4.5}
+
+
+def test_choices_of_tiou_are_the_tables_keys():
+    action = next(action for action in build_parser()._actions if action.dest == "tiou")
+    assert set(action.choices) == set(TIOU_THRESHOLDS)
+
+
+# ----------------------------------------------------------------------------------- post-processing
+
+
+def test_soft_nms_one_by_one():
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 30, 40).astype(float)
+    segments = np.column_stack([start, start + rng.integers(0, 10, 40)])
+    scores = rng.integers(0, 5, 40) / 4  # many ties, and zeros
+    decay = np.exp(-np.square(tiou(segments[:, None], segments[None], closed=True)) / 0.1)
+    order, kept = soft_nms(scores, decay)
+
+    left = dict(enumerate(scores))
+    for expected in zip(order, kept, strict=True):
+        best = max(left, key=lambda i: (left[i], -i))
+        assert (best, left.pop(best)) == expected
+        left = {i: s * decay[best, i] for i, s in left.items()}
+    assert sorted(order) == list(range(40))
+
+
+def logits_of(probs):
+    return np.log(np.array(probs, dtype=np.float64))
+
+
+def test_reported_classes():
+    high = np.full(2, 50.0)
+    segments = np.array([[0.0, 4.0], [8.0, 12.0]])
+    both = detect(logits_of([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]]), high, high, segments, threshold_cls=0.25)
+    assert both.reported.tolist() == [True, True] and both.class_idx.tolist() == [0, 0, 1, 1]
+    best_alone = detect(logits_of([[0.1, 0.2, 0.7]] * 2), high, high, segments, threshold_cls=0.25)
+    assert best_alone.reported.tolist() == [False, True]
+    assert best_alone.score == pytest.approx([0.2, 0.2])
+
+
+def test_one_proposal_of_no_length():
+    found = detect(logits_of([[0.6, 0.4]]), np.zeros(1), np.zeros(1), np.zeros((1, 2)), threshold_cls=0.25)
+    assert found.segment_snip.tolist() == [[0.0, 0.0]] and found.score == pytest.approx([0.6 / 4])
+
+
+def test_extreme_logits_stay_finite():
+    extreme = np.array([[1e4, -1e4, 0.0]])
+    found = detect(extreme, np.array([-1e4]), np.array([1e4]), np.array([[0.0, 1.0]]), threshold_cls=0.25)
+    assert np.isfinite(found.video_score).all() and np.isfinite(found.score).all()
+
+
+def test_ambiguous_segments():
+    segments = np.array([[3.9, 5.2], [4.0, 5.9], [5.99, 6.01], [10.0, 10.0]])
+    # Seconds [3.2, 6.4] are snippets [5, 10): int() of the first two ends is 5, so they stop before it.
+    dropped = overlaps_ambiguous(segments, np.array([[3.2, 6.4]]))
+    assert dropped.tolist() == [False, False, True, False]
+    assert not overlaps_ambiguous(segments, None).any()
+
+
+# ---------------------------------------------------------------------------------------- detections on disk
+
+
+def test_detections_survive_the_file_to_the_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    segments = np.sort(rng.integers(0, 200_000, (5000, 2)) / 100, axis=1)
+    found = detect(
+        rng.standard_normal((300, 4)),
+        rng.standard_normal(300),
+        rng.standard_normal(300),
+        segments[:300],
+        threshold_cls=0.1,
+    )
+    before = detection_table(["v"], [found])
+    write_detections(tmp_path / "d.json", before, ["a", "b", "c"], "test")
+    after = read_detections(tmp_path / "d.json", ["v"], ["a", "b", "c"])
+    pd.testing.assert_frame_equal(before, after, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"w": []}, r"1 videos are not in the evaluated subset: w"),
+        ({"v": [{"segment": [0, 1], "label": "z", "score": 1}]}, r"video v: class 'z'"),
+        ({"v": [{"segment": [0, 1], "label": ["a"], "score": 1}]}, r"video v: class \['a'\]"),
+        ({"v": [{"segment": [0, 1], "label": "a"}]}, r"video v: score None"),
+        ({"v": [{"segment": [0, 1], "label": "a", "score": float("nan")}]}, r"video v: score nan"),
+    ],
+)
+def test_bad_detections(tmp_path, results, message):
+    (tmp_path / "d.json").write_text(json.dumps({"results": results}))
+    with pytest.raises(InputError, match=message):
+        read_detections(tmp_path / "d.json", ["v"], ["a"])
+
+
+def test_empty_detections(tmp_path):
+    (tmp_path / "d.json").write_text('{"results": {}}')
+    found = read_detections(tmp_path / "d.json", ["v"], ["a"])
+    truth = frame([("v", 0, 0.0, 6.4)], ["video", "class_idx", "start_sec", "end_sec"])
+    assert evaluate(found, truth, ["a"], "thumos14")["snippet"]["average"] == 0
+
+
+# ------------------------------------------------------------------------------------- classification
+
+
+def test_classification():
+    scores = np.array([[0.9, 0.1, 0.0], [0.8, 0.6, 0.0], [0.7, 0.5, 0.0]])
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]])
+    # class 0: hits at ranks 1 and 3; class 1: rank 1; class 2 has no positive video
+    assert classification_map(scores, labels) == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert classification_accuracy(scores >= 0.6, labels) == pytest.approx(2 / 3)  # the second reports two

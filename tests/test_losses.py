@@ -1,0 +1,197 @@
+"""Properties and hand-computed values of the loss terms."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from losses import (
+    Criterion,
+    multiple_instance_loss,
+    process_consistency_loss,
+    semantic_consistency_loss,
+    similar_modality_loss,
+)
+
+PC = {"gamma": 0.8, "weight_distance": 0.6, "weight_penalty": 9.0}
+
+
+def batch(sizes, num_class=3, width=4, seed=0):
+    """Random outputs, proposals, labels and pseudo-labels for videos of the given sizes, float64."""
+    rng = torch.Generator().manual_seed(seed)
+    n, b = sum(sizes), len(sizes)
+
+    def rand(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+    outputs = {
+        "class_logits": rand(n, num_class + 1),
+        "attention_logits": rand(n),
+        "completeness_logits": rand(n),
+        "fused": rand(n, width),
+    }
+    start = 10 * torch.rand(n, generator=rng, dtype=torch.float64)
+    proposals = torch.stack([start, start + 1 + 5 * torch.rand(n, generator=rng, dtype=torch.float64)], dim=1)
+    labels = torch.eye(num_class, dtype=torch.float64)[torch.arange(b) % num_class]
+    pseudo = (torch.arange(b) % num_class, torch.arange(b) % 2 == 0, torch.arange(b) % 2 == 1)
+    return outputs, proposals, labels, pseudo
+
+
+def loss(outputs, proposals, sizes, labels, pseudo, epoch=5, **options):
+    return Criterion(**options)(outputs, proposals, sizes, labels, pseudo, epoch)
+
+
+def test_mil_by_hand():
+    logits = torch.tensor([[4.0, 0.0, 1.0], [2.0, 6.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    # k = 4 // 2 = 2: the means of the two largest are 3, 3, 1.
+    target = torch.tensor([1.0, 0.0, 1.0]) / (2 + 1e-4)
+    expected = -(target * torch.tensor([3.0, 3.0, 1.0]).log_softmax(0)).sum()
+    found = multiple_instance_loss(logits, [4], torch.tensor([[1.0, 0.0]]), background=1.0, topk_divisor=2)
+    assert float(found) == pytest.approx(float(expected))
+
+
+def test_mil_of_a_video_without_label():
+    """Its target is the background alone, and in the suppressed branch nothing at all."""
+    logits = torch.zeros(2, 3)
+    labels = torch.zeros(1, 2)
+    assert float(multiple_instance_loss(logits, [2], labels, background=1.0, topk_divisor=8)) == pytest.approx(
+        math.log(3), rel=1e-3
+    )
+    assert float(multiple_instance_loss(logits, [2], labels, background=0.0, topk_divisor=8)) == 0
+
+
+def test_sme_by_hand():
+    logits = torch.zeros(3, 3)  # softmax without background: 1/2, 1/2
+    error = ((0.5 - 1) ** 2 + 0.5**2) / 2
+    labels = torch.tensor([0, 1])
+    yes, no = torch.tensor([True, False]), torch.tensor([False, True])
+    assert float(similar_modality_loss(logits, [1, 2], labels, yes, no, partial_weight=0.4)) == pytest.approx(
+        1.4 * error
+    )
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_sme_without_consistent_or_partial_videos(consistent):
+    """The release is NaN here."""
+    logits = torch.randn(4, 3, requires_grad=True)
+    all_, none = torch.tensor([True, True]), torch.tensor([False, False])
+    masks = (all_, none) if consistent else (none, none)
+    value = similar_modality_loss(logits, [2, 2], torch.tensor([0, 1]), *masks, partial_weight=0.5)
+    value.backward()
+    assert value.isfinite() and logits.grad.isfinite().all()
+    assert (value > 0) == consistent
+
+
+def test_pc_by_hand():
+    # The first proposal is the only pseudo-instance, [0, 10] with centre 5. The second, [0, 4], overlaps it by 4;
+    # the third misses it and is not kept.
+    proposals = torch.tensor([[0.0, 10.0], [0.0, 4.0], [20.0, 30.0]])
+    a, u = torch.tensor([1.0, 0.5, 0.5]), torch.tensor([0.5, 0.25, 0.9])
+
+    def smooth_l1(x):
+        return 0.5 * x * x if abs(x) < 1 else abs(x) - 0.5
+
+    # overlap / 2 * u + (min start + max start) / 2, against 5: 5u for the first, 2u for the second
+    center = {
+        "matched": smooth_l1(5 * 0.5 - 5) + smooth_l1(2 * 0.25 - 5),
+        "all_pairs": sum(smooth_l1(5 * u_i - 5) + smooth_l1(2 * u_i - 5) for u_i in (0.5, 0.25)),
+    }
+    distance = smooth_l1(abs(2 - 5) / 4)
+    penalty = 1 - 0.25  # 4 of 10 is less than half
+    for reading, value in center.items():
+        found = process_consistency_loss(a, u, proposals, [3], center=reading, **PC)
+        assert float(found) == pytest.approx((0.01 * value + 0.6 * distance + 9 * penalty) / 2)
+
+
+def test_pc_counts_over_the_batch_but_pairs_within_a_video():
+    outputs, proposals, _, _ = batch([4, 6])
+    a, u = outputs["attention_logits"].sigmoid(), outputs["completeness_logits"].sigmoid()
+    one = [process_consistency_loss(a[s], u[s], proposals[s], [len(a[s])], **PC) for s in (slice(4), slice(4, 10))]
+    both = process_consistency_loss(a, u, proposals, [4, 6], **PC)
+    # Recover how many proposals each video keeps: those that overlap one of its pseudo-instances.
+    kept = []
+    for s in (slice(4), slice(4, 10)):
+        stars = proposals[s][a[s] >= 0.8 * a[s].max()]
+        meets = (proposals[s][:, None, 1] > stars[None, :, 0]) & (proposals[s][:, None, 0] < stars[None, :, 1])
+        kept.append(int(meets.any(1).sum()))
+    assert float(both) == pytest.approx(float(sum(k * x for k, x in zip(kept, one, strict=True)) / sum(kept)))
+
+
+def test_pc_is_zero_when_nothing_is_kept():
+    u = torch.tensor([0.3], requires_grad=True)
+    value = process_consistency_loss(torch.tensor([0.9]), u, torch.zeros(1, 2), [1], **PC)  # the proposal [0, 0]
+    assert float(value.detach()) == 0
+
+
+def test_sc_by_hand():
+    logits = torch.tensor([[9.0, 0.0, 0.0], [9.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
+    fused = torch.tensor([[0.0, 0.0], [6.0, 8.0], [50.0, 50.0]])
+    attention = torch.ones(3)  # a·x = x: the MSE part is zero
+    labels = torch.tensor([[1.0, 1.0]])  # two labels: the first in class order counts
+    value = semantic_consistency_loss(logits, attention, fused, [3], labels, distance_weight=0.5)
+    assert float(value) == pytest.approx(0.5 * 5.0)  # both lie 5 from their mean (3, 4)
+    none = torch.tensor([[0.0, 0.0]])
+    assert float(semantic_consistency_loss(logits, attention, fused, [3], none, distance_weight=0.5)) == 0
+
+
+def test_sc_gradient_of_a_lone_proposal_is_finite():
+    fused = torch.randn(1, 4, requires_grad=True)  # its distance to its own mean is zero
+    semantic_consistency_loss(
+        torch.tensor([[9.0, 0.0]]), torch.ones(1), fused, [1], torch.ones(1, 1), distance_weight=1.0
+    ).backward()
+    assert (fused.grad == 0).all()
+
+
+@pytest.mark.parametrize("center", ["all_pairs", "matched"])
+def test_gradients_against_finite_differences(center):
+    sizes = [9, 1, 5]
+    outputs, proposals, labels, pseudo = batch(sizes)
+    names = list(outputs)
+
+    def total(*values):
+        return loss(dict(zip(names, values, strict=True)), proposals, sizes, labels, pseudo, pc_center=center)[
+            "loss_total"
+        ]
+
+    # The pseudo-instances are chosen by attention and get no gradient: the choice is constant nearby.
+    assert gradcheck(total, [outputs[name].requires_grad_() for name in names])
+
+
+@pytest.mark.parametrize("term", ["loss_prop_mil_orig", "loss_prop_mil_supp", "SME_loss", "PC_loss", "SC_loss"])
+def test_order_does_not_matter(term):
+    """Permuting the proposals of a video, or the videos of a batch, leaves every term as it is."""
+    sizes = [5, 8]
+    outputs, proposals, labels, pseudo = batch(sizes)
+    value = loss(outputs, proposals, sizes, labels, pseudo)[term]
+    within = torch.cat([torch.randperm(5), 5 + torch.randperm(8)])
+    swapped = torch.cat([torch.arange(5, 13), torch.arange(5)])
+    for order, videos in ((within, [0, 1]), (swapped, [1, 0])):
+        permuted = loss(
+            {name: x[order] for name, x in outputs.items()},
+            proposals[order],
+            [sizes[i] for i in videos],
+            labels[videos],
+            tuple(field[videos] for field in pseudo),
+        )[term]
+        assert float(permuted) == pytest.approx(float(value), rel=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [[1], [1, 1], [1, 40]])
+def test_videos_of_one_proposal(sizes):
+    outputs, proposals, labels, pseudo = batch(sizes)
+    for value in outputs.values():
+        value.requires_grad_()
+    terms = loss(outputs, proposals, sizes, labels, pseudo)
+    terms["loss_total"].backward()
+    assert all(value.isfinite() for value in terms.values())
+    assert all(value.grad.isfinite().all() for value in outputs.values())
+
+
+def test_total_is_the_weighted_sum():
+    sizes = [5, 8]
+    for epoch in (1, 70, 71, 160, 161):
+        terms = loss(*batch(sizes)[:2], sizes, *batch(sizes)[2:], epoch=epoch)
+        expected = sum(weight * terms[name] for name, weight in Criterion().weights(epoch).items())
+        assert float(terms["loss_total"]) == pytest.approx(float(expected))
+    assert Criterion().sc_weight(71) == 0 and Criterion().sme_weight(161) == 0

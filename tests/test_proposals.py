@@ -1,0 +1,112 @@
+"""Units, tIoU, proposal files and RoI pooling."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from proposals import read_proposals, roi_align, roi_pool, seconds_to_snippets, snippets_to_seconds, tiou
+from utils import InputError
+
+
+def test_units():
+    assert seconds_to_snippets([[0.64, 1.0]]).tolist() == [[1.0, 1.56]]
+    assert snippets_to_seconds(np.array([[1.0, 25.0]])).tolist() == [[0.64, 16.0]]
+    assert seconds_to_snippets([]).shape == (0, 2)
+    assert seconds_to_snippets([[0.0032, 0.0096]]).tolist() == [[0.01, 0.01]]  # Python's round, on float64
+
+
+def test_tiou_by_hand_in_numpy_and_torch():
+    a = np.array([[0.0, 4.0], [0.0, 4.0], [0.0, 4.0], [3.0, 3.0]])
+    b = np.array([[2.0, 6.0], [4.0, 6.0], [5.0, 6.0], [3.0, 3.0]])
+    assert tiou(a, b).tolist() == [2 / 6, 0, 0, 0]
+    assert tiou(a, b, closed=True).tolist() == [3 / 7, 1 / 7, 0, 1]
+    assert tiou(a, b, epsilon=1.0).tolist() == [2 / 7, 0, 0, 0]
+    assert tiou(torch.tensor(a), torch.tensor(b), closed=True).tolist() == [3 / 7, 1 / 7, 0, 1]
+    assert tiou(a[:, None], b[None]).shape == (4, 4)
+
+
+def test_roi_of_a_constant_sequence():
+    """Well inside the video every bin reads the constant, so context minus inside is nothing."""
+    pooled = roi_pool(torch.full((100, 4), 3.0), torch.tensor([[40.0, 60.0]], dtype=torch.float64))
+    assert torch.allclose(pooled[0, 1], torch.tensor(3.0)) and torch.allclose(
+        pooled[0, [0, 2]], torch.tensor(0.0), atol=1e-5
+    )
+
+
+def test_roi_reads_zero_outside_the_video():
+    """A ramp of ones before and zeros past the end; a proposal over the whole video has empty context."""
+    features = torch.ones(20, 1)
+    bins = roi_align(features, torch.tensor([[0.0, 20.0], [30.0, 50.0], [-40.0, -20.0]], dtype=torch.float64))[..., 0]
+    assert bins[0, 0] < 0.2 and bins[0, 11] < 0.2 and torch.allclose(bins[0, 3:9], torch.tensor(1.0))
+    assert (bins[1:] == 0).all()
+
+
+def test_roi_align_against_its_definition():
+    """Sample by sample, in plain Python."""
+    rng = np.random.default_rng(0)
+    features = rng.random((30, 3))
+    segments = np.array([[0.0, 0.0], [2.37, 4.9], [5.0, 29.0], [28.0, 35.5], [0.0, 60.0]])
+    found = roi_align(torch.from_numpy(features), torch.from_numpy(segments)).numpy()
+
+    def read(y):
+        low = int(np.floor(y))
+        inside = [features[i] if 0 <= i < 30 else np.zeros(3) for i in (low, low + 1)]
+        return (1 - (y - low)) * inside[0] + (y - low) * inside[1]
+
+    for segment, bins in zip(segments, found, strict=True):
+        length = segment[1] - segment[0]
+        start, end = segment[0] - length / 4 - 0.5, segment[1] + length / 4 - 0.5
+        width = max(end - start, 1) / 12
+        n = int(np.ceil(width))
+        for r in range(12):
+            expected = np.mean([read(start + r * width + (k + 0.5) * width / n) for k in range(n)], axis=0)
+            assert bins[r] == pytest.approx(expected, abs=1e-12)
+
+
+def test_roi_pool_in_chunks_and_any_order():
+    rng = torch.Generator().manual_seed(0)
+    features = torch.rand(50, 6, generator=rng)
+    start = 40 * torch.rand(23, generator=rng, dtype=torch.float64)
+    segments = torch.stack([start, start + 20 * torch.rand(23, generator=rng, dtype=torch.float64)], dim=1)
+    whole = roi_pool(features, segments)
+    assert torch.equal(roi_pool(features, segments, chunk=5), whole)
+    order = torch.randperm(23, generator=rng)
+    assert torch.equal(roi_pool(features, segments[order]), whole[order])
+
+
+def write(path, results):
+    path.write_text(json.dumps({"results": results}))
+    return path
+
+
+def test_read_proposals(tmp_path):
+    path = write(tmp_path / "p.json", {"a": [{"segment": [0.64, 1.28], "label": "x", "score": 1}], "b": [], "c": []})
+    found = read_proposals(path, ["b", "a"])
+    assert list(found) == ["b", "a"]
+    assert found["a"].tolist() == [[1.0, 2.0]]
+    assert found["b"].tolist() == [[0.0, 0.0]]  # a video without proposals
+
+
+def test_missing_videos(tmp_path):
+    path = write(tmp_path / "p.json", {"a": []})
+    with pytest.raises(InputError, match=r"p.json: 2 of 3 videos have no entry: b, c; .*--missing_proposals empty"):
+        read_proposals(path, ["a", "b", "c"])
+    assert read_proposals(path, ["b"], missing="empty")["b"].tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "segment", [[1], [1, 2, 3], ["1", "2"], [2, 1], [0, float("nan")], [0, float("inf")], None, [True, None]]
+)
+def test_bad_segments_name_the_video(tmp_path, segment):
+    path = write(tmp_path / "p.json", {"good": [], "bad": [{"segment": segment}]})
+    with pytest.raises(InputError, match=r"p.json: video bad: bad segment"):
+        read_proposals(path, ["good"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"results": []}', '{"results": {"a": {}}}', "[" * 100_000])
+def test_broken_files(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(InputError, match=r"p.json"):
+        read_proposals(tmp_path / "p.json", ["a"])

@@ -1,0 +1,204 @@
+"""Files from elsewhere never run code; files of ours appear whole or not at all."""
+
+import builtins
+import codecs
+import os
+import pickle
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from model import SEAL
+from utils import InputError, load_weights, pick_device, read_array, save_weights, whole_file
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+def npy(path, payload, shape=(1,)):
+    """An object array file around any pickle."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": shape})
+        file.write(payload)
+    return path
+
+
+CALLS = [
+    Call(os.system, "touch owned"),
+    Call(builtins.eval, "open('owned', 'w')"),
+    Call(builtins.exec, "open('owned', 'w')"),
+    Call(builtins.getattr, "", "join"),
+    Call(subprocess.Popen, ["touch", "owned"]),
+    Call(np.load, "owned"),
+    Call(np.memmap, "owned", "uint8", "w+", 0, (10,)),
+    Call(codecs.decode, "bmFtZQ==", "base64"),
+    Call(torch.load, "owned"),
+    Call(open, "owned", "w"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.function.__name__)
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_pickles_that_call_anything_are_refused(tmp_path, monkeypatch, call, protocol):
+    monkeypatch.chdir(tmp_path)
+    array = np.empty(1, dtype=object)
+    array[0] = call
+    for payload in (pickle.dumps(call, protocol), pickle.dumps(array, min(protocol, 4))):
+        with pytest.raises(InputError, match=r"x.npy: refused to load \S+: .*could run code"):
+            read_array(npy(tmp_path / "x.npy", payload))
+        assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_refusal_names_the_file_and_the_name(tmp_path):
+    with pytest.raises(InputError, match=r"x.npy: refused to load posix.system"):
+        read_array(npy(tmp_path / "x.npy", pickle.dumps(Call(os.system, "true"))))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"cnumpy\nndarray\n(I1000000000000\ntR.",  # allocate a terabyte by calling ndarray
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'b'\ntR.",
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'V1000000000000'\ntR.",
+        b"c_codecs\nencode\n(VZm9v\nVbase64\ntR.",
+        b"cnumpy\nndarray\n.",
+        b"(lp0\n.",
+        b"",
+        b".",
+        b"garbage",
+    ],
+)
+def test_pickles_that_are_no_arrays(tmp_path, payload):
+    with pytest.raises(InputError, match=r"x.npy"):
+        read_array(npy(tmp_path / "x.npy", payload))
+
+
+def test_object_arrays_read_back(tmp_path):
+    array = np.empty(3, dtype=object)
+    array[:] = [
+        np.arange(6.0).reshape(2, 3),
+        [b"bytes", "text", 1, 2.5, None, True],
+        np.array([np.float32(1.5), "x"], dtype=object),
+    ]
+    np.save(tmp_path / "x.npy", array)
+    for protocol in (2, 3, 4):
+        npy(tmp_path / f"{protocol}.npy", pickle.dumps(array, protocol), shape=(3,))
+    for path in tmp_path.glob("*.npy"):
+        found = read_array(path)
+        assert (found[0] == array[0]).all() and found[1] == array[1] and list(found[2]) == list(array[2])
+
+
+def test_python_2_strings_are_bytes(tmp_path):
+    payload = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    payload += b"(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\nI0\nI1\ntRI00\n(lS'Jump'\natb."
+    assert read_array(npy(tmp_path / "x.npy", payload)).tolist() == [b"Jump"]
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, 130, 200])
+def test_truncated_files(tmp_path, keep):
+    array = np.empty(2, dtype=object)
+    array[:] = [np.ones((4, 4)), [1, 2]]
+    for name, value in (("object.npy", array), ("plain.npy", np.ones((5, 5)))):
+        np.save(tmp_path / name, value)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:keep])
+        with pytest.raises(InputError, match=name):
+            read_array(tmp_path / name)
+
+
+def test_a_header_may_not_promise_more_than_the_file_holds(tmp_path):
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+    with pytest.raises(InputError, match=r"x.npy: .*ends before"):
+        read_array(tmp_path / "x.npy")
+
+
+def test_missing_array(tmp_path):
+    with pytest.raises(InputError, match=r"x.npy: no such file"):
+        read_array(tmp_path / "x.npy")
+
+
+# ------------------------------------------------------------------------------------------- checkpoints
+
+
+def small(**options):
+    return SEAL(**{"feature_size": 4, "num_class": 3} | options)
+
+
+def test_weights_survive_the_file(tmp_path):
+    model, other = small(), small()
+    save_weights(model, tmp_path / "w.pkl")
+    load_weights(other, tmp_path / "w.pkl")
+    for name, value in model.state_dict().items():
+        assert name.startswith("prop_fused_backbone.") and torch.equal(other.state_dict()[name], value)
+
+
+def test_state_dict_is_the_releases(parity):
+    names = {name.removeprefix("state.") for name in np.load(parity / "network.npz").files if name.startswith("state.")}
+    state = SEAL(feature_size=16, num_class=20).state_dict()
+    assert set(state) == names
+    assert state["prop_fused_backbone.prop_classifier.0.weight"].shape == (8, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            lambda: small(num_class=5).state_dict(),
+            r"prop_classifier.2.weight is \[6, 2, 1\].*\[4, 2, 1\].*number of classes",
+        ),
+        (lambda: small(feature_size=8).state_dict(), r"prop_fusion.0.weight is \[8, 24\].*feature width"),
+        (lambda: {"a": torch.zeros(1)}, r"missing or unknown parameters a, prop"),
+        (lambda: {"epoch": 3}, r"not a state dict"),
+        (lambda: [1, 2], r"not a state dict"),
+        (lambda: Call(os.system, "true"), r"not a readable checkpoint"),
+    ],
+)
+def test_wrong_checkpoints(tmp_path, content, message):
+    torch.save(content(), tmp_path / "w.pkl")
+    with pytest.raises(InputError, match=r"w.pkl: .*" + message):
+        load_weights(small(), tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text"])
+def test_broken_checkpoints(tmp_path, content):
+    (tmp_path / "w.pkl").write_bytes(content)
+    with pytest.raises(InputError, match=r"w.pkl: not a readable checkpoint"):
+        load_weights(small(), tmp_path / "w.pkl")
+
+
+def test_evaluation_leaves_the_training_mode():
+    model = small().train()
+    first, second = (model.scores(torch.ones(5, 3, 4))["fused"] for _ in range(2))
+    assert model.training and torch.equal(first, second) and not first.requires_grad
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    with whole_file(path) as file:
+        file.write("first")
+    with pytest.raises(RuntimeError), whole_file(path) as file:
+        file.write("second")
+        raise RuntimeError("interrupted")
+    assert path.read_text() == "first" and [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x"])
+def test_unusable_devices(name):
+    with pytest.raises(InputError, match=f"--device {name}"):
+        pick_device(name)
+
+
+def test_auto_device_exists():
+    assert torch.ones(1, device=pick_device("auto")).item() == 1
