@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import main
 from data.make_demo import make_demo
 
 PARITY = Path(__file__).parent / "parity"
 SHARED = Path(__file__).parents[2] / "shared"
+
+torch.set_num_threads(1)  # the arrays are tiny, and threads that wait for a busy core would cost more than they give
 
 
 @pytest.fixture

@@ -1,0 +1,322 @@
+"""The command line, end to end, on a narrow demo dataset."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data import make_demo as demo
+from options import PRESETS, build_parser, describe, parse_options
+from utils import read_array
+
+
+def without_times(lines):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / "ckpt" / f"{name}_model.pkl", weights_only=True)
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_and_its_files(run, tmp_path):
+    out = tmp_path / "run"
+    lines = run.train(out, "--max_epoch", 3, "--interval", 2, "--alpha_1", 2.5)
+
+    epochs = [line for line in lines if "evaluation" not in line]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    names = ["loss_total", "loss_prop_mil_orig", "loss_prop_mil_supp", "SME_loss", "PC_loss", "SC_loss"]
+    assert all(list(line) == ["epoch", *names, "seconds"] for line in epochs)
+    evaluations = [line for line in lines if "evaluation" in line]
+    assert [line["epoch"] for line in evaluations] == [2, 3]  # every second, and the last
+
+    rows = np.loadtxt(out / "mAP-results.log")
+    assert rows.shape == (2, 1 + 7 + 3 + 2) and rows[:, 0].tolist() == [2, 3]
+    snippet = evaluations[1]["evaluation"]["snippet"]
+    assert rows[1, 1:8] == pytest.approx(snippet["mAP"], abs=1e-3)
+    assert rows[1, 8:11] == pytest.approx(
+        [np.mean(snippet["mAP"][:5]), np.mean(snippet["mAP"][2:]), snippet["average"]], abs=1e-3
+    )
+
+    results = json.loads((out / "results.json").read_text())
+    assert results["epoch"] == 3 and results["checkpoint"].endswith("last_model.pkl")
+    assert results["best"]["checkpoint"].endswith("best_model.pkl")
+    assert results["best"]["snippet"]["average"] == max(
+        line["evaluation"]["snippet"]["average"] for line in evaluations
+    )
+    assert len(results["snippet"]["tiou"]) == 7 and 0 <= results["classification_accuracy"] <= 100
+
+    detections = json.loads((out / "detections.json").read_text())
+    entry = next(iter(detections["results"].values()))[0]
+    assert set(entry) == {"label", "score", "segment"} and entry["label"] in demo.CLASSES
+
+    options = (out / "opt.txt").read_text()
+    assert "weight_pc (--alpha_1): 2.5    [default: 3.4]" in options and "\nk" not in options
+    assert "\nbatch_size: 10\n" in options
+
+    board = EventAccumulator(str(out / "logs"))
+    board.Reload()
+    tags = {f"loss/{name}" for name in names}
+    ranges = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.1 : 0.5", "0.1 : 0.7", "0.3 : 0.7"]
+    tags |= {f"test_mAP/Detection mAP @ IoU = {name}" for name in ranges}
+    tags |= {"test_mAP/Classification mAP", "test_mAP/Classification acc"}
+    assert set(board.Tags()["scalars"]) == tags
+    assert [event.step for event in board.Scalars("loss/PC_loss")] == [1, 2, 3]
+
+
+def test_testing_a_checkpoint_gives_the_table_of_its_training(run, tmp_path):
+    run.train(tmp_path / "train", "--max_epoch", 2, "--interval", 2)
+    checkpoint = tmp_path / "train" / "ckpt" / "last_model.pkl"
+    argv = ("--run_type", "test", "--dataset_name", "Demo", "--pretrained_ckpt", checkpoint)
+    status, out, err = run(*argv, "--exp_dir", tmp_path / "test")
+    assert status == 0, err
+    trained, tested = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("train", "test"))
+    for name in ("snippet", "seconds", "classification_mAP", "classification_accuracy"):
+        assert trained[name] == tested[name]
+    assert tested["checkpoint"] == str(checkpoint)
+    files = [(tmp_path / name / "detections.json").read_bytes() for name in ("train", "test")]
+    assert files[0] == files[1]
+
+    # and so does evaluating the detections it wrote, without features or proposals
+    status, printed, err = run(
+        "--run_type", "eval", "--dataset_name", "Demo", "--exp_dir", tmp_path / "eval",
+        "--detections", tmp_path / "test" / "detections.json",
+    )  # fmt: skip
+    assert status == 0, err
+    evaluated = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert evaluated["snippet"] == tested["snippet"] and evaluated["seconds"] == tested["seconds"]
+    table = re.compile(r"^(snippet|seconds) .*$", re.MULTILINE)
+    assert table.findall(printed) and table.search(printed).group() == table.search(out).group()
+
+
+def test_same_seed_same_numbers_and_evaluation_changes_nothing(run, tmp_path):
+    argv = ("--max_epoch", 4, "--max_proposal", 20)
+    first = run.train(tmp_path / "a", *argv, "--interval", 1)
+    again = run.train(tmp_path / "b", *argv, "--interval", 1)
+    twice = run.train(tmp_path / "c", *argv, "--interval", 2)
+    never = run.train(tmp_path / "d", *argv, "--interval", 0)
+    other = run.train(tmp_path / "e", *argv, "--interval", 0, "--seed", 1)
+
+    assert without_times(first) == without_times(again)
+    assert len(never) == 4 and not (tmp_path / "d" / "results.json").exists()
+    epochs = [without_times([line for line in lines if "evaluation" not in line]) for lines in (first, twice, never)]
+    assert epochs[0] == epochs[1] == epochs[2] != without_times(other)
+    assert all(same_weights(weights(tmp_path / "a"), weights(tmp_path / name)) for name in "bcd")
+    assert not same_weights(weights(tmp_path / "a"), weights(tmp_path / "e"))
+
+
+def test_training_learns_and_an_untrained_network_does_not(run, tmp_path):
+    lines = run.train(tmp_path / "run", "--max_epoch", 50, "--interval", 50, "--lr", 1e-3)
+    learned = lines[-1]["evaluation"]["snippet"]["average"]
+    run.train(tmp_path / "none", "--max_epoch", 1, "--lr", 1e-12)
+    untrained = json.loads((tmp_path / "none" / "results.json").read_text())["snippet"]["average"]
+    assert untrained < 10 and learned > 40
+
+
+def test_training_starts_from_given_weights(run, tmp_path):
+    run.train(tmp_path / "a", "--max_epoch", 2, "--interval", 0)
+    checkpoint = tmp_path / "a" / "ckpt" / "last_model.pkl"
+    run.train(tmp_path / "b", "--max_epoch", 1, "--interval", 0, "--lr", 1e-12, "--pretrained_ckpt", checkpoint)
+    before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.allclose(before[name], after[name], atol=1e-8) for name in before)
+
+
+def test_a_finished_run_is_not_overwritten_unasked(run, tmp_path):
+    out = tmp_path / "run"
+    run.train(out, "--max_epoch", 2)
+    before = (out / "metrics.jsonl").read_text()
+    status, _, err = run("--dataset_name", "Demo", "--exp_dir", out, "--max_epoch", 1)
+    assert status == 2 and "--overwrite" in err and (out / "metrics.jsonl").read_text() == before
+    # input that turns out bad must not cost the earlier run either
+    status, _, err = run("--dataset_name", "Demo", "--exp_dir", out, "--overwrite", "--num_class", 7)
+    assert status == 2 and (out / "metrics.jsonl").read_text() == before
+    assert len(run.train(out, "--max_epoch", 1, "--overwrite", "--interval", 0)) == 1
+    assert not (out / "results.json").exists() and not (out / "ckpt" / "best_model.pkl").exists()
+
+
+# --------------------------------------------------------------------------------------------- bad input
+
+
+def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
+    run = run_in(tmp_path)
+    status, _, err = run("--run_type", "train")
+    assert status == 2 and "Traceback" not in err
+    for name in (
+        "data/Thumos14reduced/Thumos14reduced-I3D-JOINTFeatures.npy",
+        "data/Thumos14reduced/Thumos14reduced-Annotations/labels_all.npy",
+        "proposals4Thumos14/Proposals_Thumos14reduced_train.json",
+        "proposals4Thumos14/Proposals_Thumos14reduced_test.json",
+        "descriptors/Thumos14reduced/general_motion_descriptors.npy",
+    ):
+        assert f"  {name}: " in err
+    assert "python main.py --run_type train --dataset_name Demo" in err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--num_class", 7], r"--num_class 7: .*Demo-Annotations has 6 classes"),
+        (["--feature_size", 2048], r"features are 32 wide, expected 2048"),
+        (["--batch_size", 500], r"--batch_size 500: there are only 80 training videos"),
+        (["--train_subset", "training"], r"no video has subset 'training'"),
+        (["--pretrained_ckpt", "none.pkl"], r"none.pkl: weights"),
+        (["--run_type", "test"], r"checkpoints/best_model.pkl: weights"),
+        (["--lr", "fast"], r"--lr: invalid number value: 'fast'"),
+        (["--lr", 0], r"--lr: 0 is not in \(0, "),
+        (["--max_epoch", 0], r"--max_epoch: 0 is not in \[1, "),
+        (["--roi_size", 5], r"--roi_size: 5 is not in \[6, "),
+        (["--lrr", 1], r"unrecognized arguments: --lrr 1"),
+        (["--run_type", "eval"], r"needs --detections"),
+        (["--run_type", "eval", "--detections", "none.json"], r"none.json: the detections to evaluate"),
+        (["--device", "cuda:77"], r"--device cuda:77"),
+    ],
+)
+def test_bad_command_lines(run, tmp_path, argv, message):
+    status, _, err = run("--dataset_name", "Demo", "--exp_dir", tmp_path / "run", *argv)
+    assert status == 2 and re.search(message, err) and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_dataset_name_cannot_leave_its_folder(run):
+    status, _, err = run("--dataset_name", "../Demo")
+    assert status == 2 and "plain name" in err
+
+
+def copy_home(demo_home, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(demo_home, home)
+    return home
+
+
+def test_bad_descriptors(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    path = home / "descriptors" / "Demo" / "general_motion_descriptors.npy"
+    good = read_array(path)
+    bad = good.copy()
+    bad[3, 1] = np.nan
+    run = run_in(home)
+    for array, message in ((good[:, :8], r"expected numbers of shape \[6, 16\]"), (bad, "descriptor of class 3")):
+        np.save(path, array)
+        status, _, err = run("--dataset_name", "Demo")
+        assert status == 2 and "general_motion_descriptors.npy" in err and re.search(message, err)
+
+
+def test_missing_proposals(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    path = home / "proposals4Thumos14" / "Proposals_Demo_train.json"
+    content = json.loads(path.read_text())
+    del content["results"]["demo_train_0002"]
+    path.write_text(json.dumps(content))
+    run = run_in(home)
+    status, _, err = run("--dataset_name", "Demo")
+    assert status == 2 and "1 of 80 videos have no entry: demo_train_0002" in err
+    run.train(tmp_path / "run", "--max_epoch", 1, "--missing_proposals", "empty")
+
+
+def test_video_without_label(demo_home, run_in, tmp_path):
+    """Training and test videos without a video-level label, such as video_test_0000270, are no obstacle."""
+    home = copy_home(demo_home, tmp_path)
+    path = home / "data" / "Demo" / "Demo-Annotations" / "labels_all.npy"
+    labels = read_array(path)
+    labels[0] = labels[-1] = []
+    np.save(path, labels)
+    lines = run_in(home).train(tmp_path / "run", "--max_epoch", 2)
+    assert all(np.isfinite(line["loss_total"]) for line in lines if "loss_total" in line)
+
+
+def test_class_without_ground_truth(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    path = home / "data" / "Demo" / "Demo-Annotations" / "classlist.npy"
+    np.save(path, np.append(read_array(path), b"Nothing"))
+    for name in ("appearance", "motion"):
+        path = home / "descriptors" / "Demo" / f"general_{name}_descriptors.npy"
+        np.save(path, np.vstack([read_array(path), np.ones((1, 16), np.float32)]))
+    run = run_in(home)
+    status, out, err = run("--dataset_name", "Demo", "--max_epoch", 1, "--exp_dir", tmp_path / "run")
+    assert status == 0, err
+    assert "no ground truth in this subset: Nothing" in out
+
+
+def test_loss_that_is_not_finite_stops_the_run(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    path = home / "data" / "Demo" / "Demo-I3D-JOINTFeatures.npy"
+    features = read_array(path)
+    features[6] *= np.float32(1e30)  # finite, but its square is not
+    np.save(path, features)
+    status, _, err = run_in(home)("--dataset_name", "Demo", "--exp_dir", tmp_path / "run", "--max_epoch", 5)
+    assert status == 2 and re.search(r"epoch 1, step \d: \w+ is not finite, on the videos .*demo_train_0007", err)
+    assert not (tmp_path / "run" / "ckpt" / "last_model.pkl").exists()
+
+
+def test_an_internal_fault_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr("main.load_data", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("--dataset_name", "Demo", "--exp_dir", "unused")
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+def test_precedence_of_options():
+    assert parse_options([]).lr == 5e-5
+    assert parse_options(["--dataset_name", "Demo"]).lr == PRESETS["Demo"]["lr"]
+    assert parse_options(["--lr", "0.5", "--dataset_name", "Demo"]).lr == 0.5
+    assert parse_options(["--dataset_name=ActivityNet1.3"]).test_subset == "validation"
+
+
+def test_presets_name_options():
+    known = {action.dest for action in build_parser()._actions}
+    assert all(set(preset) <= known for preset in PRESETS.values())
+
+
+RELEASED = """exp_dir run_type dataset_name dataset_root descriptors_root num_class feature_size roi_size max_proposal
+pretrained_ckpt batch_size lr weight_decay dropout_ratio seed max_epoch alpha_1 alpha_2 alpha_3 alpha_4 alpha_5 alpha_6
+interval k gamma threshold_cls"""
+
+
+def test_released_names_still_work():
+    flags = {flag for action in build_parser()._actions for flag in action.option_strings}
+    assert {f"--{name}" for name in RELEASED.split()} <= flags
+
+
+def test_help_names_every_default(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "learning rate of Adam (default: 5e-05)" in text and "(default: None)" not in text
+
+
+def test_describe_marks_what_differs():
+    options = parse_options(["--gamma", "0.5"])
+    assert describe(options, changed_only=True) == [
+        "dataset_root: data/Thumos14reduced    [default: None]",
+        "pseudo_instance_ratio (--gamma): 0.5    [default: 0.8]",
+    ]
+
+
+# ------------------------------------------------------------------------------------------- the real files
+
+
+def test_reference_figures_on_the_real_annotations(thumos, run_in, tmp_path):
+    """SPEC section 7's table, the rows with ties decided as it says."""
+    status, _, err = run_in(tmp_path)(
+        "--run_type", "eval", "--dataset_name", "Thumos14reduced", "--dataset_root", thumos,
+        "--detections", thumos / "Proposals_Thumos14reduced_test.json",
+    )  # fmt: skip
+    assert status == 0, err
+    results = json.loads((tmp_path / "outputs" / "results.json").read_text())
+    expected = {
+        "snippet": [68.058, 62.841, 53.986, 45.509, 36.342, 24.694, 12.326, 43.394],
+        "seconds": [68.339, 62.401, 53.600, 44.028, 33.481, 22.918, 12.233, 42.428],
+    }
+    for protocol, values in expected.items():
+        found = [*results[protocol]["mAP"], results[protocol]["average"]]
+        assert [round(value, 3) for value in found] == values
