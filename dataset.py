@@ -226,7 +226,7 @@ def load_videos(
             name=name,
             labels=torch.from_numpy(annotations.labels[i]).to(device),
             segments_snip=segments,
-            proposals=torch.from_numpy(segments).to(device, torch.float32),
+            proposals=torch.from_numpy(segments).float().to(device),
             pooled=pooled.to(device),
             mean=raw.mean(0).to(device),
             num_snippets=len(raw),

@@ -104,11 +104,13 @@ def train(options: Namespace) -> None:
     run_log = RunLog(options.exp_dir)
     checkpoints = {name: options.exp_dir / "ckpt" / f"{name}_model.pkl" for name in ("last", "best")}
     evaluations: dict[str, dict[str, Any]] = {}
-    for epoch in tqdm(range(1, options.max_epoch + 1), desc="training", unit="epoch"):
+    progress = tqdm(range(1, options.max_epoch + 1), desc="training", unit="epoch")
+    for epoch in progress:
         began = time.perf_counter()
         batches = training_batches(data.train, options.batch_size, options.max_proposal, shuffler)
         terms = train_epoch(model, batches, data, criterion, optimizer, epoch)
         run_log.epoch(epoch, terms, time.perf_counter() - began)
+        progress.set_postfix(loss=f"{terms['loss_total']:.3f}")
         if options.interval and (epoch % options.interval == 0 or epoch == options.max_epoch):
             results, detections = evaluate_model(model, data, options)
             run_log.evaluation(epoch, results, figures(results))
@@ -255,11 +257,11 @@ def proposal_file(options: Namespace, part: str) -> Path:
 
 def load_data(options: Namespace, device: torch.device) -> Data:
     """Read everything that training (or testing) needs, and pool the proposals."""
-    if options.dataset_name == "Demo" and not options.dataset_root.exists():
-        log.info(f"making the demo dataset in {options.dataset_root}")
-        make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
     training = options.run_type == "train"
     feature_path = options.dataset_root / f"{options.dataset_name}-I3D-JOINTFeatures.npy"
+    if options.dataset_name == "Demo" and not feature_path.exists():  # the last of its files to be written
+        log.info(f"making the demo dataset (simulated) in {options.dataset_root}")
+        make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
     descriptor_folder = options.descriptors_root / options.dataset_name
     needed = {feature_path: "I3D features, RGB and flow, an object array with one [T, 2048] array a video"}
     needed |= annotation_files(options)

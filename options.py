@@ -137,23 +137,29 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--dataset_name {name!r}: expected a plain name, since it names folders and files")
     if options.run_type == "eval" and options.detections is None:
         parser.error("--run_type eval needs --detections FILE.json")
+    return _fill_in(options, name, options.run_type)
+
+
+def _fill_in(options: argparse.Namespace, dataset_name: str, run_type: str) -> argparse.Namespace:
+    """The defaults that follow from other options."""
     if options.dataset_root is None:
-        options.dataset_root = Path("data") / name
-    if options.run_type == "test" and options.pretrained_ckpt is None:
+        options.dataset_root = Path("data") / dataset_name
+    if options.pretrained_ckpt is None and run_type == "test":
         options.pretrained_ckpt = Path("checkpoints") / "best_model.pkl"
     return options
 
 
 def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list[str]:
     """A line an option, `name: value`, with the default behind those that differ from it."""
+    defaults = _fill_in(build_parser().parse_args([]), options.dataset_name, options.run_type)
     lines = []
     for action in build_parser()._actions:
         if action.dest == "help":
             continue
-        value = getattr(options, action.dest)
+        value, default = getattr(options, action.dest), getattr(defaults, action.dest)
         released = f" ({action.option_strings[1]})" if len(action.option_strings) > 1 else ""
-        if value != action.default:
-            lines.append(f"{action.dest}{released}: {value}    [default: {action.default}]")
+        if value != default:
+            lines.append(f"{action.dest}{released}: {value}    [default: {default}]")
         elif not changed_only:
             lines.append(f"{action.dest}{released}: {value}")
     return lines

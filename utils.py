@@ -226,8 +226,7 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole."""
     with whole_file(path) as file:
-        json.dump(content, file, allow_nan=False)
-        file.write("\n")
+        file.write(json.dumps(content, allow_nan=False) + "\n")  # dumps is several times faster than dump
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:

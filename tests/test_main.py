@@ -190,6 +190,22 @@ def test_dataset_name_cannot_leave_its_folder(run):
     assert status == 2 and "plain name" in err
 
 
+def test_the_demo_is_made_on_first_use(run_in, tmp_path, monkeypatch):
+    """Also after a first time that was cut short: the features are written last."""
+    made = []
+
+    def make(*roots):
+        made.append(roots)
+        demo.make_demo(*roots, feature_size=16)
+
+    monkeypatch.setattr("main.make_demo", make)
+    run = run_in(tmp_path)
+    (tmp_path / "data" / "Demo").mkdir(parents=True)
+    run.train(tmp_path / "a", "--max_epoch", 1, "--interval", 0)
+    run.train(tmp_path / "b", "--max_epoch", 1, "--interval", 0)
+    assert len(made) == 1
+
+
 def copy_home(demo_home, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(demo_home, home)
@@ -295,9 +311,10 @@ def test_help_names_every_default(capsys):
 
 
 def test_describe_marks_what_differs():
-    options = parse_options(["--gamma", "0.5"])
+    assert describe(parse_options([]), changed_only=True) == []
+    options = parse_options(["--gamma", "0.5", "--dataset_name", "Mine"])
     assert describe(options, changed_only=True) == [
-        "dataset_root: data/Thumos14reduced    [default: None]",
+        "dataset_name: Mine    [default: Thumos14reduced]",
         "pseudo_instance_ratio (--gamma): 0.5    [default: 0.8]",
     ]
 

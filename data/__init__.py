@@ -1,0 +1,1 @@
+"""The user's datasets, and the script that simulates some."""
