@@ -6,6 +6,7 @@ M proposals of a video, T snippets, D features, C classes without background.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from proposals import roi_pool
-from utils import InputError, read_array
+from proposals import roi_pool, snippets_to_seconds
+from utils import InputError, is_finite_number, read_array, some_of
 
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 
@@ -34,7 +35,7 @@ class Annotations:
     instances: pd.DataFrame  # one row an instance: video, class_idx, start_sec, end_sec
     ambiguous: dict[str, np.ndarray]  # [A, 2] seconds, of the videos that have any
 
-    def of_subset(self, subset: str) -> list[str]:
+    def videos_of(self, subset: str) -> list[str]:
         """The videos of a subset, in file order.
 
         Raises:
@@ -47,7 +48,7 @@ class Annotations:
 
     def ground_truth(self, subset: str) -> pd.DataFrame:
         """The instances of a subset's videos."""
-        return self.instances[self.instances["video"].isin(self.of_subset(subset))].reset_index(drop=True)
+        return self.instances[self.instances["video"].isin(self.videos_of(subset))].reset_index(drop=True)
 
 
 def read_annotations(folder: Path) -> Annotations:
@@ -59,10 +60,13 @@ def read_annotations(folder: Path) -> Annotations:
     """
     raw = {name: read_array(folder / f"{name}.npy") for name in ANNOTATION_FILES}
     for name, array in raw.items():
-        if array.ndim != 1 or (name != "classlist" and len(array) != len(raw["videoname"])):
+        per_video = name in ("labels_all", "labels", "segments")  # numpy stacks lists that happen to be equally long
+        if not array.size or (array.ndim != 1 and not per_video):
+            raise InputError(f"{folder / name}.npy: expected a list of one entry each, found shape {list(array.shape)}")
+        if name != "classlist" and len(array) != len(raw["videoname"]):
             raise InputError(
-                f"{folder / name}.npy: shape {list(array.shape)} does not fit {len(raw['videoname'])} videos; "
-                "the annotation files must come from one release"
+                f"{folder / name}.npy: has {len(array)} entries, but videoname.npy {len(raw['videoname'])}; the files "
+                "must come from one release"
             )
     videos, subsets, class_names = (_texts(folder, name, raw[name]) for name in ("videoname", "subset", "classlist"))
     for name, texts in (("videoname", videos), ("classlist", class_names)):
@@ -93,7 +97,7 @@ def _text(path: Path, value: Any) -> str:
     except UnicodeDecodeError:
         text = None
     if not isinstance(text, str):
-        raise InputError(f"{path}: expected text, found {str(value)[:60]!r}")
+        raise InputError(f"{path}: expected text, found {reprlib.repr(value)}")
     return str(text)  # numpy's own string type becomes Python's
 
 
@@ -103,27 +107,28 @@ def _texts(folder: Path, name: str, values: np.ndarray) -> list[str]:
 
 def _class_indices(path: Path, video: str, names: Any, index: dict[str, int]) -> list[int]:
     if not isinstance(names, (list, tuple, np.ndarray)):
-        raise InputError(f"{path}: video {video}: expected a list of labels, found {str(names)[:60]!r}")
+        raise InputError(f"{path}: video {video}: expected a list of labels, found {reprlib.repr(names)}")
     names = [_text(path, name) for name in names]
     unknown = [name for name in names if name not in index]
     if unknown:
-        raise InputError(f"{path}: video {video}: label {unknown[0]!r} is not in classlist.npy")
+        raise InputError(f"{path}: video {video}: not in classlist.npy: {some_of(unknown)}")
     return [index[name] for name in names]
 
 
 def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
-    try:
-        array = np.asarray(segments, dtype=np.float64).reshape(len(segments), 2)
-        if not np.isfinite(array).all():
-            raise ValueError
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {str(segments)[:60]}") from None
-    return array
+    if isinstance(segments, np.ndarray):
+        segments = segments.tolist()
+    if not isinstance(segments, (list, tuple)) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(is_finite_number(time) for time in pair)
+        for pair in segments
+    ):
+        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {reprlib.repr(segments)}")
+    return np.array(segments, dtype=np.float64).reshape(-1, 2)
 
 
 def _read_ambiguous(path: Path) -> dict[str, np.ndarray]:
-    """Segments whose detections do not count, a video; the file may be absent or empty."""
-    if not path.exists():
+    """Segments per video in which detections do not count; the file may be absent or empty."""
+    if not path.is_file():
         return {}
     segments: dict[str, list[list[float]]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
@@ -132,6 +137,8 @@ def _read_ambiguous(path: Path) -> dict[str, np.ndarray]:
             if fields:
                 video, start, end = fields
                 segments.setdefault(video, []).append([float(start), float(end)])
+                if not np.isfinite(segments[video][-1]).all():
+                    raise ValueError
         except ValueError:
             raise InputError(f"{path}: line {number}: expected `video start end` in seconds, found {line!r}") from None
     return {video: np.array(rows) for video, rows in segments.items()}
@@ -184,13 +191,30 @@ def check_features(array: Any, path: Path, video: str, feature_size: int | None)
         raise InputError(f"{path}: video {video}: expected a [T, D] array of floats, found {found}")
     if feature_size is not None and array.shape[1] != feature_size:
         raise InputError(f"{path}: video {video}: features are {array.shape[1]} wide, expected {feature_size}")
-    if array.shape[1] % 2:
-        raise InputError(f"{path}: video {video}: width {array.shape[1]} is odd; expected RGB and flow of equal width")
-    features = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    if not features.sum().isfinite():
-        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[:1].sum())
-        raise InputError(f"{path}: video {video}: snippet {bad} holds a number that is not finite; extract it again")
+    if array.shape[1] < 2 or array.shape[1] % 2:
+        raise InputError(f"{path}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused below
+        features = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    finite = features.isfinite().all(1)
+    if not finite.all():
+        snippet = int((~finite).nonzero()[0])
+        raise InputError(f"{path}: video {video}: snippet {snippet} is not finite in float32; extract this video again")
     return features
+
+
+def check_proposals(segments_snip: np.ndarray, video: str, num_snippets: int) -> None:
+    """Refuse proposals that can only be in another unit; one that ends somewhat past the video is nothing unusual.
+
+    Raises:
+        InputError: one lies more than ten lengths of the video away.
+    """
+    far = np.abs(segments_snip).max(1) > 10 * (num_snippets + 10)
+    if far.any():
+        start, end = snippets_to_seconds(segments_snip[far][0])
+        raise InputError(
+            f"proposals of video {video}: [{start:g}, {end:g}] s lies far outside the video, which has {num_snippets} "
+            f"snippets ({snippets_to_seconds(np.array(num_snippets)):g} s); proposals must be in seconds"
+        )
 
 
 def load_videos(
@@ -221,6 +245,7 @@ def load_videos(
         raw = check_features(raw, feature_path, name, feature_size)
         feature_size = raw.shape[1]
         segments = proposals[name]
+        check_proposals(segments, name, len(raw))
         pooled = roi_pool(raw, torch.from_numpy(segments), roi_size)
         videos[name] = Video(
             name=name,

@@ -81,7 +81,7 @@ class PseudoLabels(NamedTuple):
     consistent: Tensor  # [B] bool, appearance and motion agree on it
     partial: Tensor  # [B] bool, they differ, and it is what one of them says
 
-    def of(self, videos: Sequence[int]) -> PseudoLabels:
+    def select(self, videos: Sequence[int]) -> PseudoLabels:
         """The pseudo-labels of some of the videos, in the given order."""
         return PseudoLabels(*(field[list(videos)] for field in self))
 

@@ -77,6 +77,7 @@ def process_consistency_loss(
     sizes: Sequence[int],
     *,
     gamma: float,
+    weight_center: float = 0.01,
     weight_distance: float,
     weight_penalty: float,
     center: str = "all_pairs",
@@ -89,19 +90,20 @@ def process_consistency_loss(
         proposals: `[N, 2]` in snippets.
         sizes: M of each video.
         gamma: see above.
+        weight_center: of the centre term.
         weight_distance: of the distance term.
         weight_penalty: of the penalty term.
         center: `all_pairs` takes the centre term of a kept proposal over the completeness of every kept proposal
             of its video, as the release computes it; `matched` over its own alone.
 
     Returns:
-        0.01 centre + weight_distance · distance + weight_penalty · penalty, each a sum over the kept proposals of
-        the batch divided by their number; 0 when none is kept.
+        weight_center · centre + weight_distance · distance + weight_penalty · penalty, each a sum over the kept
+        proposals of the batch divided by their number; 0 when none is kept.
     """
     total, count = attention_prob.new_zeros(()), 0
     per_video = (x.split(sizes) for x in (attention_prob.detach(), completeness_prob, proposals))
     for a, u, segments in zip(*per_video, strict=True):
-        pseudo_instances = segments[a >= gamma * a.max()]
+        pseudo_instances = segments[~(a < gamma * a.max())]  # never empty, even if a is nan
         overlap, nearest = tiou(segments[:, None], pseudo_instances, epsilon=1e-6).max(1)  # [M] each
         kept = overlap > 0
         u, (start, end) = u[kept], segments[kept].T  # [K] each
@@ -119,7 +121,7 @@ def process_consistency_loss(
 
         total = (
             total
-            + 0.01 * F.smooth_l1_loss(estimate, match_center.expand_as(estimate), reduction="sum")
+            + weight_center * F.smooth_l1_loss(estimate, match_center.expand_as(estimate), reduction="sum")
             + weight_distance * F.smooth_l1_loss(distance, torch.zeros_like(distance), reduction="sum")
             + weight_penalty * ((1 - u) * incomplete).sum()
         )

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shlex
 import shutil
@@ -19,7 +20,6 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,34 +41,28 @@ from dataset import (
 )
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import PseudoLabels, pseudo_labels, read_descriptors
-from eval.classification import classification_accuracy, classification_map
-from eval.postprocess import VideoDetections, detect
-from eval.protocols import (
-    detection_table,
-    evaluate,
-    figures,
-    read_detections,
-    results_table,
-    summary,
-    write_detections,
-)
+from eval.classification import video_figures
+from eval.postprocess import VideoDetections, detect_batch
+from eval.protocols import detection_table, evaluate, figures, read_detections, results_table, summary, write_detections
 from losses import Criterion
 from model import SEAL
-from options import describe, parse_options
+from options import dataset_files, describe, parse_options
 from proposals import read_proposals
 from utils import (
     InputError,
     RunLog,
+    keep_previous,
     load_weights,
     log,
     pick_device,
-    require_files,
     save_weights,
     seed_everything,
     write_json,
 )
 
 __version__ = "0.1.0"
+
+PARTS = {"train": ("train", "test"), "test": ("test",), "eval": ()}  # what each run type reads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(options: Namespace) -> None:
     """`--run_type train`: train from scratch or from `--pretrained_ckpt`, evaluating on the way."""
-    if (options.exp_dir / "metrics.jsonl").exists() and not options.overwrite:
-        raise InputError(f"{options.exp_dir} holds a training run: choose another --exp_dir, or --overwrite it")
+    check_exp_dir(options)
     shuffler = seed_everything(options.seed)
     device = pick_device(options.device)
     data = load_data(options, device)
@@ -102,8 +95,9 @@ def train(options: Namespace) -> None:
 
     start_run(options)
     run_log = RunLog(options.exp_dir)
-    checkpoints = {name: options.exp_dir / "ckpt" / f"{name}_model.pkl" for name in ("last", "best")}
-    evaluations: dict[str, dict[str, Any]] = {}
+    last_path, best_path = (options.exp_dir / "ckpt" / name for name in ("last_model.pkl", "best_model.pkl"))
+    last: dict[str, Any] = {}
+    best: dict[str, Any] = {}
     progress = tqdm(range(1, options.max_epoch + 1), desc="training", unit="epoch")
     for epoch in progress:
         began = time.perf_counter()
@@ -111,25 +105,25 @@ def train(options: Namespace) -> None:
         terms = train_epoch(model, batches, data, criterion, optimizer, epoch)
         run_log.epoch(epoch, terms, time.perf_counter() - began)
         progress.set_postfix(loss=f"{terms['loss_total']:.3f}")
-        if options.interval and (epoch % options.interval == 0 or epoch == options.max_epoch):
+        due = epoch % (options.interval or 10) == 0 or epoch == options.max_epoch
+        if due:
+            save_weights(model, last_path)
+        if due and options.interval:
             results, detections = evaluate_model(model, data, options)
             run_log.evaluation(epoch, results, figures(results))
             log.info(f"\nepoch {epoch}, mean loss {terms['loss_total']:.4f}\n{summary(results)}")
-            best = evaluations.get("best")
-            better = best is None or results["snippet"]["average"] > best["snippet"]["average"]
-            for name in ("last", "best") if better else ("last",):
-                save_weights(model, checkpoints[name])
-                evaluations[name] = {**results, "checkpoint": str(checkpoints[name]), "epoch": epoch}
+            last = {**results, "checkpoint": str(last_path), "epoch": epoch}
+            if not best or results["snippet"]["average"] > best["snippet"]["average"]:
+                save_weights(model, best_path)
+                best = {**last, "checkpoint": str(best_path)}
     run_log.close()
 
-    if not evaluations:
-        save_weights(model, checkpoints["last"])
-        log.info(f"not evaluated, as --interval 0 asks; weights in {checkpoints['last']}")
+    if not last:
+        log.info(f"not evaluated, as --interval 0 asks; weights in {last_path}")
         return
-    write_results(options, data.annotations, {**evaluations["last"], "best": evaluations["best"]}, detections)
-    for name, note in (("last", ""), ("best", ", chosen on the test set")):
-        found = evaluations[name]
-        log.info(f"\n{name} checkpoint, epoch {found['epoch']}{note}: {found['checkpoint']}\n{summary(found)}")
+    write_results(options, {**last, "best": best}, detections, data.annotations)
+    log.info(f"\nlast checkpoint, epoch {last['epoch']}: {last_path}\n{summary(last)}")
+    log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {best_path}\n{summary(best)}")
 
 
 def train_epoch(
@@ -148,7 +142,7 @@ def train_epoch(
     model.train()
     history, videos = [], []
     for batch in batches:
-        pseudo = data.pseudo.of(batch.videos)
+        pseudo = data.pseudo.select(batch.videos)
         terms = criterion(model(batch.rows), batch.proposals, batch.sizes, batch.labels, pseudo, epoch)
         optimizer.zero_grad()
         terms["loss_total"].backward()
@@ -169,28 +163,30 @@ def train_epoch(
 
 def test(options: Namespace) -> None:
     """`--run_type test`: detections and figures of a checkpoint."""
+    check_exp_dir(options)
     device = pick_device(options.device)
     data = load_data(options, device)
     results, detections = evaluate_model(build_model(options, data, device), data, options)
     start_run(options)
     # A checkpoint holds weights alone and does not say which epoch it is of.
-    write_results(
-        options, data.annotations, {**results, "checkpoint": str(options.pretrained_ckpt), "epoch": None}, detections
-    )
+    results |= {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
+    write_results(options, results, detections, data.annotations)
     log.info(summary(results))
 
 
 def evaluate_file(options: Namespace) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
-    require_files(annotation_files(options) | {options.detections: "the detections to evaluate"})
-    annotations = read_annotations(annotation_folder(options))
-    videos = annotations.of_subset(options.test_subset)
-    truth = annotations.ground_truth(options.test_subset)
+    check_exp_dir(options)
+    make_demo_on_first_use(options)
+    require_input(options)
+    annotations = read_annotations(dataset_files(options).annotations)
+    videos = annotations.videos_of(options.test_subset)
+    truth = test_instances(options, annotations)
     detections = read_detections(options.detections, videos, annotations.class_names)
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
     results = evaluate(detections, truth, annotations.class_names, options.tiou)
     start_run(options)
-    write_json(options.exp_dir / "results.json", {**results, "detections": str(options.detections)})
+    write_results(options, results | {"detections": str(options.detections)})
     log.info(results_table(results))
 
 
@@ -200,29 +196,20 @@ def evaluate_file(options: Namespace) -> None:
 def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
     """Run the network over the test videos: the figures of `results.json`, and the table of detections."""
     found: list[VideoDetections] = []
-    names = ("class_logits", "attention_logits", "completeness_logits")
     with tqdm(total=len(data.test), desc="testing", unit="video", leave=False) as progress:
         for batch in evaluation_batches(data.test):
-            outputs = model.scores(batch.rows)
-            per_video = zip(*(outputs[name].cpu().split(batch.sizes) for name in names), strict=True)
-            for i, (class_logits, attention_logits, completeness_logits) in zip(batch.videos, per_video, strict=True):
-                found.append(
-                    detect(
-                        class_logits.numpy(),
-                        attention_logits.numpy(),
-                        completeness_logits.numpy(),
-                        data.test[i].segments_snip,
-                        threshold_cls=options.threshold_cls,
-                        ambiguous_sec=data.annotations.ambiguous.get(data.test[i].name),
-                    )
-                )
-            progress.update(len(batch.videos))
+            videos = [data.test[i] for i in batch.videos]
+            found += detect_batch(
+                model.scores(batch.rows),
+                [video.segments_snip for video in videos],
+                [data.annotations.ambiguous.get(video.name) for video in videos],
+                threshold_cls=options.threshold_cls,
+            )
+            progress.update(len(videos))
     detections = detection_table([video.name for video in data.test], found)
-    results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou)
     labels = np.stack([video.labels.cpu().numpy() for video in data.test])
-    results["classification_mAP"] = 100 * classification_map(np.stack([video.video_score for video in found]), labels)
-    results["classification_accuracy"] = 100 * classification_accuracy(np.stack([v.reported for v in found]), labels)
-    return results, detections
+    results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou)
+    return results | video_figures(found, labels), detections
 
 
 # ----------------------------------------------------------------------------------------- what runs need
@@ -239,76 +226,94 @@ class Data:
     pseudo: PseudoLabels | None  # of the training videos
 
 
-def annotation_folder(options: Namespace) -> Path:
-    """Where SPEC section 1 puts the annotations."""
-    return options.dataset_root / f"{options.dataset_name}-Annotations"
+DEMO_HINT = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
 
 
-def annotation_files(options: Namespace) -> dict[Path, str]:
-    """The annotation files that every run reads, and where they come from."""
-    source = "the annotations, with the features in the public I3D release that W-TALC and its successors use"
-    return {annotation_folder(options) / f"{name}.npy": source for name in ANNOTATION_FILES}
+def make_demo_on_first_use(options: Namespace) -> None:
+    """Make the demo dataset when it is asked for and not there; its features are written last."""
+    if options.dataset_name == "Demo" and not dataset_files(options).features.exists():
+        log.info(f"making the demo dataset (simulated) in {options.dataset_root}")
+        make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
 
 
-def proposal_file(options: Namespace, part: str) -> Path:
-    """The proposals of a part of the data, `train` or `test`."""
-    return options.proposals_root / f"Proposals_{options.dataset_name}_{part}.json"
+def require_input(options: Namespace) -> None:
+    """Stop when files that this run type reads are missing, naming all of them and where each comes from.
+
+    Raises:
+        InputError: as said.
+    """
+    files = dataset_files(options)
+    release = "the public I3D release that W-TALC and its successors use"
+    needed = {files.annotations / f"{name}.npy": f"annotations, from {release}" for name in ANNOTATION_FILES}
+    if options.run_type == "eval":
+        needed[options.detections] = "the detections to evaluate"
+    else:
+        needed[files.features] = f"I3D features, from {release}"
+    for part in PARTS[options.run_type]:
+        needed[files.proposals[part]] = "proposals, for instance the detections of LAC or P-MIL"
+    if options.run_type == "train":
+        needed |= {files.descriptors / name: "class descriptors, from the SEAL release" for name in DESCRIPTOR_FILES}
+    if options.pretrained_ckpt is not None:
+        needed[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
+    missing = [f"  {path}: {source}" for path, source in needed.items() if not path.is_file()]
+    if missing:
+        hint = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
+        lines = [f"{len(missing)} missing file{'s' if len(missing) > 1 else ''}:", *missing]
+        raise InputError("\n".join(lines if options.dataset_name == "Demo" else [*lines, hint]))
+
+
+def test_instances(options: Namespace, annotations: Annotations) -> pd.DataFrame:
+    """The ground truth of the test subset.
+
+    Raises:
+        InputError: there is none.
+    """
+    truth = annotations.ground_truth(options.test_subset)
+    if truth.empty:
+        folder = dataset_files(options).annotations
+        raise InputError(f"{folder}: no instance in subset {options.test_subset!r} to evaluate on")
+    return truth
 
 
 def load_data(options: Namespace, device: torch.device) -> Data:
-    """Read everything that training (or testing) needs, and pool the proposals."""
-    training = options.run_type == "train"
-    feature_path = options.dataset_root / f"{options.dataset_name}-I3D-JOINTFeatures.npy"
-    if options.dataset_name == "Demo" and not feature_path.exists():  # the last of its files to be written
-        log.info(f"making the demo dataset (simulated) in {options.dataset_root}")
-        make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
-    descriptor_folder = options.descriptors_root / options.dataset_name
-    needed = {feature_path: "I3D features, RGB and flow, an object array with one [T, 2048] array a video"}
-    needed |= annotation_files(options)
-    for part in ("train", "test") if training else ("test",):
-        needed[proposal_file(options, part)] = "proposals, for instance the detections of LAC or P-MIL"
-    if training:
-        needed |= {descriptor_folder / name: "class descriptors, from the SEAL release" for name in DESCRIPTOR_FILES}
-    if options.pretrained_ckpt is not None:
-        needed[options.pretrained_ckpt] = "weights, from a training run or the SEAL release"
-    require_files(needed)
-
-    annotations = read_annotations(annotation_folder(options))
+    """Read what training or testing needs, and pool the proposals."""
+    make_demo_on_first_use(options)
+    require_input(options)
+    files = dataset_files(options)
+    annotations = read_annotations(files.annotations)
     num_class = len(annotations.class_names)
     if options.num_class not in (None, num_class):
-        raise InputError(f"--num_class {options.num_class}: {annotation_folder(options)} has {num_class} classes")
-    subsets = {"test": annotations.of_subset(options.test_subset)}
-    if training:
-        subsets["train"] = annotations.of_subset(options.train_subset)
-        if len(subsets["train"]) < options.batch_size:
-            raise InputError(
-                f"--batch_size {options.batch_size}: there are only {len(subsets['train'])} training videos"
-            )
-    proposals = {
-        name: segments
-        for part, videos in subsets.items()
-        for name, segments in read_proposals(proposal_file(options, part), videos, options.missing_proposals).items()
-    }
+        raise InputError(f"--num_class {options.num_class}: {files.annotations} has {num_class} classes")
+    truth = test_instances(options, annotations)
+
+    subsets = {"train": options.train_subset, "test": options.test_subset}
+    names = {part: annotations.videos_of(subsets[part]) for part in PARTS[options.run_type]}
+    if "train" in names and len(names["train"]) < options.batch_size:
+        raise InputError(f"--batch_size {options.batch_size}: there are only {len(names['train'])} training videos")
+    proposals = {}
+    for part, videos in names.items():
+        proposals |= read_proposals(files.proposals[part], videos, options.missing_proposals)
     loaded = load_videos(
         annotations,
-        feature_path,
+        files.features,
         proposals,
         roi_size=options.roi_size,
         feature_size=options.feature_size,
         device=device,
     )
-    parts = {part: [loaded[name] for name in videos] for part, videos in subsets.items()}
-    pseudo = None
-    if training:
-        means = torch.stack([video.mean for video in parts["train"]])
-        pseudo = pseudo_labels(means, read_descriptors(descriptor_folder, num_class, means.shape[1]).to(device))
+    parts = {part: [loaded[name] for name in videos] for part, videos in names.items()}
     for part, videos in parts.items():
         log.info(
             f"{part}: {len(videos)} videos, {sum(video.num_snippets for video in videos)} snippets, "
             f"{sum(len(video.pooled) for video in videos)} proposals"
         )
-    truth = annotations.ground_truth(options.test_subset)
-    log.info(f"{num_class} classes, {len(truth)} test instances, features {videos[0].mean.numel()} wide; on {device}")
+    feature_size = parts["test"][0].mean.numel()
+    log.info(f"{num_class} classes, {len(truth)} test instances, features {feature_size} wide; device {device}")
+
+    pseudo = None
+    if "train" in parts:
+        descriptors = read_descriptors(files.descriptors, num_class, feature_size)
+        pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
     return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo)
 
 
@@ -343,26 +348,54 @@ def build_criterion(options: Namespace) -> Criterion:
 # -------------------------------------------------------------------------------------- what a run leaves
 
 
+def check_exp_dir(options: Namespace) -> None:
+    """Find out before any work whether `--exp_dir` can take the run; nothing is written yet.
+
+    Raises:
+        InputError: it cannot be written to, holds a training run already, or holds the weights to start from.
+    """
+    folder = options.exp_dir.absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"--exp_dir {options.exp_dir}: {there} is not a folder that can be written to")
+    if options.run_type == "train" and (folder / "metrics.jsonl").exists():
+        if not options.overwrite:
+            raise InputError(f"{options.exp_dir} holds a training run: choose another --exp_dir, or --overwrite it")
+        if options.pretrained_ckpt and folder.resolve() in options.pretrained_ckpt.resolve().parents:
+            raise InputError(
+                f"--overwrite would remove {options.pretrained_ckpt}: choose another --exp_dir, or move it"
+            )
+
+
 def start_run(options: Namespace) -> None:
     """Make `--exp_dir` ready, once all input has been read: a run that stops on bad input touches nothing."""
     folder = options.exp_dir
-    if options.run_type == "train" and options.overwrite:
-        for name in ("opt.txt", "mAP-results.log", "metrics.jsonl", "detections.json", "results.json"):
-            (folder / name).unlink(missing_ok=True)
-        for name in ("ckpt/last_model.pkl", "ckpt/best_model.pkl"):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "logs", ignore_errors=True)
-    (folder / "ckpt").mkdir(parents=True, exist_ok=True)
-    with open(folder / "opt.txt", "a", encoding="utf-8") as file:  # testing a trained folder adds to it
-        file.write("\n".join([f"# python {shlex.join(sys.argv)}", *describe(options), "", ""]))
+    try:
+        if options.run_type == "train" and options.overwrite:
+            for name in ("opt.txt", "mAP-results.log", "metrics.jsonl", "detections.json", "results.json"):
+                (folder / name).unlink(missing_ok=True)
+            for name in ("ckpt", "logs"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "opt.txt", "a", encoding="utf-8") as file:  # testing in a trained folder adds to it
+            file.write("\n".join([f"# python {shlex.join(sys.argv)}", *describe(options), "", ""]))
+    except OSError as error:
+        raise InputError(f"--exp_dir {folder}: {error}") from None
 
 
 def write_results(
-    options: Namespace, annotations: Annotations, results: dict[str, Any], detections: pd.DataFrame
+    options: Namespace,
+    results: dict[str, Any],
+    detections: pd.DataFrame | None = None,
+    annotations: Annotations | None = None,
 ) -> None:
-    """Write `detections.json` and `results.json`."""
-    write_detections(options.exp_dir / "detections.json", detections, annotations.class_names, options.dataset_name)
+    """Write `results.json`, and `detections.json` if there are any; what an earlier run left is kept beside them."""
+    keep_previous(options.exp_dir / "results.json")
     write_json(options.exp_dir / "results.json", results)
+    if detections is not None:
+        path = options.exp_dir / "detections.json"
+        keep_previous(path)
+        write_detections(path, detections, annotations.class_names, f"SEAL {__version__}, {options.dataset_name}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: every option with its default, the presets of the datasets, and what is refused.
+"""The command line: every option with its default, and the presets of the datasets.
 
 Options of the authors' release keep their names; one with an opaque name also has a telling one.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from utils import is_plain_name
 
 _ACTIVITYNET = {"train_subset": "training", "test_subset": "validation", "tiou": "activitynet"}
 
@@ -50,7 +53,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Names each option's default, unless there is none to name."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,7 +79,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pretrained_ckpt", type=Path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
     add("--detections", type=Path, help="for eval: detections in ActivityNet result format")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
-    add("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of everything random")
+    add(
+        "--seed",
+        type=_number(int, 0, 2**32 - 1),
+        default=0,
+        help="of the initial weights, dropout and the order of the data",
+    )
 
     add = parser.add_argument_group("data").add_argument
     add("--dataset_name", default="Thumos14reduced", help="names folders and files; Demo is made on first use")
@@ -126,37 +134,60 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     What cannot be used ends the program with one line and status 2, as argparse does.
     """
-    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named = _Parser(add_help=False, allow_abbrev=False)
     named.add_argument("--dataset_name", default="Thumos14reduced")
     name = named.parse_known_args(argv)[0].dataset_name
 
     parser = build_parser()
     parser.set_defaults(**PRESETS.get(name, {}))
     options = parser.parse_args(argv)
-    if not name or Path(name).name != name:
+    if not is_plain_name(name):
         parser.error(f"--dataset_name {name!r}: expected a plain name, since it names folders and files")
     if options.run_type == "eval" and options.detections is None:
         parser.error("--run_type eval needs --detections FILE.json")
-    return _fill_in(options, name, options.run_type)
-
-
-def _fill_in(options: argparse.Namespace, dataset_name: str, run_type: str) -> argparse.Namespace:
-    """The defaults that follow from other options."""
-    if options.dataset_root is None:
-        options.dataset_root = Path("data") / dataset_name
-    if options.pretrained_ckpt is None and run_type == "test":
-        options.pretrained_ckpt = Path("checkpoints") / "best_model.pkl"
+    for option, value in _derived_defaults(options).items():
+        if getattr(options, option) is None:
+            setattr(options, option, value)
     return options
 
 
+def _derived_defaults(options: argparse.Namespace) -> dict[str, Path]:
+    """The defaults that follow from other options."""
+    derived = {"dataset_root": Path("data") / options.dataset_name}
+    if options.run_type == "test":
+        derived["pretrained_ckpt"] = Path("checkpoints") / "best_model.pkl"
+    return derived
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Where the files of a dataset lie (SPEC section 1)."""
+
+    features: Path
+    annotations: Path  # a folder
+    descriptors: Path  # a folder
+    proposals: dict[str, Path]  # of each part, `train` and `test`
+
+
+def dataset_files(options: argparse.Namespace) -> DatasetFiles:
+    """The files of the dataset that the options name."""
+    name = options.dataset_name
+    return DatasetFiles(
+        features=options.dataset_root / f"{name}-I3D-JOINTFeatures.npy",
+        annotations=options.dataset_root / f"{name}-Annotations",
+        descriptors=options.descriptors_root / name,
+        proposals={part: options.proposals_root / f"Proposals_{name}_{part}.json" for part in ("train", "test")},
+    )
+
+
 def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list[str]:
-    """A line an option, `name: value`, with the default behind those that differ from it."""
-    defaults = _fill_in(build_parser().parse_args([]), options.dataset_name, options.run_type)
+    """One line per option, `name: value`, with the default behind those that differ from it."""
+    derived = _derived_defaults(options)
     lines = []
-    for action in build_parser()._actions:
+    for action in build_parser()._actions:  # argparse has no public list of its options
         if action.dest == "help":
             continue
-        value, default = getattr(options, action.dest), getattr(defaults, action.dest)
+        value, default = getattr(options, action.dest), derived.get(action.dest, action.default)
         released = f" ({action.option_strings[1]})" if len(action.option_strings) > 1 else ""
         if value != default:
             lines.append(f"{action.dest}{released}: {value}    [default: {default}]")

@@ -5,7 +5,7 @@ Axes: M proposals of a video, T snippets, D features, R RoI bins. A segment is a
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import InputError, read_json
+from utils import InputError, is_finite_number, read_json, some_of
 
 # A snippet is 16 frames of a 25 fps video and covers [i, i + 1) on the snippet axis.
 SNIPPETS_PER_SECOND = 25 / 16
@@ -31,7 +31,7 @@ def seconds_to_snippets(segments_sec: Sequence | np.ndarray) -> np.ndarray:
 
 def snippets_to_seconds(segments_snip: np.ndarray) -> np.ndarray:
     """Times in seconds of times in snippets, any shape."""
-    return segments_snip * (16 / 25)
+    return segments_snip * 16 / 25
 
 
 def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> Array:
@@ -79,7 +79,7 @@ def parse_results(path: Path) -> ResultFile:
             segment = entry.get("segment") if isinstance(entry, dict) else None
             if not _is_segment(segment):
                 raise InputError(
-                    f"{path}: video {video}: bad segment {str(segment)[:60]}; expected [start, end] seconds"
+                    f"{path}: video {video}: bad segment {reprlib.repr(segment)}; expected [start, end] seconds"
                 )
     external = content.get("external_data")
     decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
@@ -90,7 +90,7 @@ def _is_segment(segment: Any) -> bool:
     return (
         isinstance(segment, list)
         and len(segment) == 2
-        and all(isinstance(time, (int, float)) and math.isfinite(time) for time in segment)
+        and all(is_finite_number(time) for time in segment)
         and segment[0] <= segment[1]
     )
 
@@ -104,7 +104,7 @@ def read_proposals(path: Path, videos: Sequence[str], missing: str = "error") ->
         missing: what to do with a video that is not in the file: `error`, or `empty` to take it as having none.
 
     Returns:
-        `[M, 2]` float64 a video; a video without any gets the one proposal [0, 0].
+        `[M, 2]` float64 per video; a video without any gets the one proposal [0, 0].
 
     Raises:
         InputError: the file is damaged, or lacks videos and `missing` is `error`.
@@ -113,8 +113,8 @@ def read_proposals(path: Path, videos: Sequence[str], missing: str = "error") ->
     absent = [video for video in videos if video not in results]
     if absent and missing == "error":
         raise InputError(
-            f"{path}: {len(absent)} of {len(videos)} videos have no entry: {', '.join(absent[:5])}"
-            f"{', …' if len(absent) > 5 else ''}; add them, or pass --missing_proposals empty"
+            f"{path}: {len(absent)} of {len(videos)} videos have no entry: {some_of(absent)}; add them, or pass "
+            "--missing_proposals empty"
         )
     return {
         video: seconds_to_snippets([entry["segment"] for entry in results.get(video) or [{"segment": [0, 0]}]])

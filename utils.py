@@ -1,16 +1,20 @@
-"""What every room needs: the error a user sees, seeding, the device, and safe reading and whole-file writing.
+"""What every module needs: the error a user sees, seeding, the device, safe reading and whole-file writing.
 
-Nothing read here can run code: object arrays go through an unpickler that admits numpy arrays of numbers,
-strings and lists and refuses everything else; checkpoints go through `torch.load(weights_only=True)`.
+Nothing read here can run code: object arrays go through an unpickler that admits arrays of numbers, strings and lists
+and refuses everything else; checkpoints go through `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
-from collections.abc import Iterator
+import pickletools
+import re
+import reprlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -45,7 +49,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch raises any of these
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: PyTorch cannot use it here ({reason}); try --device auto") from None
@@ -54,74 +58,113 @@ def pick_device(name: str) -> torch.device:
 
 # ---------------------------------------------------------------------------------------------- reading
 
+# A pickled object array is a small program. It is run only after every instruction and every name in it was found to
+# be one that arrays of numbers, strings and lists need; and all that those names make are inert stand-ins, from which
+# the arrays are built afterwards. So a file can neither run code nor have numpy take its bytes for something else.
 
-def require_files(needed: dict[Path, str]) -> None:
-    """Stop when files are missing, naming all of them and where each comes from.
-
-    Raises:
-        InputError: as said.
-    """
-    missing = [f"  {path}: {source}" for path, source in needed.items() if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} missing file{'s' if len(missing) > 1 else ''}:\n" + "\n".join(missing) + "\n"
-            "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
-        )
-
-
-class _NdarrayName:
-    """Stands for `numpy.ndarray` in a pickle; not callable, so a file cannot allocate an array through it."""
+_INSTRUCTIONS = frozenset(
+    """PROTO FRAME STOP MARK GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
+    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
+    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
+    EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    GLOBAL STACK_GLOBAL REDUCE BUILD""".split()  # noqa: SIM905 - a list of 45 quoted names is hard to read
+)
+_MAX_NESTING = 4  # an array of lists of [start, end] has three levels
 
 
-def _new_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
-    """`numpy.core.multiarray._reconstruct`, which every pickled array calls with exactly these arguments."""
-    if kind is not _NdarrayName or shape != (0,) or typecode not in (b"b", "b"):
-        raise pickle.UnpicklingError("an array is not built the way numpy builds it")
-    return np.empty(0, dtype=np.int8)
+class _Dtype:
+    """Stands for a `numpy.dtype` of plain numbers, strings or objects."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, name: Any) -> None:
+        name = name.decode("ascii") if isinstance(name, bytes) else name
+        if not isinstance(name, str) or not re.fullmatch(r"[biuf][1248]|f16|b1|[SU][1-9][0-9]{0,8}|O[48]?", name):
+            raise pickle.UnpicklingError(f"unexpected kind of array {reprlib.repr(name)}")
+        self.dtype = np.dtype("O" if name[0] == "O" else name)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, order, subarray, names, fields = state[:5]
+        if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "=", "|", b"<", b">", b"=", b"|"):
+            raise pickle.UnpicklingError("an array has fields")
+        order = order.decode("ascii") if isinstance(order, bytes) else order
+        self.dtype = self.dtype if order == "|" else self.dtype.newbyteorder(order)
 
 
-def _new_dtype(name: Any, align: Any = False, copy: Any = True) -> np.dtype:
-    """`numpy.dtype`; always a copy, since the pickle then sets its byte order in place."""
-    return np.dtype(name.decode("ascii") if isinstance(name, bytes) else name, bool(align), True)
+class _Array:
+    """Stands for a `numpy.ndarray`; `items` is a list for an object array, else the finished array."""
+
+    __slots__ = ("items", "shape")
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _Dtype) or not all(type(n) is int and n >= 0 for n in shape):
+            raise pickle.UnpicklingError("an array has no proper type or shape")
+        objects = dtype.dtype.hasobject
+        length = math.prod(shape) * (1 if objects else dtype.dtype.itemsize)
+        if type(data) is not (list if objects else bytes) or len(data) != length:
+            raise pickle.UnpicklingError(f"an array of shape {shape} has data of another size")
+        self.shape = shape
+        self.items = data if objects else np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _new_scalar(dtype: np.dtype, raw: bytes) -> Any:
-    if dtype.hasobject or not isinstance(raw, bytes) or len(raw) != dtype.itemsize:
-        raise pickle.UnpicklingError("a number is not built the way numpy builds it")
-    return np.frombuffer(raw, dtype)[0]
+class _Callable:
+    """Base of what a pickle may call; without attributes, so that no pickle can change it."""
+
+    __slots__ = ()
 
 
-def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`, which Python 3 writes for the bytes in a pickle that Python 2 can read."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"unexpected text encoding {encoding!r}")
-    return text.encode("latin1")
+class _MakeDtype(_Callable):
+    __slots__ = ()
+
+    def __call__(self, name: Any, align: Any = False, copy: Any = True) -> _Dtype:
+        return _Dtype(name)
 
 
-# Everything an array of numbers, strings and lists needs. The real files were written by Python 2 and 3 and by
-# numpy 1 and 2, which differ in the module's name only.
+class _MakeArray(_Callable):
+    __slots__ = ()
+
+    def __call__(self, kind: Any, shape: Any, typecode: Any) -> _Array:
+        return _Array()  # numpy makes every array empty first, and gives it its state afterwards
+
+
+class _MakeScalar(_Callable):
+    __slots__ = ()
+
+    def __call__(self, dtype: _Dtype, data: bytes) -> Any:
+        if not isinstance(dtype, _Dtype) or dtype.dtype.hasobject or len(data) != dtype.dtype.itemsize:
+            raise pickle.UnpicklingError("a number has data of another size")
+        return np.frombuffer(data, dtype.dtype)[0].item()
+
+
+class _Latin1(_Callable):
+    """`_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError(f"unexpected text encoding {reprlib.repr(encoding)}")
+        return text.encode("latin1")
+
+
+# Files of Python 2 and 3 and of numpy 1 and 2 differ in a module's name only.
 _ADMITTED = {
-    ("numpy", "ndarray"): _NdarrayName,
-    ("numpy", "dtype"): _new_dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _new_array,
-    ("numpy.core.multiarray", "scalar"): _new_scalar,
-    ("_codecs", "encode"): _latin1_bytes,
+    ("numpy", "ndarray"): _Callable(),
+    ("numpy", "dtype"): _MakeDtype(),
+    ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),
+    ("numpy.core.multiarray", "scalar"): _MakeScalar(),
+    ("_codecs", "encode"): _Latin1(),
 }
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Loads numpy object arrays and nothing that could run code."""
-
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="bytes")  # Python 2 strings, and the raw data of its arrays, are bytes
         self._path = path
 
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for one admitted global name.
-
-        Raises:
-            InputError: the name is not admitted.
-        """
+    def find_class(self, module: str, name: str) -> _Callable:
         try:
             return _ADMITTED[module.replace("numpy._core", "numpy.core"), name]
         except KeyError:
@@ -131,21 +174,53 @@ class _ArrayUnpickler(pickle.Unpickler):
             ) from None
 
 
+def _read_object_array(file: IO[bytes], path: Path) -> np.ndarray:
+    start, size = file.tell(), path.stat().st_size
+    for instruction, argument, _ in pickletools.genops(file):
+        if instruction.name not in _INSTRUCTIONS:
+            raise pickle.UnpicklingError(f"unexpected pickle instruction {instruction.name}")
+        if instruction.name in ("PUT", "LONG_BINPUT") and argument > size:
+            raise pickle.UnpicklingError("more numbered objects than bytes")  # each number would cost memory
+    file.seek(start)
+    return _finished(_ArrayUnpickler(file, path).load(), {}, _MAX_NESTING)
+
+
+def _finished(value: Any, done: dict[int, Any], levels: int) -> Any:
+    """A loaded value with real arrays for the stand-ins; `done` keeps a list met again from being built again."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    if not levels or not isinstance(value, (list, tuple, _Array)):
+        raise pickle.UnpicklingError("it holds more than arrays and lists of numbers and strings")
+    if id(value) not in done:
+        if isinstance(value, _Array) and isinstance(value.items, np.ndarray):
+            result = value.items
+        elif isinstance(value, _Array):
+            result = np.empty(len(value.items), dtype=object)
+            result[:] = [_finished(item, done, levels - 1) for item in value.items]
+            result = result.reshape(value.shape)
+        else:
+            result = [_finished(item, done, levels - 1) for item in value]
+        done[id(value)] = result
+    return done[id(value)]
+
+
 def read_array(path: Path) -> np.ndarray:
     """Read a `.npy` file, an object array too, without running anything that is in it.
 
     Raises:
-        InputError: the file is missing or damaged, or refers to a name that is not admitted.
+        InputError: the file is missing or damaged, or holds anything but numbers, strings, lists and arrays of them.
     """
     try:
         with open(path, "rb") as file:
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, _, dtype = header[np.lib.format.read_magic(file)](file)
-            if dtype.hasobject:
-                array = _ArrayUnpickler(file, path).load()
+            if dtype.kind == "O":
+                array = _read_object_array(file, path)
+            elif dtype.kind not in "biufSU" or not dtype.itemsize:
+                raise ValueError(f"unexpected kind of array {dtype}")
+            elif dtype.itemsize * math.prod(shape) > path.stat().st_size:
+                raise ValueError(f"it ends before its {shape} array does")
             else:
-                if dtype.itemsize * int(np.prod(shape, dtype=object)) > path.stat().st_size:
-                    raise ValueError(f"it ends before its {shape} array does")
                 file.seek(0)
                 array = np.load(file, allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.shape != shape:
@@ -157,6 +232,24 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # a damaged pickle can raise any exception at all
         raise InputError(f"{path}: not a readable .npy file ({_one_line(error)}); download or make it again") from None
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value from a file is a finite number; True and False are none."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
+
+
+def some_of(names: Sequence[str], limit: int = 5) -> str:
+    """The first few of many names, for a message."""
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can name a folder and files without leaving the folder that they are put in."""
+    return name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
 
 
 def read_json(path: Path) -> Any:
@@ -193,11 +286,15 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     if names:
         raise InputError(f"{path}: not a SEAL checkpoint: missing or unknown parameters {', '.join(names[:4])}")
     for name, value in wanted.items():
+        if state[name].layout != torch.strided or not state[name].is_floating_point() or state[name].is_meta:
+            raise InputError(f"{path}: {name} is not a plain tensor of floating-point numbers")
         if state[name].shape != value.shape:
             raise InputError(
                 f"{path}: {name} is {list(state[name].shape)}, but the data asks for {list(value.shape)}: the "
                 "checkpoint was trained with another number of classes or another feature width"
             )
+        if not state[name].isfinite().all():
+            raise InputError(f"{path}: {name} holds a number that is not finite; use an earlier checkpoint")
     model.load_state_dict(state)
 
 
@@ -221,6 +318,14 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def keep_previous(path: Path) -> None:
+    """Rename a file that an earlier run left, so that writing it anew loses nothing."""
+    if path.exists():
+        kept = path.with_name(f"{path.stem}.previous{path.suffix}")
+        path.replace(kept)
+        log.info(f"{path} of an earlier run is now {kept}")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -250,14 +355,15 @@ class RunLog:
 
     def epoch(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
         """Record the mean loss terms of an epoch and its wall time."""
-        _append_line(self._metrics, json.dumps({"epoch": epoch, **terms, "seconds": round(seconds, 3)}))
+        self._append({"epoch": epoch, **terms, "seconds": round(seconds, 3)})
         for name, value in terms.items():
             self._board.add_scalar(f"loss/{name}", value, epoch)
 
     def evaluation(self, epoch: int, results: dict[str, Any], figures: dict[str, float]) -> None:
         """Record an evaluation: all of it as JSON, its figures (percent) as a line and as TensorBoard scalars."""
-        _append_line(self._metrics, json.dumps({"epoch": epoch, "evaluation": results}))
-        _append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
+        self._append({"epoch": epoch, "evaluation": results})
+        with open(self._table, "a", encoding="utf-8") as file:
+            file.write(" ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]) + "\n")
         for name, value in figures.items():
             self._board.add_scalar(f"test_mAP/{name}", value, epoch)
         self._board.flush()
@@ -266,7 +372,6 @@ class RunLog:
         """Write out what TensorBoard still holds."""
         self._board.close()
 
-
-def _append_line(path: Path, line: str) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    def _append(self, record: dict[str, Any]) -> None:
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # run as a script, the project's own modules are one
 from dataset import read_annotations
 from descriptors import build_descriptors, write_descriptors
 from proposals import SNIPPETS_PER_SECOND, parse_results, tiou
-from utils import InputError, read_array, whole_file, write_json
+from utils import InputError, is_plain_name, read_array, whole_file, write_json
 
 CLASSES = ("HighJump", "LongJump", "Throw", "Kick", "Dive", "Spin")
 LATENT = 32  # dimensions of the latent space of each modality
@@ -200,25 +200,21 @@ def _write_annotations(folder: Path, scenes: list[Scene], subsets: list[str], rn
                 file.write(f"{scene.name}  {seconds(start)} {seconds(end)}\n")
 
 
-def _write_dataset(
-    name: str,
+def _film_and_write(
     scenes: list[Scene],
-    training: np.ndarray,
     labels: np.ndarray,
-    size: int,
-    seed: int,
-    roots: tuple[Path, Path],
+    training: np.ndarray,
+    world: World,
+    feature_path: Path,
+    descriptor_folder: Path,
 ) -> None:
-    """Film all scenes; write the features and the descriptors that follow from the training videos."""
-    dataset_root, descriptors_root = roots
-    world = World(labels.shape[1], size, seed)
+    """Film all scenes; write the descriptors that follow from the training videos, and the features."""
     progress = tqdm(list(enumerate(scenes)), desc="simulating features", unit="video", leave=False)
     # Threads: numpy lets go of the interpreter while it draws and multiplies, and nothing has to be copied.
     features = Parallel(n_jobs=-1, prefer="threads")(delayed(world.film)(scene, i) for i, scene in progress)
     means = torch.from_numpy(np.stack([video.mean(0) for video in features]))
-    descriptors = build_descriptors(means[training], torch.from_numpy(labels[training]))
-    write_descriptors(descriptors_root / name, descriptors)
-    _save(dataset_root / f"{name}-I3D-JOINTFeatures.npy", _object_array(features))
+    write_descriptors(descriptor_folder, build_descriptors(means[training], torch.from_numpy(labels[training])))
+    _save(feature_path, _object_array(features))
 
 
 def make_demo(
@@ -244,69 +240,83 @@ def make_demo(
     for row, scene in zip(labels, scenes, strict=True):
         row[scene.classes] = 1
     training = np.array([subset == "validation" for subset in subsets])
-    _write_dataset("Demo", scenes, training, labels, feature_size, seed, (dataset_root, descriptors_root))
+    world = World(len(CLASSES), feature_size, seed)
+    feature_path = dataset_root / "Demo-I3D-JOINTFeatures.npy"  # written last: a demo is complete when it is there
+    _film_and_write(scenes, labels, training, world, feature_path, descriptors_root / "Demo")
 
 
 def simulate(
     name: str, annotation_folder: Path, proposal_folder: Path, *, feature_size: int, train_subset: str, seed: int
 ) -> None:
-    """Simulate features over given annotations and proposals; the new dataset lies in the standard folders."""
+    """Simulate features over given annotations and proposals: a new dataset in the standard folders.
+
+    Raises:
+        InputError: the input cannot be read, or something of that name is there already.
+    """
+    source = annotation_folder.name.removesuffix("-Annotations")
+    root, descriptor_folder = Path("data") / name, Path("descriptors") / name
+    copies = {path: root / f"{name}-Annotations" / path.name for path in sorted(annotation_folder.glob("*.*"))}
+    proposal_files = [proposal_folder / f"Proposals_{source}_{part}.json" for part in ("train", "test")]
+    for part, path in zip(("train", "test"), proposal_files, strict=True):
+        copies[path] = Path("proposals4Thumos14") / f"Proposals_{name}_{part}.json"
+    for target in (root, descriptor_folder, *copies.values()):
+        if target.exists():
+            raise InputError(f"{target} exists, and simulated data replaces nothing; choose another --name")
+
     annotations = read_annotations(annotation_folder)
     durations = read_array(annotation_folder / "duration.npy").ravel()
-    source = annotation_folder.name.removesuffix("-Annotations")
-    results = {}
-    for part in ("train", "test"):
-        path = proposal_folder / f"Proposals_{source}_{part}.json"
-        results |= parse_results(path).results
-        _copy(path, Path("proposals4Thumos14") / f"Proposals_{name}_{part}.json")
-    root = Path("data") / name
-    for path in sorted(annotation_folder.iterdir()):
-        _copy(path, root / f"{name}-Annotations" / path.name)
+    if len(durations) != len(annotations.videos):
+        raise InputError(f"{annotation_folder / 'duration.npy'}: {len(durations)} for {len(annotations.videos)} videos")
+    proposals = {video: entries for path in proposal_files for video, entries in parse_results(path).results.items()}
 
     rng = np.random.default_rng(seed)
+    instances: dict[str, list[tuple[int, float, float]]] = {video: [] for video in annotations.videos}
+    for video, class_idx, *times in annotations.instances.itertuples(index=False):
+        start, end = (time * SNIPPETS_PER_SECOND for time in times)
+        instances[video].append((class_idx, start, end))
     scenes = []
-    instances = dict(list(annotations.instances.groupby("video")))
     for video, label, duration in zip(annotations.videos, annotations.labels, durations, strict=True):
-        table = instances.get(video)
-        times = [] if table is None else table[["start_sec", "end_sec"]].to_numpy() * SNIPPETS_PER_SECOND
-        actions = [
-            (int(c), *map(float, t)) for c, t in zip([] if table is None else table["class_idx"], times, strict=True)
-        ]
-        scene = Scene(video, max(1, round(duration * SNIPPETS_PER_SECOND)), np.flatnonzero(label).tolist(), actions)
-        proposals = np.array([entry["segment"] for entry in results.get(video, [])]).reshape(-1, 2)
-        add_distractors(rng, scene, proposals * SNIPPETS_PER_SECOND, label.size)
+        num_snippets = max(1, round(duration * SNIPPETS_PER_SECOND))
+        scene = Scene(video, num_snippets, np.flatnonzero(label).tolist(), instances[video])
+        segments = np.array([entry["segment"] for entry in proposals.get(video, [])]).reshape(-1, 2)
+        add_distractors(rng, scene, segments * SNIPPETS_PER_SECOND, label.size)
         scenes.append(scene)
-    training = np.array([subset == train_subset for subset in annotations.subsets])
-    _write_dataset(name, scenes, training, annotations.labels, feature_size, seed, (root, Path("descriptors")))
 
-
-def _copy(source: Path, target: Path) -> None:
-    if source.resolve() != target.resolve():
+    for path, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        shutil.copyfile(path, target)
+    training = np.array([subset == train_subset for subset in annotations.subsets])
+    world = World(len(annotations.class_names), feature_size, seed)
+    feature_path = root / f"{name}-I3D-JOINTFeatures.npy"
+    _film_and_write(scenes, annotations.labels, training, world, feature_path, descriptor_folder)
 
 
 def main() -> int:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", default="Demo", help="name of the dataset to write")
+    parser.add_argument("--name", help="name of the dataset to write; without --annotations it is Demo")
     parser.add_argument("--annotations", type=Path, help="annotation folder to simulate features over")
     parser.add_argument("--proposals", type=Path, help="folder of that dataset's two proposal files")
     parser.add_argument("--feature_size", type=int, default=256, help="feature width, RGB and flow together")
     parser.add_argument("--train_subset", default="validation", help="subset that the descriptors are built from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    root = Path("data") / args.name
-    target = root / f"{args.name}-I3D-JOINTFeatures.npy"
+    given = [args.name, args.annotations, args.proposals]
     try:
-        if target.exists():
-            raise InputError(f"{target} exists; simulated features never replace a file: choose another --name")
-        if (args.annotations is None) != (args.proposals is None):
-            raise InputError("--annotations and --proposals go together")
-        if args.annotations is None:
+        if any(given) and not all(given):
+            raise InputError("--name, --annotations and --proposals go together")
+        if args.feature_size < 2 or args.feature_size % 2 or args.seed < 0:
+            raise InputError("--feature_size must be even and at least 2, and --seed not negative")
+        if args.name is None:
+            if Path("data/Demo").exists():
+                raise InputError("data/Demo exists, and simulated data replaces nothing; remove it first")
             make_demo(
-                root, Path("proposals4Thumos14"), Path("descriptors"), feature_size=args.feature_size, seed=args.seed
+                *map(Path, ("data/Demo", "proposals4Thumos14", "descriptors")),
+                feature_size=args.feature_size,
+                seed=args.seed,
             )
+        elif not is_plain_name(args.name):
+            raise InputError(f"--name {args.name!r}: expected a plain name, since it names folders and files")
         else:
             simulate(
                 args.name,
@@ -319,7 +329,7 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {target}: python main.py --run_type train --dataset_name {args.name}")
+    print(f"done; next: python main.py --run_type train --dataset_name {args.name or 'Demo'}")
     return 0
 
 

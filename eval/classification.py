@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from eval.postprocess import VideoDetections
 
-def classification_map(scores: np.ndarray, labels: np.ndarray) -> float:
+
+def video_figures(found: Sequence[VideoDetections], labels: np.ndarray) -> dict[str, float | None]:
+    """Both figures of the test videos in percent, under the names of `results.json`; labels are `[V, C]`."""
+    mean_precision = classification_map(np.stack([video.video_score for video in found]), labels)
+    accuracy = classification_accuracy(np.stack([video.reported for video in found]), labels)
+    return {
+        "classification_mAP": None if mean_precision is None else 100 * mean_precision,
+        "classification_accuracy": 100 * accuracy,
+    }
+
+
+def classification_map(scores: np.ndarray, labels: np.ndarray) -> float | None:
     """Mean over classes of the (not interpolated) average precision of ranking videos by their score.
 
     Args:
@@ -13,14 +27,14 @@ def classification_map(scores: np.ndarray, labels: np.ndarray) -> float:
         labels: `[V, C]` 0 or 1. A class without a positive video is left out.
 
     Returns:
-        In [0, 1]; nan when no class has a positive video.
+        In [0, 1]; None when no class has a positive video.
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(labels > 0, order, axis=0)  # [V, C]
     precision = hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None]
     positives = hits.sum(0)
     has = positives > 0
-    return float(((precision * hits).sum(0)[has] / positives[has]).mean()) if has.any() else float("nan")
+    return float(((precision * hits).sum(0)[has] / positives[has]).mean()) if has.any() else None
 
 
 def classification_accuracy(reported: np.ndarray, labels: np.ndarray) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from proposals import SNIPPETS_PER_SECOND, tiou
 
@@ -19,6 +21,32 @@ class VideoDetections(NamedTuple):
     class_idx: np.ndarray  # [N]
     segment_snip: np.ndarray  # [N, 2]
     score: np.ndarray  # [N]
+
+
+def detect_batch(
+    outputs: dict[str, Tensor],
+    segments_snip: Sequence[np.ndarray],
+    ambiguous_sec: Sequence[np.ndarray | None],
+    *,
+    threshold_cls: float,
+) -> list[VideoDetections]:
+    """Detections of every video of a flat batch.
+
+    Args:
+        outputs: of the network over the rows of all videos, see `model.SEAL.forward`.
+        segments_snip: `[M, 2]` proposals of each video.
+        ambiguous_sec: of each video, see `detect`.
+        threshold_cls: see `detect`.
+    """
+    sizes = [len(segments) for segments in segments_snip]
+    logits = [
+        [part.numpy() for part in outputs[name].cpu().split(sizes)]
+        for name in ("class_logits", "attention_logits", "completeness_logits")
+    ]
+    return [
+        detect(*rows, segments, threshold_cls=threshold_cls, ambiguous_sec=ambiguous)
+        for *rows, segments, ambiguous in zip(*logits, segments_snip, ambiguous_sec, strict=True)
+    ]
 
 
 def detect(

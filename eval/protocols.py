@@ -6,6 +6,7 @@ is exact: nothing is rounded. Rounding is worth about a point of mAP, so both ar
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pandas as pd
 from eval.detection import TIOU_THRESHOLDS, detection_map
 from eval.postprocess import VideoDetections
 from proposals import SNIPPETS_PER_SECOND, parse_results, snippets_to_seconds
-from utils import InputError, log, write_json
+from utils import InputError, is_finite_number, log, some_of, write_json
 
 
 def detection_table(names: Sequence[str], found: Sequence[VideoDetections]) -> pd.DataFrame:
@@ -41,18 +42,13 @@ def evaluate(
 
     Args:
         detections: see `detection_table`.
-        ground_truth: video, class_idx, start_sec, end_sec.
+        ground_truth: video, class_idx, start_sec, end_sec; at least one instance.
         class_names: C names, background excluded.
         tiou: a key of `TIOU_THRESHOLDS`.
 
     Returns:
         `{"snippet": {"tiou": […], "mAP": [… percent], "average": …}, "seconds": {…}}`.
-
-    Raises:
-        InputError: no class has ground truth.
     """
-    if ground_truth.empty:
-        raise InputError("the evaluated subset has no ground truth, so no mAP can be had")
     video, _ = pd.factorize(pd.concat([detections["video"], ground_truth["video"]], ignore_index=True))
     num_detections = len(detections)
     found = {
@@ -112,15 +108,17 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
     snippet = results["snippet"]
     at_tiou = dict(zip((f"{t:g}" for t in snippet["tiou"]), snippet["mAP"], strict=True))
     return {f"Detection mAP @ IoU = {name}": value for name, value in (at_tiou | averages(snippet)).items()} | {
-        "Classification mAP": results["classification_mAP"],
+        "Classification mAP": float("nan") if results["classification_mAP"] is None else results["classification_mAP"],
         "Classification acc": results["classification_accuracy"],
     }
 
 
 def summary(results: dict[str, Any]) -> str:
     """An evaluation as printed."""
-    mean_precision, accuracy = results["classification_mAP"], results["classification_accuracy"]
-    return f"{results_table(results)}\nvideo classification: mAP {mean_precision:.3f}, accuracy {accuracy:.3f}"
+    mean_precision = results["classification_mAP"]
+    shown = "not to be had, no video has a label" if mean_precision is None else f"{mean_precision:.3f}"
+    accuracy = results["classification_accuracy"]
+    return f"{results_table(results)}\nvideo classification: mAP {shown}, accuracy {accuracy:.3f}"
 
 
 # -------------------------------------------------------------------------------------- detections on disk
@@ -151,25 +149,33 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
         InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
     """
     content = parse_results(path)
-    unknown = sorted(set(content.results) - set(videos))
-    if unknown:
-        raise InputError(
-            f"{path}: {len(unknown)} videos are not in the evaluated subset: {', '.join(unknown[:5])}"
-            f"{', …' if len(unknown) > 5 else ''}; check --dataset_name and --test_subset"
-        )
-    index = {name: i for i, name in enumerate(class_names)}
+    labels = {}  # label -> a video that has it
     rows = []
     for video, entries in content.results.items():
         for entry in entries:
             label, score = entry.get("label"), entry.get("score")
-            if not isinstance(label, str) or label not in index:
-                raise InputError(f"{path}: video {video}: class {label!r} is not in the dataset's class list")
-            if isinstance(score, bool) or not isinstance(score, (int, float)) or not np.isfinite(score):
-                raise InputError(f"{path}: video {video}: score {score!r} is not a finite number")
-            rows.append((video, index[label], float(score), *map(float, entry["segment"])))
-    video, class_idx, score, start, end = zip(*rows, strict=True) if rows else ((),) * 5
+            if not isinstance(label, str):
+                raise InputError(f"{path}: video {video}: label {reprlib.repr(label)} is not a class name")
+            if not is_finite_number(score):
+                raise InputError(f"{path}: video {video}: score {reprlib.repr(score)} is not a finite number")
+            labels.setdefault(label, video)
+            rows.append((video, label, float(score), *map(float, entry["segment"])))
+    if unknown := sorted(set(content.results) - set(videos)):
+        raise InputError(
+            f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {some_of(unknown)}; "
+            "check --dataset_name and --test_subset"
+        )
+    if unknown := sorted(set(labels) - set(class_names)):
+        raise InputError(
+            f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: {some_of(unknown)}; "
+            f"the first is met in video {labels[unknown[0]]}"
+        )
+
+    index = {name: i for i, name in enumerate(class_names)}
+    video, label, score, start, end = zip(*rows, strict=True) if rows else ((),) * 5
+    class_idx = np.array([index[name] for name in label], dtype=np.int64)
     sec = np.column_stack([start, end]).astype(np.float64).reshape(-1, 2)
     snip = sec * SNIPPETS_PER_SECOND
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
-    return _table(video, np.array(class_idx, dtype=np.int64), np.array(score, dtype=np.float64), snip, sec)
+    return _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)

@@ -51,8 +51,8 @@ def test_ambiguous_file_may_be_absent_or_empty(folder, content):
     [
         ("videoname", np.array([b"v1", b"v1"]), r"videoname.npy: v1 is listed more than once"),
         ("videoname", np.array([b"v1", b"\xff"]), r"videoname.npy: expected text"),
-        ("subset", np.array(["test"]), r"subset.npy: shape \[1\] does not fit 2 videos"),
-        ("labels_all", objects(["Swim"], []), r"labels_all.npy: video v1: label 'Swim' is not in classlist.npy"),
+        ("subset", np.array(["test"]), r"subset.npy: has 1 entries, but videoname.npy 2"),
+        ("labels_all", objects(["Swim"], []), r"labels_all.npy: video v1: not in classlist.npy: Swim"),
         ("labels_all", objects(3, []), r"labels_all.npy: video v1: expected a list of labels"),
         ("labels", objects(["Jump"], ["Throw"]), r"video v1 has 1 labels but 2 segments"),
         ("segments", objects([[0, 1], [2, np.nan]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
@@ -75,7 +75,7 @@ def test_unknown_subset(folder):
     with pytest.raises(
         InputError, match=r"no video has subset 'training'; the annotations have \['test', 'validation'\]"
     ):
-        read_annotations(folder).of_subset("training")
+        read_annotations(folder).videos_of("training")
 
 
 # ----------------------------------------------------------------------------------------------- features
@@ -116,7 +116,7 @@ def test_videos_of_one_length_may_be_stacked(folder):
         (np.ones((5, 4), dtype=int), r"video v2: expected a \[T, D\] array of floats, found int64"),
         (None, r"video v2: expected a \[T, D\] array of floats, found NoneType"),
         (np.ones((5, 6)), r"video v2: features are 6 wide, expected 4"),
-        (np.array([[1.0] * 4, [1, np.inf, 1, 1]]), r"video v2: snippet 1 holds a number that is not finite"),
+        (np.array([[1.0] * 4, [1, np.inf, 1, 1]]), r"video v2: snippet 1 is not finite"),
     ],
 )
 def test_bad_features(folder, bad, message):
@@ -125,7 +125,7 @@ def test_bad_features(folder, bad, message):
 
 
 def test_odd_width(folder):
-    with pytest.raises(InputError, match=r"video v1: width 3 is odd"):
+    with pytest.raises(InputError, match=r"video v1: width 3; expected RGB and flow"):
         load(folder, np.ones((5, 3)), np.ones((5, 3)))
 
 
@@ -187,14 +187,14 @@ def test_testing_sees_every_video_once_in_order():
 
 def test_real_thumos_annotations(thumos):
     annotations = read_annotations(thumos / "Thumos14reduced-Annotations")
-    assert len(annotations.of_subset("validation")) == 200 and len(annotations.of_subset("test")) == 212
+    assert len(annotations.videos_of("validation")) == 200 and len(annotations.videos_of("test")) == 212
     assert len(annotations.class_names) == 20 and len(annotations.ground_truth("test")) == 3358
     unlabelled = [v for v, row in zip(annotations.videos, annotations.labels, strict=True) if not row.any()]
     assert unlabelled == ["video_test_0000270"]
     assert annotations.ambiguous["video_test_0000278"].tolist() == [[0.0, 1.4], [95.7, 97.2]]
     for subset, part, count in (("validation", "train", 33_895), ("test", "test", 31_587)):
         path = thumos / f"Proposals_Thumos14reduced_{part}.json"
-        proposals = read_proposals(path, annotations.of_subset(subset))
+        proposals = read_proposals(path, annotations.videos_of(subset))
         assert sum(map(len, proposals.values())) == count
         assert all((p == p.round()).all() for p in proposals.values())  # multiples of 0.64 s are whole snippets
 
@@ -203,7 +203,7 @@ def test_real_thumos_annotations(thumos):
 def test_real_activitynet_annotations(activitynet, year, num_class, counts):
     annotations = read_annotations(activitynet / f"ActivityNet{year}-Annotations")
     assert len(annotations.class_names) == num_class
-    assert [len(annotations.of_subset(subset)) for subset in ("training", "validation")] == counts
+    assert [len(annotations.videos_of(subset)) for subset in ("training", "validation")] == counts
     assert annotations.labels.any(1).all()
 
 

@@ -265,7 +265,7 @@ def test_loss_that_is_not_finite_stops_the_run(demo_home, run_in, tmp_path):
     home = copy_home(demo_home, tmp_path)
     path = home / "data" / "Demo" / "Demo-I3D-JOINTFeatures.npy"
     features = read_array(path)
-    features[6] *= np.float32(1e30)  # finite, but its square is not
+    features[6] = features[6] * np.float32(1e30)  # finite, but its square is not
     np.save(path, features)
     status, _, err = run_in(home)("--dataset_name", "Demo", "--exp_dir", tmp_path / "run", "--max_epoch", 5)
     assert status == 2 and re.search(r"epoch 1, step \d: \w+ is not finite, on the videos .*demo_train_0007", err)

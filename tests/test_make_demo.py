@@ -28,9 +28,9 @@ def test_the_demo_is_in_the_real_formats(demo_home):
     folder = demo_home / "data" / "Demo" / "Demo-Annotations"
     assert read_array(folder / "videoname.npy").dtype.kind == "S"
     annotations = read_annotations(folder)
-    assert len(annotations.of_subset("validation")) == 80 and len(annotations.of_subset("test")) == 60
+    assert len(annotations.videos_of("validation")) == 80 and len(annotations.videos_of("test")) == 60
     assert (annotations.labels.sum(1) == 2).any() and (annotations.labels.sum(1) >= 1).all()
-    assert annotations.ambiguous and set(annotations.ambiguous) <= set(annotations.of_subset("test"))
+    assert annotations.ambiguous and set(annotations.ambiguous) <= set(annotations.videos_of("test"))
     features = read_array(demo_home / "data" / "Demo" / "Demo-I3D-JOINTFeatures.npy")
     durations = read_array(folder / "duration.npy").ravel()
     assert [len(video) for video in features] == pytest.approx(durations * 25 / 16)
@@ -82,5 +82,5 @@ def test_features_over_given_annotations(thumos, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "proposals4Thumos14" / "Proposals_Few_test.json").read_text())["results"]
 
     before = (tmp_path / "data" / "Few" / "Few-I3D-JOINTFeatures.npy").stat().st_mtime_ns
-    assert demo.main() == 2 and "never replace a file" in capsys.readouterr().err
+    assert demo.main() == 2 and "replaces nothing" in capsys.readouterr().err
     assert (tmp_path / "data" / "Few" / "Few-I3D-JOINTFeatures.npy").stat().st_mtime_ns == before
