@@ -57,6 +57,10 @@ def test_ambiguous_file_may_be_absent_or_empty(folder, content):
         ("labels", objects(["Jump"], ["Throw"]), r"video v1 has 1 labels but 2 segments"),
         ("segments", objects([[0, 1], [2, np.nan]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
         ("segments", objects([[0, 1], [2]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
+        ("segments", objects([[0, 1], [2, 10**400]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
+        ("segments", objects(7, [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
+        ("classlist", np.array([], dtype="S1"), r"classlist.npy: expected a list of one entry each, found shape \[0\]"),
+        ("videoname", np.array(b"v1"), r"videoname.npy: expected a list of one entry each, found shape \[\]"),
     ],
 )
 def test_bad_annotations(folder, name, value, message):
@@ -122,6 +126,32 @@ def test_videos_of_one_length_may_be_stacked(folder):
 def test_bad_features(folder, bad, message):
     with pytest.raises(InputError, match=message):
         load(folder, np.ones((5, 4)), bad)
+
+
+def test_features_beyond_float32(folder):
+    with pytest.raises(InputError, match=r"video v2: snippet 2 is not finite in float32"):
+        load(folder, np.ones((5, 4)), np.array([[1.0] * 4] * 2 + [[1e300] * 4]))
+
+
+def test_large_features_are_no_error(folder):
+    assert load(folder, np.full((5, 4), 3e38), np.ones((5, 4)))["v1"].num_snippets == 5
+
+
+def test_proposals_in_another_unit(folder):
+    proposals = {"v2": np.array([[0.0, 3.0], [100.0, 1e12]])}
+    np.save(folder / "features.npy", objects(np.ones((5, 4)), np.ones((5, 4))))
+    with pytest.raises(InputError, match=r"video v2: \[64, 6.4e\+11\] s lies far outside .*must be in seconds"):
+        load_videos(read_annotations(folder), folder / "features.npy", proposals, roi_size=12)
+
+
+def test_equally_long_lists_may_be_stacked(folder):
+    """numpy makes one array of them by itself."""
+    np.save(folder / "labels_all.npy", np.array([["Jump"], ["Throw"]]))
+    np.save(folder / "labels.npy", np.array([["Jump"], ["Throw"]]))
+    np.save(folder / "segments.npy", np.array([[[0, 1.0]], [[2, 3.0]]]))
+    annotations = read_annotations(folder)
+    assert annotations.labels.tolist() == [[1, 0], [0, 1]]
+    assert annotations.ground_truth("test").values.tolist() == [["v2", 1, 2.0, 3.0]]
 
 
 def test_odd_width(folder):

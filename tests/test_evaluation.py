@@ -126,12 +126,14 @@ def test_evaluate_leaves_out_classes_without_ground_truth(caplog):
 
 
 def test_snippet_protocol_rounds_half_to_even():
-    truth = frame([("v", 0, 1.6, 4.8)], ["video", "class_idx", "start_sec", "end_sec"])  # 2.5 and 7.5 snippets
+    # 2.5 and 3.5 snippets are 2 and 4; rounding half up would give [3, 4], half down [2, 3], not rounding [2.5, 3.5]:
+    # each overlaps the detection [2, 4] by one half at most.
+    truth = frame([("v", 0, 1.6, 2.24)], ["video", "class_idx", "start_sec", "end_sec"])
     columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
-    found = frame([("v", 0, 0.9, 2.0, 8.0, 1.28, 5.12)], columns)
+    found = frame([("v", 0, 0.9, 2.0, 4.0, 1.28, 2.56)], columns)
     results = evaluate(found, truth, ["a"], "thumos14")
-    assert results["snippet"]["mAP"][-1] == 100  # the same segment, [2, 8]
-    assert results["seconds"]["mAP"][-1] == 100 and tiou(np.array([1.28, 5.12]), np.array([1.6, 4.8])) < 1
+    assert results["snippet"]["mAP"] == [100] * 7
+    assert results["seconds"]["mAP"] == [100] * 5 + [0] * 2
 
 
 def test_averages():
@@ -228,6 +230,9 @@ def test_detections_survive_the_file_to_the_bit(tmp_path):
         ({"v": [{"segment": [0, 1], "label": ["a"], "score": 1}]}, r"video v: label \['a'\]"),
         ({"v": [{"segment": [0, 1], "label": "a"}]}, r"video v: score None"),
         ({"v": [{"segment": [0, 1], "label": "a", "score": float("nan")}]}, r"video v: score nan"),
+        ({"v": [{"segment": [0, 1], "label": "a", "score": True}]}, r"video v: score True"),
+        ({"v": [{"segment": [0, 1], "label": "a", "score": 10**400}]}, r"video v: score 1000"),
+        ({"v": [{"segment": [0, 10**400], "label": "a", "score": 1}]}, r"video v: bad segment"),
     ],
 )
 def test_bad_detections(tmp_path, results, message):
@@ -251,4 +256,5 @@ def test_classification():
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0]])
     # class 0: hits at ranks 1 and 3; class 1: rank 1; class 2 has no positive video
     assert classification_map(scores, labels) == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert classification_map(scores, np.zeros((3, 3))) is None
     assert classification_accuracy(scores >= 0.6, labels) == pytest.approx(2 / 3)  # the second reports two

@@ -128,6 +128,34 @@ def test_training_starts_from_given_weights(run, tmp_path):
     assert all(torch.allclose(before[name], after[name], atol=1e-8) for name in before)
 
 
+def test_testing_in_a_trained_folder_keeps_its_results(run, tmp_path):
+    out = tmp_path / "run"
+    run.train(out, "--max_epoch", 1)
+    before = {name: (out / f"{name}.json").read_text() for name in ("results", "detections")}
+    checkpoint = out / "ckpt" / "best_model.pkl"
+    argv = ("--run_type", "test", "--dataset_name", "Demo", "--exp_dir", out, "--pretrained_ckpt", checkpoint)
+    status, printed, _ = run(*argv)
+    assert status == 0 and "results.previous.json" in printed
+    assert {name: (out / f"{name}.previous.json").read_text() for name in before} == before
+    assert (out / "opt.txt").read_text().count("\nrun_type: ") == 2
+
+
+def test_a_run_does_not_remove_the_weights_it_starts_from(run, tmp_path):
+    out = tmp_path / "run"
+    run.train(out, "--max_epoch", 1)
+    checkpoint = out / "ckpt" / "last_model.pkl"
+    status, _, err = run("--dataset_name", "Demo", "--exp_dir", out, "--overwrite", "--pretrained_ckpt", checkpoint)
+    assert status == 2 and "would remove" in err and checkpoint.exists()
+
+
+def test_exp_dir_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for run_type in ("train", "test"):
+        status, _, err = run("--run_type", run_type, "--dataset_name", "Demo", "--exp_dir", tmp_path / "file" / "run")
+        assert status == 2 and "is not a folder that can be written to" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_finished_run_is_not_overwritten_unasked(run, tmp_path):
     out = tmp_path / "run"
     run.train(out, "--max_epoch", 2)
@@ -173,6 +201,7 @@ def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
         (["--lr", 0], r"--lr: 0 is not in \(0, "),
         (["--max_epoch", 0], r"--max_epoch: 0 is not in \[1, "),
         (["--roi_size", 5], r"--roi_size: 5 is not in \[6, "),
+        (["--dataset_name"], r"^error: argument --dataset_name: expected one argument"),
         (["--lrr", 1], r"unrecognized arguments: --lrr 1"),
         (["--run_type", "eval"], r"needs --detections"),
         (["--run_type", "eval", "--detections", "none.json"], r"none.json: the detections to evaluate"),
@@ -186,8 +215,9 @@ def test_bad_command_lines(run, tmp_path, argv, message):
 
 
 def test_dataset_name_cannot_leave_its_folder(run):
-    status, _, err = run("--dataset_name", "../Demo")
-    assert status == 2 and "plain name" in err
+    for name in ("../Demo", "..", "", "a/b"):
+        status, _, err = run("--dataset_name", name)
+        assert status == 2 and "plain name" in err
 
 
 def test_the_demo_is_made_on_first_use(run_in, tmp_path, monkeypatch):
@@ -248,6 +278,28 @@ def test_video_without_label(demo_home, run_in, tmp_path):
     assert all(np.isfinite(line["loss_total"]) for line in lines if "loss_total" in line)
 
 
+def test_without_any_test_label_there_is_no_classification_map(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    path = home / "data" / "Demo" / "Demo-Annotations" / "labels_all.npy"
+    labels = read_array(path)
+    labels[80:] = [[] for _ in labels[80:]]
+    np.save(path, labels)
+    lines = run_in(home).train(tmp_path / "run", "--max_epoch", 1)
+    assert lines[-1]["evaluation"]["classification_mAP"] is None
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["classification_mAP"] is None
+
+
+def test_no_ground_truth_is_found_before_training(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    folder = home / "data" / "Demo" / "Demo-Annotations"
+    for name in ("labels", "segments"):
+        array = read_array(folder / f"{name}.npy")
+        array[80:] = [[] for _ in array[80:]]
+        np.save(folder / f"{name}.npy", array)
+    status, _, err = run_in(home)("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
+    assert status == 2 and "no instance in subset 'test'" in err and not (tmp_path / "run").exists()
+
+
 def test_class_without_ground_truth(demo_home, run_in, tmp_path):
     home = copy_home(demo_home, tmp_path)
     path = home / "data" / "Demo" / "Demo-Annotations" / "classlist.npy"
@@ -306,8 +358,11 @@ def test_released_names_still_work():
 def test_help_names_every_default(capsys):
     with pytest.raises(SystemExit):
         parse_options(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert "learning rate of Adam (default: 5e-05)" in text and "(default: None)" not in text
+    text = "".join(capsys.readouterr().out.split())  # argparse breaks lines at hyphens, too
+    assert "(default:None)" not in text
+    for action in build_parser()._actions:
+        if action.default not in (None, "==SUPPRESS==") and action.default is not False:
+            assert f"{action.help}(default:{action.default})".replace(" ", "") in text
 
 
 def test_describe_marks_what_differs():

@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from model import SEAL
-from utils import InputError, load_weights, pick_device, read_array, save_weights, whole_file
+from utils import (
+    InputError,
+    is_finite_number,
+    is_plain_name,
+    keep_previous,
+    load_weights,
+    pick_device,
+    read_array,
+    save_weights,
+    whole_file,
+)
 
 
 class Call:
@@ -63,9 +73,25 @@ def test_refusal_names_the_file_and_the_name(tmp_path):
         read_array(npy(tmp_path / "x.npy", pickle.dumps(Call(os.system, "true"))))
 
 
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"  # an array, before its state
+
+
 @pytest.mark.parametrize(
     "payload",
     [
+        # take bytes of the file for pointers to Python objects
+        b"cnumpy\ndtype\n(S'V8'\ntR(I3\nS'|'\nN(S'a'\nt(dS'a'\n(cnumpy\ndtype\n(S'O8'\ntRI0\ntsI8\nI1\nI0\ntb.",
+        ARRAY + b"(I1\n(I1\ntcnumpy\ndtype\n(S'V8'\ntRI00\nS'AAAAAAAA'\ntb.",
+        ARRAY + b"(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\ntRI00\nS'AAAAAAAA'\ntb.",
+        # read past the end of a list, or of the data
+        ARRAY + b"(I1\n(I5000\ntcnumpy\ndtype\n(S'O8'\ntRI00\n(lS'Jump'\natb.",
+        ARRAY + b"(I1\n(I5000\ntcnumpy\ndtype\n(S'f8'\ntRI00\nS'AAAAAAAA'\ntb.",
+        ARRAY + b"(I1\n(I-1\ntcnumpy\ndtype\n(S'O8'\ntRI00\n(ltb.",
+        # change the reader's own functions for the next file
+        b"cnumpy\ndtype\n(N(dV__defaults__\n(I1\nI2\ntstb.",
+        b"cnumpy\ndtype\n(V__call__\nNtb.",
+        b"Nr\xff\xff\xff\x7f.",  # number an object two thousand million
+        b"]" + b"(2222222222l" * 8 + b".",  # duplicate lists within lists
         b"cnumpy\nndarray\n(I1000000000000\ntR.",  # allocate a terabyte by calling ndarray
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'b'\ntR.",
         b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'V1000000000000'\ntR.",
@@ -80,6 +106,40 @@ def test_refusal_names_the_file_and_the_name(tmp_path):
 def test_pickles_that_are_no_arrays(tmp_path, payload):
     with pytest.raises(InputError, match=r"x.npy"):
         read_array(npy(tmp_path / "x.npy", payload))
+    good = np.empty(2, dtype=object)
+    good[:] = [np.ones(3), ["text"]]
+    np.save(tmp_path / "good.npy", good)
+    assert read_array(tmp_path / "good.npy")[1] == ["text"]  # and the reader is as it was
+
+
+def test_lists_that_share_lists_cost_no_more_than_the_file(tmp_path):
+    """Each level refers ten times to the one below: a thousand million entries in a few hundred bytes."""
+    array = np.empty(1, dtype=object)
+    array[0] = []
+    for _ in range(9):
+        array[0] = [array[0]] * 10
+    with pytest.raises(InputError, match="more than arrays and lists"):
+        read_array(npy(tmp_path / "x.npy", pickle.dumps(array, 2)))
+
+
+def test_strings_of_no_length_are_refused(tmp_path):
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|S0", "fortran_order": False, "shape": (10**12,)})
+    with pytest.raises(InputError, match=r"x.npy: .*unexpected kind of array"):
+        read_array(tmp_path / "x.npy")
+
+
+def test_arrays_keep_their_byte_order_and_layout(tmp_path):
+    array = np.empty(3, dtype=object)
+    array[:] = [
+        np.arange(6.0).reshape(2, 3).astype(">f4"),
+        np.asfortranarray(np.arange(6).reshape(2, 3)),
+        np.ones((0, 2)),
+    ]
+    np.save(tmp_path / "x.npy", array)
+    for found, expected in zip(read_array(tmp_path / "x.npy"), array, strict=True):
+        assert found.dtype == expected.dtype and found.shape == expected.shape and (found == expected).all()
+    assert np.dtype("f4").isnative  # the file's byte order stayed in the file
 
 
 def test_object_arrays_read_back(tmp_path):
@@ -158,6 +218,9 @@ def test_state_dict_is_the_releases(parity):
         (lambda: small(feature_size=8).state_dict(), r"prop_fusion.0.weight is \[8, 24\].*feature width"),
         (lambda: {"a": torch.zeros(1)}, r"missing or unknown parameters a, prop"),
         (lambda: {"epoch": 3}, r"not a state dict"),
+        (lambda: {k: v.to_sparse() for k, v in small().state_dict().items()}, r"not a plain tensor"),
+        (lambda: {k: v.to(torch.complex64) for k, v in small().state_dict().items()}, r"not a plain tensor"),
+        (lambda: {k: v * torch.nan for k, v in small().state_dict().items()}, r"prop_fusion.0.weight .*not finite"),
         (lambda: [1, 2], r"not a state dict"),
         (lambda: Call(os.system, "true"), r"not a readable checkpoint"),
     ],
@@ -194,10 +257,29 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "first" and [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x"])
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "cpu:x", "meta"])
 def test_unusable_devices(name):
     with pytest.raises(InputError, match=f"--device {name}"):
         pick_device(name)
+
+
+def test_plain_names():
+    assert all(is_plain_name(name) for name in ("Demo", "ActivityNet1.3", "mine-2", "日本"))
+    assert not any(is_plain_name(name) for name in ("", ".", "..", "a/b", "a\\b", "a\nb", "a\0"))
+
+
+def test_finite_numbers():
+    assert all(is_finite_number(value) for value in (0, -1.5, 1e300))
+    assert not any(is_finite_number(value) for value in (True, None, "1", float("nan"), float("inf"), 10**400))
+
+
+def test_an_earlier_file_is_kept(tmp_path):
+    path = tmp_path / "results.json"
+    keep_previous(path)
+    for text in ("first", "second"):
+        keep_previous(path)
+        path.write_text(text)
+    assert (tmp_path / "results.previous.json").read_text() == "first" and path.read_text() == "second"
 
 
 def test_auto_device_exists():
