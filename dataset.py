@@ -1,4 +1,4 @@
-"""Annotations, features and proposals from disk, as one `Video` record a video, and flat batches of them.
+"""Annotations, features and proposals from disk, as one `Video` record per video, and flat batches of them.
 
 Axes: V videos of the dataset, B videos of a batch, N rows (the proposals of a batch, one video under another),
 M proposals of a video, T snippets, D features, C classes without background.
@@ -32,7 +32,7 @@ class Annotations:
     videos: list[str]  # [V]
     subsets: list[str]  # [V]
     labels: np.ndarray  # [V, C] float32, 0 or 1: the video-level labels that training uses
-    instances: pd.DataFrame  # one row an instance: video, class_idx, start_sec, end_sec
+    instances: pd.DataFrame  # one row per instance: video, class_idx, start_sec, end_sec
     ambiguous: dict[str, np.ndarray]  # [A, 2] seconds, of the videos that have any
 
     def videos_of(self, subset: str) -> list[str]:
@@ -161,7 +161,7 @@ class Video:
 
 
 def read_features(path: Path, videos: Sequence[str]) -> np.ndarray:
-    """The object array of feature arrays, one `[T, D]` a video, in the order of `videoname.npy`.
+    """The object array of feature arrays, one `[T, D]` per video, in the order of `videoname.npy`.
 
     Raises:
         InputError: the file is damaged, or its number of videos is not that of the annotations.
@@ -231,7 +231,7 @@ def load_videos(
     Args:
         annotations: of the dataset.
         feature_path: the object array of features.
-        proposals: `[M, 2]` in snippets a video; videos not named here are not loaded.
+        proposals: `[M, 2]` in snippets per video; videos not named here are not loaded.
         roi_size: R.
         feature_size: D to insist on; None takes it from the data.
         device: where the pooled proposals go.

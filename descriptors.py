@@ -1,4 +1,4 @@
-"""Class descriptors: one appearance (RGB) and one motion (flow) vector a class, and the pseudo-labels they give.
+"""Class descriptors: one appearance (RGB) and one motion (flow) vector per class, and the pseudo-labels they give.
 
 Descriptors are temporal means of each class's training videos (the paper's Eq. 1 and 2, SPEC section 8). A video
 whose own means resemble a class's descriptors gets that class as its pseudo-label (SPEC section 5, SME).

@@ -182,7 +182,7 @@ def roi_pool(features: Tensor, segments_snip: Tensor, num_bins: int = 12, chunk:
     """What the network reads of each proposal: inside - left, inside, inside - right (SPEC section 2).
 
     The bins of `roi_align` are reduced by maximum: left = bins [0, q), inside = [q, 5q), right = [5q, R),
-    q = R // 6. Nothing here depends on weights, so it is done once a video, not once a step.
+    q = R // 6. Nothing here depends on weights, so it is done once per video, not in every step.
 
     Args:
         features: `[T, D]` of one video.
