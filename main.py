@@ -14,7 +14,6 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import sys
 import time
 from argparse import Namespace
@@ -226,9 +225,6 @@ class Data:
     pseudo: PseudoLabels | None  # of the training videos
 
 
-DEMO_HINT = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
-
-
 def make_demo_on_first_use(options: Namespace) -> None:
     """Make the demo dataset when it is asked for and not there; its features are written last."""
     if options.dataset_name == "Demo" and not dataset_files(options).features.exists():
@@ -348,6 +344,18 @@ def build_criterion(options: Namespace) -> Criterion:
 # -------------------------------------------------------------------------------------- what a run leaves
 
 
+# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch.
+RUN_FILES = (
+    "opt.txt",
+    "metrics.jsonl",
+    "mAP-results.log",
+    "results.json",
+    "detections.json",
+    "ckpt/*_model.pkl",
+    "logs/events.*",
+)
+
+
 def check_exp_dir(options: Namespace) -> None:
     """Find out before any work whether `--exp_dir` can take the run; nothing is written yet.
 
@@ -372,10 +380,9 @@ def start_run(options: Namespace) -> None:
     folder = options.exp_dir
     try:
         if options.run_type == "train" and options.overwrite:
-            for name in ("opt.txt", "mAP-results.log", "metrics.jsonl", "detections.json", "results.json"):
-                (folder / name).unlink(missing_ok=True)
-            for name in ("ckpt", "logs"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+            for pattern in RUN_FILES:
+                for path in folder.glob(pattern):
+                    path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "opt.txt", "a", encoding="utf-8") as file:  # testing in a trained folder adds to it
             file.write("\n".join([f"# python {shlex.join(sys.argv)}", *describe(options), "", ""]))

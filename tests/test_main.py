@@ -165,7 +165,9 @@ def test_a_finished_run_is_not_overwritten_unasked(run, tmp_path):
     # input that turns out bad must not cost the earlier run either
     status, _, err = run("--dataset_name", "Demo", "--exp_dir", out, "--overwrite", "--num_class", 7)
     assert status == 2 and (out / "metrics.jsonl").read_text() == before
+    (out / "ckpt" / "mine.txt").write_text("not of the run")
     assert len(run.train(out, "--max_epoch", 1, "--overwrite", "--interval", 0)) == 1
+    assert (out / "ckpt" / "mine.txt").exists() and len(list((out / "logs").iterdir())) == 1
     assert not (out / "results.json").exists() and not (out / "ckpt" / "best_model.pkl").exists()
 
 
