@@ -190,7 +190,10 @@ def check_features(array: Any, path: Path, video: str, feature_size: int | None)
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"{path}: video {video}: expected a [T, D] array of floats, found {found}")
     if feature_size is not None and array.shape[1] != feature_size:
-        raise InputError(f"{path}: video {video}: features are {array.shape[1]} wide, expected {feature_size}")
+        raise InputError(
+            f"{path}: video {video}: features are {array.shape[1]} wide, not {feature_size} like --feature_size "
+            "or the first video"
+        )
     if array.shape[1] < 2 or array.shape[1] % 2:
         raise InputError(f"{path}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused below

@@ -153,17 +153,16 @@ def semantic_consistency_loss(
         the mean squared error between softmax(x) and softmax(a·x), background left out of both.
     """
     logits = class_logits[:, :-1]  # [N, C]
-    num_rows, num_videos = len(logits), len(sizes)
-    video = torch.repeat_interleave(
-        torch.arange(num_videos, device=logits.device), torch.tensor(sizes, device=logits.device), output_size=num_rows
-    )  # [N]
-    first_label = labels.argmax(1)
-    chosen = (logits.argmax(1) == first_label[video]) & labels.any(1)[video]  # [N]
+    num_videos = len(sizes)
+    video = torch.repeat_interleave(torch.tensor(sizes)).to(logits.device)  # [N], the video of each row
+    chosen = (logits.argmax(1) == labels.argmax(1)[video]) & labels.any(1)[video]  # [N]
 
     member = F.one_hot(video, num_videos).T * chosen  # [B, N]
     mean_of = member / member.sum(1, keepdim=True).clamp(min=1)
     descriptor = mean_of.to(fused.dtype) @ fused  # [B, D], zero where no proposal is chosen
-    distance = torch.linalg.vector_norm(fused - descriptor[video], dim=1)  # [N]
+    # expand, not descriptor[video]: the gradient of indexing adds up in an order that changes from run to run.
+    own = torch.cat([d.expand(size, -1) for d, size in zip(descriptor, sizes, strict=True)])  # [N, D]
+    distance = torch.linalg.vector_norm(fused - own, dim=1)  # [N]
 
     suppressed = (logits * attention_prob[:, None]).softmax(1)
     return distance_weight * _masked_mean(distance, chosen) + F.mse_loss(logits.softmax(1), suppressed)

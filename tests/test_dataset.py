@@ -119,7 +119,7 @@ def test_videos_of_one_length_may_be_stacked(folder):
         (np.ones((0, 4)), r"video v2: expected a \[T, D\] array of floats, found float64 \[0, 4\]"),
         (np.ones((5, 4), dtype=int), r"video v2: expected a \[T, D\] array of floats, found int64"),
         (None, r"video v2: expected a \[T, D\] array of floats, found NoneType"),
-        (np.ones((5, 6)), r"video v2: features are 6 wide, expected 4"),
+        (np.ones((5, 6)), r"video v2: features are 6 wide, not 4"),
         (np.array([[1.0] * 4, [1, np.inf, 1, 1]]), r"video v2: snippet 1 is not finite"),
     ],
 )
@@ -160,7 +160,7 @@ def test_odd_width(folder):
 
 
 def test_feature_size_that_contradicts_the_data(folder):
-    with pytest.raises(InputError, match=r"video v1: features are 4 wide, expected 2048"):
+    with pytest.raises(InputError, match=r"video v1: features are 4 wide, not 2048"):
         load(folder, np.ones((5, 4)), np.ones((5, 4)), feature_size=2048)
 
 

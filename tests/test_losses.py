@@ -196,6 +196,24 @@ def test_videos_of_one_proposal(sizes):
     assert all(value.grad.isfinite().all() for value in outputs.values())
 
 
+def test_gradients_are_the_same_every_time_on_two_threads():
+    """No sum is formed in an order that the threads decide."""
+    sizes = [300, 200, 100]
+    outputs, proposals, labels, pseudo = batch(sizes, width=256)
+    outputs = {name: value.float().requires_grad_() for name, value in outputs.items()}
+    seen = set()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(30):
+            total = loss(outputs, proposals.float(), sizes, labels.float(), pseudo)["loss_total"]
+            gradients = torch.autograd.grad(total, list(outputs.values()))
+            seen.add(b"".join(gradient.numpy().tobytes() for gradient in gradients))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(seen) == 1
+
+
 def test_total_is_the_weighted_sum():
     sizes = [5, 8]
     for epoch in (1, 70, 71, 160, 161):
