@@ -6,6 +6,7 @@ and refuses everything else; checkpoints go through `torch.load(weights_only=Tru
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -101,6 +102,8 @@ class _Array:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or not all(type(n) is int and n >= 0 for n in shape):
             raise pickle.UnpicklingError("an array has no proper type or shape")
+        if len(shape) > 32 or max(shape, default=0) > 1 << 48:
+            raise pickle.UnpicklingError("an array is larger than any")
         objects = dtype.dtype.hasobject
         length = math.prod(shape) * (1 if objects else dtype.dtype.itemsize)
         if type(data) is not (list if objects else bytes) or len(data) != length:
@@ -133,17 +136,29 @@ class _MakeScalar(_Callable):
     __slots__ = ()
 
     def __call__(self, dtype: _Dtype, data: bytes) -> Any:
+        if len(data) > 1000:
+            raise pickle.UnpicklingError("a single number or string is unexpectedly long")
         if not isinstance(dtype, _Dtype) or dtype.dtype.hasobject or len(data) != dtype.dtype.itemsize:
             raise pickle.UnpicklingError("a number has data of another size")
         return np.frombuffer(data, dtype.dtype)[0].item()
 
 
 class _Latin1(_Callable):
-    """`_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+    """`_codecs.encode`, with which Python 3 writes bytes for Python 2.
 
-    __slots__ = ()
+    Args:
+        budget: how many bytes it may make altogether; else a short file could ask for one long text again and again.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, budget: int) -> None:
+        self._left = budget
 
     def __call__(self, text: str, encoding: str) -> bytes:
+        self._left -= len(text)
+        if self._left < 0:
+            raise pickle.UnpicklingError("more text than the file holds")
         if encoding not in ("latin1", b"latin1"):
             raise pickle.UnpicklingError(f"unexpected text encoding {reprlib.repr(encoding)}")
         return text.encode("latin1")
@@ -155,7 +170,6 @@ _ADMITTED = {
     ("numpy", "dtype"): _MakeDtype(),
     ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),
     ("numpy.core.multiarray", "scalar"): _MakeScalar(),
-    ("_codecs", "encode"): _Latin1(),
 }
 
 
@@ -163,10 +177,11 @@ class _ArrayUnpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="bytes")  # Python 2 strings, and the raw data of its arrays, are bytes
         self._path = path
+        self._admitted = _ADMITTED | {("_codecs", "encode"): _Latin1(path.stat().st_size)}
 
     def find_class(self, module: str, name: str) -> _Callable:
         try:
-            return _ADMITTED[module.replace("numpy._core", "numpy.core"), name]
+            return self._admitted[module.replace("numpy._core", "numpy.core"), name]
         except KeyError:
             raise InputError(
                 f"{self._path}: refused to load {module}.{name}: an array file holds only numbers, strings and "
@@ -176,7 +191,14 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _read_object_array(file: IO[bytes], path: Path) -> np.ndarray:
     start, size = file.tell(), path.stat().st_size
-    for instruction, argument, _ in pickletools.genops(file):
+    frame_end = 0
+    for instruction, argument, position in pickletools.genops(file):
+        # The unpickler reads a frame as one block. An instruction across its end would be read differently there and
+        # here, and what is checked would not be what is run.
+        if position < frame_end < file.tell() or (instruction.name == "FRAME" and position < frame_end):
+            raise pickle.UnpicklingError("an instruction crosses the end of its frame")
+        if instruction.name == "FRAME":
+            frame_end = file.tell() + argument
         if instruction.name not in _INSTRUCTIONS:
             raise pickle.UnpicklingError(f"unexpected pickle instruction {instruction.name}")
         if instruction.name in ("PUT", "LONG_BINPUT") and argument > size:
@@ -277,8 +299,11 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint; train one, or pass --pretrained_ckpt") from None
-    except Exception as error:  # torch.load raises whatever its zip reader or unpickler meets
-        raise InputError(f"{path}: not a readable checkpoint of weights alone ({_one_line(error)})") from None
+    except Exception:  # torch.load raises whatever its zip reader or unpickler meets, and advises what is not safe
+        raise InputError(
+            f"{path}: not a readable checkpoint: expected a PyTorch state dict of plain tensors; anything else could "
+            "run code and is not loaded"
+        ) from None
     wanted = model.state_dict()
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: not a state dict: expected tensors named {next(iter(wanted))}, …")
@@ -321,9 +346,10 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def keep_previous(path: Path) -> None:
-    """Rename a file that an earlier run left, so that writing it anew loses nothing."""
+    """Rename a file that an earlier run left, to `name.1.json` or the next free number."""
     if path.exists():
-        kept = path.with_name(f"{path.stem}.previous{path.suffix}")
+        numbered = (path.with_name(f"{path.stem}.{i}{path.suffix}") for i in itertools.count(1))
+        kept = next(name for name in numbered if not name.exists())
         path.replace(kept)
         log.info(f"{path} of an earlier run is now {kept}")
 

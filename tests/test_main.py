@@ -135,8 +135,8 @@ def test_testing_in_a_trained_folder_keeps_its_results(run, tmp_path):
     checkpoint = out / "ckpt" / "best_model.pkl"
     argv = ("--run_type", "test", "--dataset_name", "Demo", "--exp_dir", out, "--pretrained_ckpt", checkpoint)
     status, printed, _ = run(*argv)
-    assert status == 0 and "results.previous.json" in printed
-    assert {name: (out / f"{name}.previous.json").read_text() for name in before} == before
+    assert status == 0 and "results.1.json" in printed
+    assert {name: (out / f"{name}.1.json").read_text() for name in before} == before
     assert (out / "opt.txt").read_text().count("\nrun_type: ") == 2
 
 

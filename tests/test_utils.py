@@ -122,6 +122,22 @@ def test_lists_that_share_lists_cost_no_more_than_the_file(tmp_path):
         read_array(npy(tmp_path / "x.npy", pickle.dumps(array, 2)))
 
 
+def test_an_instruction_may_not_cross_its_frame(tmp_path):
+    """The unpickler drops the rest of the frame there, and reads on at another place than a checker would."""
+    inner = b"N" * 1000 + b"U\x64" + b"x" * 20  # a string of 100 bytes of which the frame holds 20
+    payload = b"\x80\x04\x95" + len(inner).to_bytes(8, "little") + inner + b"y" * 80
+    payload += b"B\x10\0\0\0" + b"z" * 15 + b"}" + b"."
+    with pytest.raises(InputError, match="crosses the end of its frame"):
+        read_array(npy(tmp_path / "x.npy", payload))
+
+
+def test_one_long_text_again_and_again(tmp_path):
+    text = b"c_codecs\nencode\nq\x01(X\x10\x27\0\0" + b"a" * 10_000 + b"X\x06\0\0\0latin1tq\x02R0"
+    payload = b"\x80\x02]" + text.replace(b"R0", b"Ra") + b"h\x01h\x02Ra" * 1000 + b"."
+    with pytest.raises(InputError, match="more text than the file holds"):
+        read_array(npy(tmp_path / "x.npy", payload))
+
+
 def test_strings_of_no_length_are_refused(tmp_path):
     with open(tmp_path / "x.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|S0", "fortran_order": False, "shape": (10**12,)})
@@ -276,10 +292,11 @@ def test_finite_numbers():
 def test_an_earlier_file_is_kept(tmp_path):
     path = tmp_path / "results.json"
     keep_previous(path)
-    for text in ("first", "second"):
+    for text in ("first", "second", "third"):
         keep_previous(path)
         path.write_text(text)
-    assert (tmp_path / "results.previous.json").read_text() == "first" and path.read_text() == "second"
+    names = ("results.1.json", "results.2.json", "results.json")
+    assert [(tmp_path / name).read_text() for name in names] == ["first", "second", "third"]
 
 
 def test_auto_device_exists():
