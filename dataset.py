@@ -43,7 +43,10 @@ class Annotations:
         """
         videos = [video for video, own in zip(self.videos, self.subsets, strict=True) if own == subset]
         if not videos:
-            raise InputError(f"no video has subset {subset!r}; the annotations have {sorted(set(self.subsets))}")
+            raise InputError(
+                f"no video has subset {subset!r}; the annotations have {sorted(set(self.subsets))} "
+                "(--train_subset, --test_subset)"
+            )
         return videos
 
     def ground_truth(self, subset: str) -> pd.DataFrame:

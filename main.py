@@ -19,6 +19,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ from utils import (
     pick_device,
     save_weights,
     seed_everything,
+    some_of,
     write_json,
 )
 
@@ -183,6 +185,9 @@ def evaluate_file(options: Namespace) -> None:
     truth = test_instances(options, annotations)
     detections = read_detections(options.detections, videos, annotations.class_names)
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
+    without = sorted(set(videos) - set(detections["video"]))
+    if without:
+        log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
     results = evaluate(detections, truth, annotations.class_names, options.tiou)
     start_run(options)
     write_results(options, results | {"detections": str(options.detections)})
@@ -226,8 +231,9 @@ class Data:
 
 
 def make_demo_on_first_use(options: Namespace) -> None:
-    """Make the demo dataset when it is asked for and not there; its features are written last."""
-    if options.dataset_name == "Demo" and not dataset_files(options).features.exists():
+    """Make the demo dataset when it is asked for, at its own place, and not there; its features are written last."""
+    own_place = options.dataset_root == Path("data/Demo")
+    if options.dataset_name == "Demo" and own_place and not dataset_files(options).features.exists():
         log.info(f"making the demo dataset (simulated) in {options.dataset_root}")
         make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
 
@@ -248,14 +254,17 @@ def require_input(options: Namespace) -> None:
     for part in PARTS[options.run_type]:
         needed[files.proposals[part]] = "proposals, for instance the detections of LAC or P-MIL"
     if options.run_type == "train":
-        needed |= {files.descriptors / name: "class descriptors, from the SEAL release" for name in DESCRIPTOR_FILES}
+        needed |= {
+            files.descriptors / name: "class descriptors, see descriptors/README.md" for name in DESCRIPTOR_FILES
+        }
     if options.pretrained_ckpt is not None:
         needed[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
     missing = [f"  {path}: {source}" for path, source in needed.items() if not path.is_file()]
     if missing:
         hint = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
-        lines = [f"{len(missing)} missing file{'s' if len(missing) > 1 else ''}:", *missing]
-        raise InputError("\n".join(lines if options.dataset_name == "Demo" else [*lines, hint]))
+        lines = [f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (from {Path.cwd()}):", *missing]
+        nothing_there = not files.annotations.exists() and options.dataset_name != "Demo"
+        raise InputError("\n".join([*lines, hint] if nothing_there else lines))
 
 
 def test_instances(options: Namespace, annotations: Annotations) -> pd.DataFrame:
