@@ -93,6 +93,15 @@ class _Dtype:
         self.dtype = self.dtype if order == "|" else self.dtype.newbyteorder(order)
 
 
+def _with_real_characters(array: np.ndarray) -> np.ndarray:
+    """The array; numpy itself fails, later and obscurely, on text that holds no Unicode."""
+    if array.dtype.kind == "U":
+        codes = np.frombuffer(array.tobytes(), np.dtype("u4").newbyteorder(array.dtype.byteorder))
+        if codes.max(initial=0) > 0x10FFFF:
+            raise ValueError("it holds text that is no Unicode")
+    return array
+
+
 class _Array:
     """Stands for a `numpy.ndarray`; `items` is a list for an object array, else the finished array."""
 
@@ -109,7 +118,9 @@ class _Array:
         if type(data) is not (list if objects else bytes) or len(data) != length:
             raise pickle.UnpicklingError(f"an array of shape {shape} has data of another size")
         self.shape = shape
-        self.items = data if objects else np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+        if not objects:
+            data = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+        self.items = data if objects else _with_real_characters(data)
 
 
 class _Callable:
@@ -140,7 +151,7 @@ class _MakeScalar(_Callable):
             raise pickle.UnpicklingError("a single number or string is unexpectedly long")
         if not isinstance(dtype, _Dtype) or dtype.dtype.hasobject or len(data) != dtype.dtype.itemsize:
             raise pickle.UnpicklingError("a number has data of another size")
-        return np.frombuffer(data, dtype.dtype)[0].item()
+        return _with_real_characters(np.frombuffer(data, dtype.dtype))[0].item()
 
 
 class _Latin1(_Callable):
@@ -244,7 +255,7 @@ def read_array(path: Path) -> np.ndarray:
                 raise ValueError(f"it ends before its {shape} array does")
             else:
                 file.seek(0)
-                array = np.load(file, allow_pickle=False)
+                array = _with_real_characters(np.load(file, allow_pickle=False))
         if not isinstance(array, np.ndarray) or array.shape != shape:
             raise ValueError(f"it does not hold the {shape} array that it declares")
         return array

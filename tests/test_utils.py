@@ -138,6 +138,17 @@ def test_one_long_text_again_and_again(tmp_path):
         read_array(npy(tmp_path / "x.npy", payload))
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_text_that_is_no_unicode(tmp_path, order):
+    bad = np.frombuffer(np.array([65, 0x110000], order + "u4").tobytes(), order + "U2")
+    nested = np.empty(1, dtype=object)
+    nested[0] = bad
+    for array in (bad, nested):
+        np.save(tmp_path / "x.npy", array)
+        with pytest.raises(InputError, match=r"x.npy: .*no Unicode"):
+            read_array(tmp_path / "x.npy")
+
+
 def test_strings_of_no_length_are_refused(tmp_path):
     with open(tmp_path / "x.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|S0", "fortran_order": False, "shape": (10**12,)})
