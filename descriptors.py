@@ -83,7 +83,7 @@ class PseudoLabels(NamedTuple):
 
     def select(self, videos: Sequence[int]) -> PseudoLabels:
         """The pseudo-labels of some of the videos, in the given order."""
-        return PseudoLabels(*(field[list(videos)] for field in self))
+        return PseudoLabels(*(torch.stack([field[i] for i in videos]) for field in self))
 
 
 def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:

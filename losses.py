@@ -4,7 +4,8 @@
 
 Axes: B videos of a batch, N rows (the proposals of all of them, one video under another), M proposals of one
 video, C classes without and C+1 with the background, which is the last column. `sizes` holds the M of each video.
-Loops run over the videos of a batch: ten short steps, because videos differ in M; none runs over proposals.
+Loops run over the videos of a batch: ten short steps, because videos differ in M; none runs over proposals. What is
+left out is masked rather than cut out: how much that is only the device knows, and a GPU is never waited for.
 """
 
 from __future__ import annotations
@@ -100,14 +101,14 @@ def process_consistency_loss(
         weight_center · centre + weight_distance · distance + weight_penalty · penalty, each a sum over the kept
         proposals of the batch divided by their number; 0 when none is kept.
     """
-    total, count = attention_prob.new_zeros(()), 0
+    total = count = attention_prob.new_zeros(())
     per_video = (x.split(sizes) for x in (attention_prob.detach(), completeness_prob, proposals))
     for a, u, segments in zip(*per_video, strict=True):
-        pseudo_instances = segments[~(a < gamma * a.max())]  # never empty, even if a is nan
-        overlap, nearest = tiou(segments[:, None], pseudo_instances, epsilon=1e-6).max(1)  # [M] each
-        kept = overlap > 0
-        u, (start, end) = u[kept], segments[kept].T  # [K] each
-        match_start, match_end = pseudo_instances[nearest[kept]].T
+        pseudo_instance = ~(a < gamma * a.max())  # [M], never all false, even if a is nan
+        overlap = tiou(segments[:, None], segments, epsilon=1e-6)  # [M, M]
+        overlap, nearest = overlap.where(pseudo_instance, -1).max(1)  # [M] each
+        kept, u, segments, match = _cut_if_free(overlap > 0, u, segments, segments[nearest])  # [M], or [K] each
+        kept, (start, end), (match_start, match_end) = kept.to(u.dtype), segments.T, match.T
         match_center = (match_start + match_end) / 2
 
         inner_start, inner_end = torch.maximum(start, match_start), torch.minimum(end, match_end)
@@ -116,17 +117,15 @@ def process_consistency_loss(
         # Row i is a completeness and column j a geometry: every pair of them, or the diagonal alone.
         scale = u[:, None] if center == "all_pairs" else u
         estimate = (inner_end - inner_start) / 2 * scale + (torch.minimum(start, match_start) + inner_start) / 2
+        off_center = F.smooth_l1_loss(estimate, match_center.expand_as(estimate), reduction="none")
+        off_center = kept @ off_center if center == "all_pairs" else off_center  # [M], by geometry
         distance = ((start + end) / 2 - match_center).abs() / inter
-        incomplete = inter / (match_end - match_start) < 0.5
+        distance = F.smooth_l1_loss(distance, torch.zeros_like(distance), reduction="none")
+        penalty = (1 - u) * (inter / (match_end - match_start) < 0.5)
 
-        total = (
-            total
-            + weight_center * F.smooth_l1_loss(estimate, match_center.expand_as(estimate), reduction="sum")
-            + weight_distance * F.smooth_l1_loss(distance, torch.zeros_like(distance), reduction="sum")
-            + weight_penalty * ((1 - u) * incomplete).sum()
-        )
-        count += len(u)
-    return total / max(count, 1)
+        total = total + kept @ (weight_center * off_center + weight_distance * distance + weight_penalty * penalty)
+        count = count + kept.sum()
+    return total / count.clamp(min=1)
 
 
 def semantic_consistency_loss(
@@ -153,19 +152,33 @@ def semantic_consistency_loss(
         the mean squared error between softmax(x) and softmax(a·x), background left out of both.
     """
     logits = class_logits[:, :-1]  # [N, C]
-    num_videos = len(sizes)
-    video = torch.repeat_interleave(torch.tensor(sizes)).to(logits.device)  # [N], the video of each row
+    video = _by_row(torch.arange(len(sizes), device=labels.device), sizes)  # [N], the video of each row
     chosen = (logits.argmax(1) == labels.argmax(1)[video]) & labels.any(1)[video]  # [N]
 
-    member = F.one_hot(video, num_videos).T * chosen  # [B, N]
+    member = F.one_hot(video, len(sizes)).T * chosen  # [B, N]
     mean_of = member / member.sum(1, keepdim=True).clamp(min=1)
     descriptor = mean_of.to(fused.dtype) @ fused  # [B, D], zero where no proposal is chosen
-    # expand, not descriptor[video]: the gradient of indexing adds up in an order that changes from run to run.
-    own = torch.cat([d.expand(size, -1) for d, size in zip(descriptor, sizes, strict=True)])  # [N, D]
-    distance = torch.linalg.vector_norm(fused - own, dim=1)  # [N]
+    distance = torch.linalg.vector_norm(fused - _by_row(descriptor, sizes), dim=1)  # [N]
 
     suppressed = (logits * attention_prob[:, None]).softmax(1)
     return distance_weight * _masked_mean(distance, chosen) + F.mse_loss(logits.softmax(1), suppressed)
+
+
+def _cut_if_free(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """The mask and the values, on the CPU without the rows where the mask is false; elsewhere whole.
+
+    Whoever calls this weighs rows by the mask it gets back, so cutting changes nothing but the time. On the CPU it
+    saves work; another device would have to be waited for, to learn how many rows are left.
+    """
+    return tuple(x[mask] for x in (mask, *values)) if mask.is_cpu else (mask, *values)
+
+
+def _by_row(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """What belongs to each video, `[B, …]`, beside each of its proposals: `[N, …]`.
+
+    Not by indexing: the gradient of that adds up in an order that changes from run to run.
+    """
+    return torch.cat([value.expand(size, *value.shape) for value, size in zip(values, sizes, strict=True)])
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

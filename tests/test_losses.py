@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+import losses
 from losses import (
     Criterion,
     multiple_instance_loss,
@@ -223,3 +224,21 @@ def test_total_is_the_weighted_sum():
         expected = sum(weight * terms[name] for name, weight in Criterion().weights(epoch).items())
         assert float(terms["loss_total"]) == pytest.approx(float(expected))
     assert Criterion().sc_weight(71) == 0 and Criterion().sme_weight(161) == 0
+
+
+@pytest.mark.parametrize("center", ["all_pairs", "matched"])
+def test_cutting_rows_out_changes_nothing(center, monkeypatch):
+    """On the CPU, PC cuts out the proposals that it leaves out; other devices keep them, with no weight."""
+    found = []
+    for cut in (losses._cut_if_free, lambda mask, *values: (mask, *values)):
+        monkeypatch.setattr(losses, "_cut_if_free", cut)
+        outputs, proposals, _, _ = batch([30, 1, 12])
+        proposals[3] = 500.0  # overlaps nothing, not even itself
+        u = outputs["completeness_logits"].sigmoid().requires_grad_()
+        value = process_consistency_loss(
+            (4 * outputs["attention_logits"]).sigmoid(), u, proposals, [30, 1, 12], center=center, **PC
+        )
+        found.append((value.detach(), *torch.autograd.grad(value, u)))
+    assert (found[0][1] == 0).any()
+    for cut, whole in zip(*found, strict=True):
+        torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
