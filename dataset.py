@@ -6,9 +6,13 @@ M proposals of a video, T snippets, D features, C classes without background.
 
 from __future__ import annotations
 
+import math
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from proposals import roi_pool, snippets_to_seconds
-from utils import InputError, is_finite_number, read_array, some_of
+from utils import (
+    InputError,
+    free_memory,
+    is_finite_number,
+    is_plain_name,
+    log,
+    map_array,
+    read_array,
+    release_memory,
+    some_of,
+    to_device,
+)
 
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 
@@ -152,15 +167,61 @@ def _read_ambiguous(path: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Video:
-    """All that training and testing need of a video; its raw features are gone."""
+    """All that training and testing need of a video."""
 
     name: str
     labels: Tensor  # [C] 0 or 1
     segments_snip: np.ndarray  # [M, 2] float64 proposals
     proposals: Tensor  # [M, 2] the same as float32, on the device
-    pooled: Tensor  # [M, 3, D] what the network reads, on the device
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
     num_snippets: int  # T
+    pooled: Tensor | None  # [M, 3, D] what the network reads, on the device; None if it is not kept, and then
+    pool: Callable[[np.ndarray], Tensor] | None  # makes it, [m, 3, D] of [m, 2] segments
+
+    def rows(self, keep: Tensor | None = None) -> Tensor:
+        """What the network reads of the proposals, or of those whose indices are in `keep`: `[m, 3, D]`."""
+        if self.pooled is None:
+            return self.pool(self.segments_snip if keep is None else self.segments_snip[keep.numpy()])
+        return self.pooled if keep is None else self.pooled[to_device(keep, self.pooled.device)]
+
+
+class Features:
+    """The features of all videos, in the order of `videoname.npy`, from one object array or from a file per video.
+
+    The object array is in memory as a whole; of a folder, `<video>.npy` is mapped while it is read.
+
+    Args:
+        path: the object array, or the folder.
+        videos: their names.
+
+    Raises:
+        InputError: the array is damaged, or its number of videos is not that of the annotations.
+    """
+
+    def __init__(self, path: Path, videos: Sequence[str]) -> None:
+        self.path, self.videos = path, videos
+        self.in_memory = None if path.is_dir() else read_features(path, videos)
+
+    def file(self, i: int) -> Path:
+        """The file that holds a video.
+
+        Raises:
+            InputError: the video's name cannot name one.
+        """
+        if self.in_memory is not None:
+            return self.path
+        if not is_plain_name(self.videos[i]):
+            raise InputError(f"{self.path}: video {self.videos[i]!r} cannot name a file; use one array for all videos")
+        return self.path / f"{self.videos[i]}.npy"
+
+    def array(self, i: int) -> Any:
+        """A video as it is stored, not checked."""
+        return map_array(self.file(i)) if self.in_memory is None else self.in_memory[i]
+
+    def forget(self, i: int) -> None:
+        """Give back the memory of a video that is not needed again."""
+        if self.in_memory is not None:
+            self.in_memory[i] = None
 
 
 def read_features(path: Path, videos: Sequence[str]) -> np.ndarray:
@@ -199,13 +260,32 @@ def check_features(array: Any, path: Path, video: str, feature_size: int | None)
         )
     if array.shape[1] < 2 or array.shape[1] % 2:
         raise InputError(f"{path}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused below
-        features = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    features = _as_tensor(array)
     finite = features.isfinite().all(1)
     if not finite.all():
         snippet = int((~finite).nonzero()[0])
         raise InputError(f"{path}: video {video}: snippet {snippet} is not finite in float32; extract this video again")
     return features
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """A float32 copy; what float32 cannot hold becomes inf."""
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+
+
+def check_range(features: Tensor, path: Path, video: str, pooled_dtype: torch.dtype) -> None:
+    """Refuse features whose differences float16 cannot hold, if that is what is asked for.
+
+    Raises:
+        InputError: as said.
+    """
+    limit = torch.finfo(torch.float16).max / 2
+    if pooled_dtype == torch.float16 and (largest := float(features.abs().max())) > limit:
+        raise InputError(
+            f"{path}: video {video}: features reach {largest:g}, and --pooled_dtype float16 can hold differences of "
+            f"up to {limit:g}; choose float32"
+        )
 
 
 def check_proposals(segments_snip: np.ndarray, video: str, num_snippets: int) -> None:
@@ -231,38 +311,84 @@ def load_videos(
     roi_size: int,
     feature_size: int | None = None,
     device: torch.device | str = "cpu",
+    cache: str = "memory",
+    pooled_dtype: torch.dtype = torch.float32,
 ) -> dict[str, Video]:
-    """Pool the proposals of every video that has an entry in `proposals`, once and for all.
+    """Read and check every video that has an entry in `proposals`, and pool its proposals once and for all.
 
     Args:
         annotations: of the dataset.
-        feature_path: the object array of features.
+        feature_path: the object array of features, or the folder of one file per video.
         proposals: `[M, 2]` in snippets per video; videos not named here are not loaded.
         roi_size: R.
         feature_size: D to insist on; None takes it from the data.
         device: where the pooled proposals go.
+        cache: `memory` keeps the pooled proposals; `none` pools them again for each batch; `auto` keeps them if they
+            fit (see `fits_in_memory`).
+        pooled_dtype: what pooled proposals are rounded to, kept or not.
+
+    Raises:
+        InputError: a file is missing or damaged, or holds what cannot be used.
     """
-    features = read_features(feature_path, annotations.videos)
+    device = torch.device(device)
+    features = Features(feature_path, annotations.videos)
+    chosen = [i for i, name in enumerate(annotations.videos) if name in proposals]
+    if missing := [annotations.videos[i] for i in chosen if not features.file(i).is_file()]:
+        raise InputError(
+            f"{feature_path}: {len(missing)} of {len(chosen)} videos have no file: {some_of(missing)}; add them, or "
+            "remove the folder if the features are in one array"
+        )
+    for i in set(range(len(annotations.videos))) - set(chosen):
+        features.forget(i)
+
+    def checked(i: int) -> Tensor:
+        return check_features(features.array(i), features.file(i), annotations.videos[i], feature_size)
+
+    feature_size = checked(chosen[0]).shape[1]
+    sizes = [len(proposals[annotations.videos[i]]) for i in chosen]
+    shape = (sum(sizes), 3, feature_size)
+    kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
+    stores = torch.empty(shape, dtype=pooled_dtype, device=device).split(sizes) if kept else [None] * len(sizes)
     videos = {}
-    for i, name in enumerate(tqdm(annotations.videos, desc="pooling proposals", unit="video", leave=False)):
-        raw, features[i] = features[i], None  # raw features are freed as soon as they are pooled
-        if name not in proposals:
-            continue
-        raw = check_features(raw, feature_path, name, feature_size)
-        feature_size = raw.shape[1]
+    progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
+    for i, pooled in zip(progress, stores, strict=True):
+        name, raw = annotations.videos[i], checked(i)
         segments = proposals[name]
+        check_range(raw, features.file(i), name, pooled_dtype)
         check_proposals(segments, name, len(raw))
-        pooled = roi_pool(raw, torch.from_numpy(segments), roi_size)
+        if kept:
+            pooled.copy_(roi_pool(raw, torch.from_numpy(segments), roi_size))
+            features.forget(i)
+            if len(videos) % 16 == 0:  # often enough to keep the peak low, and too seldom to cost time
+                release_memory()
         videos[name] = Video(
             name=name,
             labels=torch.from_numpy(annotations.labels[i]).to(device),
             segments_snip=segments,
             proposals=torch.from_numpy(segments).float().to(device),
-            pooled=pooled.to(device),
             mean=raw.mean(0).to(device),
             num_snippets=len(raw),
+            pooled=pooled,
+            pool=None if kept else partial(_pool, features, i, roi_size, pooled_dtype),
         )
+    release_memory()
     return videos
+
+
+def _pool(features: Features, i: int, roi_size: int, dtype: torch.dtype, segments_snip: np.ndarray) -> Tensor:
+    return roi_pool(_as_tensor(features.array(i)), torch.from_numpy(segments_snip), roi_size).to(dtype)
+
+
+def fits_in_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a tensor takes at most 70% of the memory that is free, which leaves room to train; says so."""
+    size, free = math.prod(shape) * dtype.itemsize, free_memory(device)
+    fits = free is None or size <= 0.7 * free
+    log.info(
+        f"pooled proposals: {size / 1e9:.2f} GB of {str(dtype).removeprefix('torch.')}, "
+        f"{'unknown' if free is None else f'{free / 1e9:.1f} GB'} free on {device}: "
+        f"{'kept in memory' if fits else 'pooled again for each batch'} (--cache auto)"
+    )
+    return fits
 
 
 # ---------------------------------------------------------------------------------------------- batches
@@ -284,43 +410,68 @@ def make_batch(
     chosen: Sequence[int],
     max_proposal: int | None = None,
     generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Batch:
-    """Put videos one under another; one with more than `max_proposal` proposals gives a random choice of them."""
+    """Put videos one under another; one with more than `max_proposal` proposals gives a random choice of them.
+
+    `dtype` is that of the rows, however the pooled proposals are kept.
+    """
     rows, proposals = [], []
     for video in (videos[i] for i in chosen):
-        if max_proposal is not None and len(video.pooled) > max_proposal:
-            keep = torch.randperm(len(video.pooled), generator=generator)[:max_proposal].sort().values
-            keep = keep.to(video.pooled.device)
-            rows.append(video.pooled[keep])
-            proposals.append(video.proposals[keep])
-        else:
-            rows.append(video.pooled)
-            proposals.append(video.proposals)
+        keep = None
+        if max_proposal is not None and len(video.proposals) > max_proposal:
+            keep = torch.randperm(len(video.proposals), generator=generator)[:max_proposal].sort().values
+        rows.append(video.rows(keep))
+        device = video.proposals.device
+        proposals.append(video.proposals if keep is None else video.proposals[to_device(keep, device)])
     return Batch(
         videos=list(chosen),
         sizes=[len(part) for part in rows],
-        rows=torch.cat(rows),
+        rows=to_device(torch.cat(rows, out=rows[0].new_empty(0, dtype=dtype)), device),
         proposals=torch.cat(proposals),
         labels=torch.stack([videos[i].labels for i in chosen]),
     )
 
 
 def training_batches(
-    videos: Sequence[Video], batch_size: int, max_proposal: int, generator: torch.Generator
+    videos: Sequence[Video],
+    batch_size: int,
+    max_proposal: int,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Batch]:
     """One epoch of batches in a fresh random order; the last partial batch is dropped (SPEC section 5)."""
     order = torch.randperm(len(videos), generator=generator).tolist()
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        yield make_batch(videos, order[start : start + batch_size], max_proposal, generator)
+    starts = range(0, len(order) - batch_size + 1, batch_size)
+    chosen = (order[start : start + batch_size] for start in starts)
+    return _ahead_if_pooled_now(videos, (make_batch(videos, part, max_proposal, generator, dtype) for part in chosen))
 
 
-def evaluation_batches(videos: Sequence[Video], rows_at_a_time: int = 2048) -> Iterator[Batch]:
+def evaluation_batches(
+    videos: Sequence[Video], rows_at_a_time: int = 2048, dtype: torch.dtype = torch.float32
+) -> Iterator[Batch]:
     """All videos in order, as many at a time as make up the given number of rows."""
-    chosen: list[int] = []
-    count = 0
+    groups, count = [], rows_at_a_time
     for i, video in enumerate(videos):
-        chosen.append(i)
-        count += len(video.pooled)
-        if count >= rows_at_a_time or i == len(videos) - 1:
-            yield make_batch(videos, chosen)
-            chosen, count = [], 0
+        if count >= rows_at_a_time:
+            groups.append([])
+            count = 0
+        groups[-1].append(i)
+        count += len(video.proposals)
+    return _ahead_if_pooled_now(videos, (make_batch(videos, group, dtype=dtype) for group in groups))
+
+
+def _ahead_if_pooled_now(videos: Sequence[Video], batches: Iterator[Batch]) -> Iterator[Batch]:
+    return batches if videos[0].pooled is not None else made_ahead(batches)
+
+
+def made_ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+    """The same batches in the same order, made by a thread of their own up to `depth` ahead of their use.
+
+    A thread is enough, since reading files and pooling leave the interpreter free.
+    """
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        ahead = deque(worker.submit(next, batches, None) for _ in range(depth))
+        while (batch := ahead.popleft().result()) is not None:
+            ahead.append(worker.submit(next, batches, None))
+            yield batch

@@ -42,7 +42,7 @@ from dataset import (
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import PseudoLabels, pseudo_labels, read_descriptors
 from eval.classification import video_figures
-from eval.postprocess import VideoDetections, detect_batch
+from eval.postprocess import LOGITS, detect_batch
 from eval.protocols import detection_table, evaluate, figures, read_detections, results_table, summary, write_detections
 from losses import Criterion
 from model import SEAL
@@ -55,6 +55,7 @@ from utils import (
     load_weights,
     log,
     pick_device,
+    release_memory,
     save_weights,
     seed_everything,
     some_of,
@@ -69,6 +70,8 @@ PARTS = {"train": ("train", "test"), "test": ("test",), "eval": ()}  # what each
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status is 2 when the input cannot be used."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    # PyTorch's switch for large pages under large CPU tensors: fewer page faults, and less memory lost between tensors.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     options = parse_options(argv)
     versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
     log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
@@ -88,7 +91,7 @@ def train(options: Namespace) -> None:
     """`--run_type train`: train from scratch or from `--pretrained_ckpt`, evaluating on the way."""
     check_exp_dir(options)
     shuffler = seed_everything(options.seed)
-    device = pick_device(options.device)
+    device = pick_device(options.device, tf32=options.tf32)
     data = load_data(options, device)
     model = build_model(options, data, device)
     criterion = build_criterion(options)
@@ -102,9 +105,10 @@ def train(options: Namespace) -> None:
     progress = tqdm(range(1, options.max_epoch + 1), desc="training", unit="epoch")
     for epoch in progress:
         began = time.perf_counter()
-        batches = training_batches(data.train, options.batch_size, options.max_proposal, shuffler)
+        batches = training_batches(data.train, options.batch_size, options.max_proposal, shuffler, model.precision)
         terms = train_epoch(model, batches, data, criterion, optimizer, epoch)
         run_log.epoch(epoch, terms, time.perf_counter() - began)
+        release_memory()  # epochs leave gaps of many sizes, which would add up
         progress.set_postfix(loss=f"{terms['loss_total']:.3f}")
         due = epoch % (options.interval or 10) == 0 or epoch == options.max_epoch
         if due:
@@ -145,9 +149,9 @@ def train_epoch(
     for batch in batches:
         pseudo = data.pseudo.select(batch.videos)
         terms = criterion(model(batch.rows), batch.proposals, batch.sizes, batch.labels, pseudo, epoch)
-        optimizer.zero_grad()
         terms["loss_total"].backward()
         optimizer.step()
+        optimizer.zero_grad()  # here, so that gradients and activations are not in memory at once
         history.append(torch.stack([term.detach() for term in terms.values()]))
         videos.append(batch.videos)
     values = torch.stack(history).cpu()  # [steps, terms]; only here does the program wait for the device
@@ -165,7 +169,7 @@ def train_epoch(
 def test(options: Namespace) -> None:
     """`--run_type test`: detections and figures of a checkpoint."""
     check_exp_dir(options)
-    device = pick_device(options.device)
+    device = pick_device(options.device, tf32=options.tf32)
     data = load_data(options, device)
     results, detections = evaluate_model(build_model(options, data, device), data, options)
     start_run(options)
@@ -199,17 +203,18 @@ def evaluate_file(options: Namespace) -> None:
 
 def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
     """Run the network over the test videos: the figures of `results.json`, and the table of detections."""
-    found: list[VideoDetections] = []
+    parts = []
     with tqdm(total=len(data.test), desc="testing", unit="video", leave=False) as progress:
-        for batch in evaluation_batches(data.test):
-            videos = [data.test[i] for i in batch.videos]
-            found += detect_batch(
-                model.scores(batch.rows),
-                [video.segments_snip for video in videos],
-                [data.annotations.ambiguous.get(video.name) for video in videos],
-                threshold_cls=options.threshold_cls,
-            )
-            progress.update(len(videos))
+        for batch in evaluation_batches(data.test, dtype=model.precision):
+            outputs = model.scores(batch.rows)
+            parts.append({name: outputs[name] for name in LOGITS})
+            progress.update(len(batch.videos))
+    found = detect_batch(
+        {name: torch.cat([part[name] for part in parts]) for name in LOGITS},
+        [video.segments_snip for video in data.test],
+        [data.annotations.ambiguous.get(video.name) for video in data.test],
+        threshold_cls=options.threshold_cls,
+    )
     detections = detection_table([video.name for video in data.test], found)
     labels = np.stack([video.labels.cpu().numpy() for video in data.test])
     results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou)
@@ -249,7 +254,7 @@ def require_input(options: Namespace) -> None:
     needed = {files.annotations / f"{name}.npy": f"annotations, from {release}" for name in ANNOTATION_FILES}
     if options.run_type == "eval":
         needed[options.detections] = "the detections to evaluate"
-    else:
+    elif not files.features.is_dir():  # a folder of one file per video is looked into when it is read
         needed[files.features] = f"I3D features, from {release}"
     for part in PARTS[options.run_type]:
         needed[files.proposals[part]] = "proposals, for instance the detections of LAC or P-MIL"
@@ -305,12 +310,14 @@ def load_data(options: Namespace, device: torch.device) -> Data:
         roi_size=options.roi_size,
         feature_size=options.feature_size,
         device=device,
+        cache=options.cache,
+        pooled_dtype=getattr(torch, options.pooled_dtype),
     )
     parts = {part: [loaded[name] for name in videos] for part, videos in names.items()}
     for part, videos in parts.items():
         log.info(
             f"{part}: {len(videos)} videos, {sum(video.num_snippets for video in videos)} snippets, "
-            f"{sum(len(video.pooled) for video in videos)} proposals"
+            f"{sum(len(video.proposals) for video in videos)} proposals"
         )
     feature_size = parts["test"][0].mean.numel()
     log.info(f"{num_class} classes, {len(truth)} test instances, features {feature_size} wide; device {device}")
@@ -328,6 +335,7 @@ def build_model(options: Namespace, data: Data, device: torch.device) -> SEAL:
         feature_size=data.test[0].mean.numel(),
         num_class=len(data.annotations.class_names),
         dropout_ratio=options.dropout_ratio,
+        precision=getattr(torch, options.precision),
     )
     if options.pretrained_ckpt is not None:
         load_weights(model, options.pretrained_ckpt)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class PointwiseLinear(nn.Linear):
 
 
 def _branch(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(PointwiseLinear(width, width // 2), nn.ReLU(), PointwiseLinear(width // 2, out))
+    return nn.Sequential(PointwiseLinear(width, width // 2), nn.ReLU(inplace=True), PointwiseLinear(width // 2, out))
 
 
 class ProposalBackbone(nn.Module):
@@ -32,7 +34,7 @@ class ProposalBackbone(nn.Module):
     def __init__(self, feature_size: int, num_class: int, dropout_ratio: float) -> None:
         super().__init__()
         self.prop_fusion = nn.Sequential(
-            nn.Linear(3 * feature_size, feature_size), nn.ReLU(), nn.Dropout(dropout_ratio)
+            nn.Linear(3 * feature_size, feature_size), nn.ReLU(inplace=True), nn.Dropout(dropout_ratio)
         )
         self.prop_classifier = _branch(feature_size, num_class + 1)
         self.prop_attention = _branch(feature_size, 1)
@@ -56,23 +58,35 @@ class SEAL(nn.Module):
         feature_size: D, RGB and flow together.
         num_class: C, background excluded.
         dropout_ratio: of the fused features, in training.
+        precision: of the matrix products, float32 or bfloat16. Weights are float32 in either case.
     """
 
-    def __init__(self, *, feature_size: int, num_class: int, dropout_ratio: float = 0.5) -> None:
+    def __init__(
+        self,
+        *,
+        feature_size: int,
+        num_class: int,
+        dropout_ratio: float = 0.5,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.prop_fused_backbone = ProposalBackbone(feature_size, num_class, dropout_ratio)
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         """Score proposals.
 
         Args:
-            rows: `[N, 3, D]` pooled proposals.
+            rows: `[N, 3, D]` pooled proposals, in any floating-point type.
 
         Returns:
             `class_logits` `[N, C+1]` with the background last, `attention_logits` `[N]`, `completeness_logits`
-            `[N]` (the predicted IoU before its sigmoid), and `fused` `[N, D]`.
+            `[N]` (the predicted IoU before its sigmoid), and `fused` `[N, D]`: float32 at any precision.
         """
-        return self.prop_fused_backbone(rows)
+        exact = self.precision == torch.float32
+        with nullcontext() if exact else torch.autocast(rows.device.type, self.precision):
+            outputs = self.prop_fused_backbone(rows.to(self.precision))
+        return {name: value.float() for name, value in outputs.items()}
 
     @torch.no_grad()
     def scores(self, rows: Tensor) -> dict[str, Tensor]:

@@ -98,9 +98,27 @@ def build_parser() -> argparse.ArgumentParser:
     add("--feature_size", type=_count, help="feature width, RGB and flow together (what the data says when not given)")
     add("--roi_size", type=_number(int, 6, 1000), default=12, help="RoI bins of a proposal")
     add("--max_proposal", type=_count, default=3000, help="proposals of a video used in a training step")
+    add(
+        "--cache",
+        choices=("auto", "memory", "none"),
+        default="auto",
+        help="pooled proposals: kept in memory, pooled again for each batch, or kept if they fit",
+    )
+    add(
+        "--pooled_dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="what pooled proposals are kept in (--precision when not given, which loses nothing)",
+    )
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch_size", type=_count, default=10, help="videos in a batch")
+    add(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the network's matrix products; losses and weights are float32",
+    )
+    add("--tf32", action="store_true", help="on CUDA, let float32 matrix products round their input to TF32")
     add("--lr", type=_positive, default=5e-5, help="learning rate of Adam")
     add("--weight_decay", type=_weight, default=1e-3, help="L2 penalty")
     add("--dropout_ratio", type=_share, default=0.5, help="of the fused features")
@@ -151,9 +169,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def _derived_defaults(options: argparse.Namespace) -> dict[str, Path]:
+def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str]:
     """The defaults that follow from other options."""
-    derived = {"dataset_root": Path("data") / options.dataset_name}
+    derived = {"dataset_root": Path("data") / options.dataset_name, "pooled_dtype": options.precision}
     if options.run_type == "test":
         derived["pretrained_ckpt"] = Path("checkpoints") / "best_model.pkl"
     return derived
@@ -163,7 +181,7 @@ def _derived_defaults(options: argparse.Namespace) -> dict[str, Path]:
 class DatasetFiles:
     """Where the files of a dataset lie (SPEC section 1)."""
 
-    features: Path
+    features: Path  # a folder with a file per video where there is one, else one file
     annotations: Path  # a folder
     descriptors: Path  # a folder
     proposals: dict[str, Path]  # of each part, `train` and `test`
@@ -172,8 +190,9 @@ class DatasetFiles:
 def dataset_files(options: argparse.Namespace) -> DatasetFiles:
     """The files of the dataset that the options name."""
     name = options.dataset_name
+    per_video = options.dataset_root / "features"
     return DatasetFiles(
-        features=options.dataset_root / f"{name}-I3D-JOINTFeatures.npy",
+        features=per_video if per_video.is_dir() else options.dataset_root / f"{name}-I3D-JOINTFeatures.npy",
         annotations=options.dataset_root / f"{name}-Annotations",
         descriptors=options.descriptors_root / name,
         proposals={part: options.proposals_root / f"Proposals_{name}_{part}.json" for part in ("train", "test")},

@@ -6,6 +6,7 @@ and refuses everything else; checkpoints go through `torch.load(weights_only=Tru
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import logging
@@ -16,7 +17,7 @@ import pickletools
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,8 +41,10 @@ def seed_everything(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, *, tf32: bool = False) -> torch.device:
     """The device to run on: `auto` takes CUDA, else MPS, else the CPU; any other name is PyTorch's own.
+
+    `tf32` lets CUDA round what goes into float32 matrix products to TF32; on other devices it changes nothing.
 
     Raises:
         InputError: PyTorch does not know the name, or has no such device here.
@@ -54,7 +57,38 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch raises any of these
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: PyTorch cannot use it here ({reason}); try --device auto") from None
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     return device
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, without waiting for a GPU: it copies from page-locked memory in its own time."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken: a GPU's own, else this machine's or container's; None where nothing says so."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        free = 1024 * int(re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[1])
+    except (OSError, TypeError):  # not Linux
+        return None
+    try:  # the limit of a container or a batch job, where cgroups (version 2) set one
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        taken = int(re.search(r"^anon (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[1])
+        free = min(free, int((group / "memory.max").read_text()) - taken)
+    except (OSError, TypeError, ValueError):  # none, or "max", which is none
+        pass
+    return free
+
+
+def release_memory() -> None:
+    """Hand freed memory back to the system, where the C library (glibc) would keep it for itself."""
+    with suppress(AttributeError, OSError, TypeError):  # other systems have other libraries
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -265,6 +299,20 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # a damaged pickle can raise any exception at all
         raise InputError(f"{path}: not a readable .npy file ({_one_line(error)}); download or make it again") from None
+
+
+def map_array(path: Path) -> np.ndarray:
+    """Map a `.npy` file of numbers read-only into memory; what is not used of it is not read.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds anything else.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:
+        raise InputError(f"{path}: not a .npy file of numbers ({_one_line(error)}); make it again") from None
 
 
 def is_finite_number(value: Any) -> bool:

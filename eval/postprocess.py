@@ -11,6 +11,7 @@ from torch import Tensor
 from proposals import SNIPPETS_PER_SECOND, tiou
 
 NMS_VARIANCE = 0.1
+LOGITS = ("class_logits", "attention_logits", "completeness_logits")  # what is read of the network's outputs
 
 
 class VideoDetections(NamedTuple):
@@ -39,10 +40,7 @@ def detect_batch(
         threshold_cls: see `detect`.
     """
     sizes = [len(segments) for segments in segments_snip]
-    logits = [
-        [part.numpy() for part in outputs[name].cpu().split(sizes)]
-        for name in ("class_logits", "attention_logits", "completeness_logits")
-    ]
+    logits = [[part.numpy() for part in outputs[name].cpu().split(sizes)] for name in LOGITS]
     return [
         detect(*rows, segments, threshold_cls=threshold_cls, ambiguous_sec=ambiguous)
         for *rows, segments, ambiguous in zip(*logits, segments_snip, ambiguous_sec, strict=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataset import Video, evaluation_batches, load_videos, make_batch, read_annotations, training_batches
+import dataset
+from dataset import Video, evaluation_batches, load_videos, made_ahead, make_batch, read_annotations, training_batches
 from proposals import read_proposals
 from utils import InputError
 
@@ -112,6 +113,90 @@ def test_videos_of_one_length_may_be_stacked(folder):
     )
 
 
+def load_folder(folder, features, **options):
+    """The same as `load`, from a file per video."""
+    for name, array in features.items():
+        np.save(folder / f"{name}.npy", array)
+    proposals = {"v1": np.array([[0.0, 0.0]]), "v2": np.array([[0.0, 3.0], [2.0, 99.0]])}
+    return load_videos(read_annotations(folder), folder, proposals, roi_size=12, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_file_per_video_gives_the_same(folder, dtype):
+    rng = np.random.default_rng(0)
+    features = {"v1": rng.random((7, 4)).astype(dtype), "v2": rng.random((5, 4)).astype(dtype)}
+    whole, split = load(folder, *features.values()), load_folder(folder, features)
+    for name, video in whole.items():
+        assert torch.equal(video.pooled, split[name].pooled) and torch.equal(video.mean, split[name].mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_without_a_cache_the_numbers_are_the_same(folder, dtype):
+    features = {"v1": np.random.default_rng(0).random((7, 4)), "v2": np.random.default_rng(1).random((5, 4))}
+    kept = list(load_folder(folder, features, pooled_dtype=dtype).values())
+    for videos in (
+        list(load_folder(folder, features, pooled_dtype=dtype, cache="none").values()),
+        list(load(folder, *features.values(), pooled_dtype=dtype, cache="none").values()),
+    ):
+        assert all(video.pooled is None for video in videos)
+        for max_proposal in (None, 1):
+            a, b = (make_batch(v, [1, 0], max_proposal, torch.Generator().manual_seed(3)) for v in (kept, videos))
+            assert torch.equal(a.rows, b.rows) and torch.equal(a.proposals, b.proposals) and a.sizes == b.sizes
+            assert a.rows.dtype == torch.float32
+
+
+def test_a_missing_file_is_named_but_only_if_the_video_is_used(folder):
+    with pytest.raises(InputError, match=r"1 of 2 videos have no file: v1; add them, or remove the folder"):
+        load_folder(folder, {"v2": np.ones((5, 4))})
+    proposals = {"v2": np.array([[0.0, 3.0]])}
+    assert list(load_videos(read_annotations(folder), folder, proposals, roi_size=12)) == ["v2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no array", r"v1.npy: not a .npy file of numbers"),
+        (None, r"v1.npy: not a .npy file of numbers"),
+        (np.array([1, "a"], dtype=object), r"v1.npy: not a .npy file of numbers"),
+        (np.array("text"), r"v1.npy: video v1: expected a \[T, D\] array of floats, found <U4 \[\]"),
+        (np.full((2, 4), np.nan), r"v1.npy: video v1: snippet 0 is not finite"),
+    ],
+)
+def test_bad_files(folder, content, message):
+    good = {"v2": np.ones((5, 4))}
+    if isinstance(content, np.ndarray):
+        np.save(folder / "v1.npy", content)
+    else:
+        np.save(folder / "v1.npy", np.ones((5, 4)))
+        (folder / "v1.npy").write_bytes(content or (folder / "v1.npy").read_bytes()[:-1])  # one byte short
+    with pytest.raises(InputError, match=message):
+        load_folder(folder, good)
+
+
+def test_a_video_name_cannot_leave_the_folder(folder):
+    np.save(folder / "videoname.npy", np.array(["../v1", "v2"]))
+    with pytest.raises(InputError, match=r"video '../v1' cannot name a file"):
+        load_videos(read_annotations(folder), folder, {"../v1": np.array([[0.0, 3.0]])}, roi_size=12)
+
+
+@pytest.mark.parametrize(
+    ("free", "kept"), [(3 * 3 * 4 * 4 / 0.7 + 1, True), (3 * 3 * 4 * 4 / 0.7 - 1, False), (None, True)]
+)
+def test_auto_keeps_what_fits_and_says_so(folder, monkeypatch, caplog, free, kept):
+    monkeypatch.setattr(dataset, "free_memory", lambda device: free)
+    with caplog.at_level("INFO", logger="seal"):
+        videos = load(folder, np.ones((5, 4)), np.ones((5, 4)), cache="auto")
+    assert all((video.pooled is not None) == kept for video in videos.values())
+    assert ("kept in memory" if kept else "pooled again for each batch") in caplog.text
+
+
+def test_float16_cannot_hold_every_difference(folder):
+    features = np.ones((5, 4)), np.full((5, 4), 4e4)
+    with pytest.raises(InputError, match=r"video v2: features reach 40000, .* choose float32"):
+        load(folder, *features, pooled_dtype=torch.float16)
+    load(folder, *features, pooled_dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -176,7 +261,7 @@ def video(i, num_proposals):
     rows = torch.full((num_proposals, 3, 2), float(i)) + torch.arange(num_proposals)[:, None, None] / 100
     segments = np.column_stack([np.full(num_proposals, i), i + 1 + np.arange(num_proposals) / 100])
     proposals = torch.from_numpy(segments).float()
-    return Video(f"v{i}", torch.eye(4)[i % 4], segments, proposals, rows, torch.zeros(2), 10)
+    return Video(f"v{i}", torch.eye(4)[i % 4], segments, proposals, torch.zeros(2), 10, pooled=rows, pool=None)
 
 
 def test_batch_is_flat():
@@ -210,6 +295,36 @@ def test_testing_sees_every_video_once_in_order():
     videos = [video(i, n) for i, n in enumerate((5, 1, 9, 2))]
     batches = list(evaluation_batches(videos, rows_at_a_time=6))
     assert [b.videos for b in batches] == [[0, 1], [2], [3]]
+
+
+def test_batches_made_ahead_are_the_same_and_few():
+    made = []
+
+    def count():
+        for i in range(9):
+            made.append(i)
+            yield i
+
+    batches = made_ahead(count(), depth=2)
+    assert next(batches) == 0
+    assert list(batches) == list(range(1, 9)) == made[1:]
+
+    batches = made_ahead(count(), depth=2)
+    made.clear()
+    next(batches)
+    batches.close()  # as when training is interrupted
+    assert len(made) <= 3
+
+
+def test_what_goes_wrong_while_a_batch_is_made_is_told():
+    def broken():
+        yield 1
+        raise InputError("v1.npy: no such file")
+
+    batches = made_ahead(broken())
+    assert next(batches) == 1
+    with pytest.raises(InputError, match="no such file"):
+        next(batches)
 
 
 # ------------------------------------------------------------------------------------------ the real files

@@ -10,8 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data import make_demo as demo
+from data.split_features import split_features
 from options import PRESETS, build_parser, describe, parse_options
-from utils import read_array
+from utils import InputError, read_array
 
 
 def without_times(lines):
@@ -330,6 +331,63 @@ def test_an_internal_fault_keeps_its_traceback(run, monkeypatch):
     monkeypatch.setattr("main.load_data", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("--dataset_name", "Demo", "--exp_dir", "unused")
+
+
+# ------------------------------------------------------------------------------- caches, files per video, precision
+
+
+def test_no_cache_and_a_file_per_video_change_no_number(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    run = run_in(home)
+    expected = without_times(run.train(tmp_path / "kept", "--max_epoch", 2, "--cache", "memory"))
+    for i, prepare in enumerate((None, lambda: split_features("Demo", home / "data" / "Demo", np.dtype("float32")))):
+        if prepare:
+            prepare()
+            (home / "data" / "Demo" / "Demo-I3D-JOINTFeatures.npy").unlink()
+        out = tmp_path / f"none{i}"
+        assert without_times(run.train(out, "--max_epoch", 2, "--cache", "none")) == expected
+        assert same_weights(weights(out), weights(tmp_path / "kept"))
+        assert (out / "detections.json").read_bytes() == (tmp_path / "kept" / "detections.json").read_bytes()
+
+
+def test_a_video_whose_file_is_gone_stops_the_run(demo_home, run_in, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    split_features("Demo", home / "data" / "Demo", np.dtype("float16"))
+    (home / "data" / "Demo" / "features" / "demo_train_0003.npy").unlink()
+    status, _, err = run_in(home)("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
+    assert status == 2 and "1 of 140 videos have no file: demo_train_0003" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_splitting_features(demo_home, tmp_path):
+    home = copy_home(demo_home, tmp_path)
+    root = home / "data" / "Demo"
+    array = root / "Demo-I3D-JOINTFeatures.npy"
+    before = read_array(array)
+    before[5] = before[5] * np.float32(1e5)
+    np.save(array, before)
+    with pytest.raises(InputError, match="video demo_train_0006: features are too large for float16"):
+        split_features("Demo", root, np.dtype("float16"))
+    assert not (root / "features").exists()
+    folder = split_features("Demo", root, np.dtype("float32"))
+    assert len(list(folder.iterdir())) == 140 and not (root / "features.part").exists()
+    assert (np.load(folder / "demo_train_0006.npy") == before[5]).all()
+    with pytest.raises(InputError, match="features exists, and nothing is replaced"):
+        split_features("Demo", root, np.dtype("float32"))
+
+
+def test_bfloat16_is_near_and_loses_nothing_by_keeping_its_input_in_bfloat16(run, tmp_path):
+    total = {}
+    for name, argv in (
+        ("float32", []),
+        ("bfloat16", ["--precision", "bfloat16"]),
+        ("wide", ["--precision", "bfloat16", "--pooled_dtype", "float32"]),
+    ):
+        total[name] = [line["loss_total"] for line in run.train(tmp_path / name, "--max_epoch", 3, *argv)[:3]]
+    assert same_weights(weights(tmp_path / "bfloat16"), weights(tmp_path / "wide"))
+    assert total["bfloat16"] == total["wide"] == pytest.approx(total["float32"], rel=0.02)
+    assert not same_weights(weights(tmp_path / "bfloat16"), weights(tmp_path / "float32"))
+    assert "pooled_dtype: bfloat16\n" in (tmp_path / "bfloat16" / "opt.txt").read_text()  # not marked as changed
 
 
 # ------------------------------------------------------------------------------------------------ options

@@ -1,0 +1,75 @@
+"""Split a dataset's object array of features into one file per video, which need not all fit in memory.
+
+    python data/split_features.py --dataset_name Thumos14reduced [--dtype float16]
+
+writes `data/<name>/features/<video>.npy` beside the object array, and from then on main.py reads those. float16 halves
+the files, and rounds the features to three digits. The object array is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dataset import Features, check_features, read_annotations
+from utils import InputError, is_plain_name, whole_file
+
+
+def split_features(name: str, root: Path, dtype: np.dtype) -> Path:
+    """Write `features/<video>.npy` for every video of a dataset; the folder appears when all of it is there.
+
+    Args:
+        name: of the dataset.
+        root: its folder.
+        dtype: of the files, float16 or float32.
+
+    Raises:
+        InputError: the folder is there already, or the features cannot be read or do not fit in `dtype`.
+    """
+    folder = root / "features"
+    if folder.exists():
+        raise InputError(f"{folder} exists, and nothing is replaced; remove it first")
+    videos = read_annotations(root / f"{name}-Annotations").videos
+    features = Features(root / f"{name}-I3D-JOINTFeatures.npy", videos)
+    unfinished = root / "features.part"
+    for i, video in enumerate(tqdm(videos, desc="writing", unit="video", leave=False)):
+        if not is_plain_name(video):
+            raise InputError(f"{features.path}: video {video!r} cannot name a file")
+        with np.errstate(over="ignore"):
+            array = check_features(features.array(i), features.path, video, None).numpy().astype(dtype)
+        if not np.isfinite(array).all():
+            raise InputError(f"{features.path}: video {video}: features are too large for {dtype}; use float32")
+        with whole_file(unfinished / f"{video}.npy", "wb") as file:
+            np.save(file, array)
+        features.forget(i)
+    unfinished.rename(folder)
+    return folder
+
+
+def main() -> int:
+    """The command line; see the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_name", required=True)
+    parser.add_argument("--dataset_root", type=Path, help="the dataset's own folder (data/<name> when not given)")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the files written")
+    args = parser.parse_args()
+    try:
+        if not is_plain_name(args.dataset_name):
+            raise InputError(f"--dataset_name {args.dataset_name!r}: expected a plain name, since it names files")
+        root = args.dataset_root or Path("data") / args.dataset_name
+        print(f"features are now in {split_features(args.dataset_name, root, np.dtype(args.dtype))}")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The network's precision, and that training waits for no device."""
+
+import pytest
+import torch
+
+import main
+from dataset import Video, training_batches
+from descriptors import PseudoLabels
+from losses import Criterion
+from model import SEAL
+
+
+def network(**options) -> SEAL:
+    torch.manual_seed(0)
+    return SEAL(feature_size=16, num_class=3, **options)
+
+
+def test_bfloat16_is_near_float32_and_comes_out_as_float32():
+    rows = torch.randn(50, 3, 16)
+    exact, rounded = (network(precision=dtype).scores(rows) for dtype in (torch.float32, torch.bfloat16))
+    for name, value in exact.items():
+        assert rounded[name].dtype == value.dtype == torch.float32
+        difference = float((rounded[name] - value).abs().max() / value.abs().max())
+        assert 1e-5 < difference < 3e-2, name  # rounded, and not by more than eight bits allow
+
+
+def test_bfloat16_trains_float32_weights():
+    model = network(precision=torch.bfloat16)
+    sum(value.square().sum() for value in model(torch.randn(5, 3, 16)).values()).backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kept", [torch.float16, torch.bfloat16, torch.float64])
+def test_rows_may_be_kept_in_another_type(kept):
+    rows = torch.randn(5, 3, 16).to(kept)
+    model = network()
+    assert torch.equal(model.scores(rows)["fused"], model.scores(rows.float())["fused"])
+
+
+def test_an_epoch_waits_for_the_device_once():
+    """On the meta device nothing has a value, so whatever asks for one, or for how many there are, fails."""
+    with torch.device("meta"):
+        model = SEAL(feature_size=16, num_class=3)
+        videos = [
+            Video(
+                name=f"v{i}",
+                labels=torch.ones(3),
+                segments_snip=None,
+                proposals=torch.ones(size, 2),
+                mean=torch.ones(16),
+                num_snippets=9,
+                pooled=torch.ones(size, 3, 16),
+                pool=None,
+            )
+            for i, size in enumerate((5, 1, 8, 30, 2, 2))
+        ]
+        truths = torch.ones(len(videos), dtype=torch.bool)
+        pseudo = PseudoLabels(truths.long(), truths, truths)
+    data = main.Data(annotations=None, truth=None, test=[], train=videos, pseudo=pseudo)
+    batches = list(training_batches(videos, 2, 20, torch.Generator().manual_seed(0)))
+    used = []
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        main.train_epoch(model, (used.append(b) or b for b in batches), data, Criterion(), optimizer, 1)
+    assert len(used) == 3  # it failed where the losses of the whole epoch are read, after the last step
+    assert all(state["step"] == 3 for state in optimizer.state.values())
