@@ -324,7 +324,7 @@ def load_videos(
         feature_size: D to insist on; None takes it from the data.
         device: where the pooled proposals go.
         cache: `memory` keeps the pooled proposals; `none` pools them again for each batch; `auto` keeps them if they
-            fit (see `fits_in_memory`).
+            fit, see `fits_in_memory`. The numbers are the same.
         pooled_dtype: what pooled proposals are rounded to, kept or not.
 
     Raises:
@@ -348,6 +348,11 @@ def load_videos(
     sizes = [len(proposals[annotations.videos[i]]) for i in chosen]
     shape = (sum(sizes), 3, feature_size)
     kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
+    if not kept and features.in_memory is not None:
+        log.info(
+            f"notice: {feature_path} stays in memory as a whole; data/split_features.py makes a file per video, which "
+            "does not"
+        )
     stores = torch.empty(shape, dtype=pooled_dtype, device=device).split(sizes) if kept else [None] * len(sizes)
     videos = {}
     progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)

@@ -68,16 +68,20 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken: a GPU's own, else this machine's or container's; None where nothing says so."""
+def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Bytes that can still be taken: a GPU's own, else this machine's or container's; None where nothing says so.
+
+    `root` is where `/proc` and `/sys` are.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        free = 1024 * int(re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[1])
+        free = 1024 * int(re.search(r"MemAvailable: +(\d+) kB", (root / "proc/meminfo").read_text())[1])
     except (OSError, TypeError):  # not Linux
         return None
     try:  # the limit of a container or a batch job, where cgroups (version 2) set one
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        own = re.search(r"^0::/(.*)$", (root / "proc/self/cgroup").read_text(), re.MULTILINE)[1]
+        group = root / "sys/fs/cgroup" / own
         taken = int(re.search(r"^anon (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[1])
         free = min(free, int((group / "memory.max").read_text()) - taken)
     except (OSError, TypeError, ValueError):  # none, or "max", which is none

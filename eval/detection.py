@@ -68,7 +68,7 @@ def match_detections(
     Returns:
         `[n, K]` bool.
     """
-    detection, instance = _pairs(ranked, ground_truth)
+    detection, instance = candidate_pairs(ranked, ground_truth)
     overlap = tiou(ranked["segment"][detection], ground_truth["segment"][instance])
     candidate = overlap >= thresholds.min()
     detection, instance, overlap = detection[candidate], instance[candidate], overlap[candidate]
@@ -84,7 +84,9 @@ def match_detections(
     return true_positive
 
 
-def _pairs(ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def candidate_pairs(
+    ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Every (detection, instance) of the same video and class, as two index arrays."""
     num_class = 1 + max(part["class_idx"].max(initial=0) for part in (ranked, ground_truth))
     det_key, gt_key = (part["video"] * num_class + part["class_idx"] for part in (ranked, ground_truth))

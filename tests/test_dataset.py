@@ -188,6 +188,7 @@ def test_auto_keeps_what_fits_and_says_so(folder, monkeypatch, caplog, free, kep
         videos = load(folder, np.ones((5, 4)), np.ones((5, 4)), cache="auto")
     assert all((video.pooled is not None) == kept for video in videos.values())
     assert ("kept in memory" if kept else "pooled again for each batch") in caplog.text
+    assert ("stays in memory as a whole" in caplog.text) != kept
 
 
 def test_float16_cannot_hold_every_difference(folder):

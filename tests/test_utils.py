@@ -13,6 +13,7 @@ import torch
 from model import SEAL
 from utils import (
     InputError,
+    free_memory,
     is_finite_number,
     is_plain_name,
     keep_previous,
@@ -312,3 +313,18 @@ def test_an_earlier_file_is_kept(tmp_path):
 
 def test_auto_device_exists():
     assert torch.ones(1, device=pick_device("auto")).item() == 1
+
+
+def test_free_memory(tmp_path):
+    cpu = torch.device("cpu")
+    assert free_memory(cpu, tmp_path) is None  # no Linux
+    group = tmp_path / "sys/fs/cgroup/job"
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  9 kB\nMemAvailable:       8 kB\n")
+    assert free_memory(cpu, tmp_path) == 8192
+    (tmp_path / "proc/self/cgroup").write_text("1:memory:/old\n0::/job\n")
+    (group / "memory.stat").write_text("file 7\nanon 1000\n")
+    for limit, free in (("6000\n", 5000), ("max\n", 8192), ("100000\n", 8192)):
+        (group / "memory.max").write_text(limit)
+        assert free_memory(cpu, tmp_path) == free

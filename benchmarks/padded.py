@@ -1,0 +1,52 @@
+"""The same training step as most code of the field has it, for comparison: pooled in every step, and padded.
+
+Every batch pools the proposals of its videos from raw features, pads them to `[B, M, R, D]` with the M of its longest
+video, and takes the padding through the network. The losses then see the proposals alone, so the results are ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from losses import Criterion
+from model import SEAL
+from proposals import roi_align
+
+
+def padded_step(
+    model: SEAL,
+    criterion: Criterion,
+    optimizer: torch.optim.Optimizer,
+    features: list[Tensor],
+    segments_snip: list[Tensor],
+    labels: Tensor,
+    pseudo: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """One training step.
+
+    Args:
+        model: the network.
+        criterion: of the losses.
+        optimizer: of the network.
+        features: `[T, D]` of each video.
+        segments_snip: `[M, 2]` of each video.
+        labels: `[B, C]`.
+        pseudo: see `descriptors.PseudoLabels`.
+
+    Returns:
+        The total loss.
+    """
+    sizes = [len(segments) for segments in segments_snip]
+    bins = pad_sequence([roi_align(f, s) for f, s in zip(features, segments_snip, strict=True)], batch_first=True)
+    left, inside, right = (part.amax(2) for part in bins.split([2, 8, 2], dim=2))  # [B, M, D] each
+    rows = torch.stack([inside - left, inside, inside - right], dim=2)  # [B, M, 3, D]
+    outputs = model(rows.flatten(0, 1))  # padding and all
+    real = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).flatten()
+    outputs = {name: value[real] for name, value in outputs.items()}
+    total = criterion(outputs, torch.cat(segments_snip).float(), sizes, labels, pseudo, 1)["loss_total"]
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    return total.detach()

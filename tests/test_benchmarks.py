@@ -1,0 +1,53 @@
+"""What the benchmarks compare is the same computation, on datasets that main.py can read."""
+
+import pytest
+import torch
+
+from benchmarks import workload
+from benchmarks.padded import padded_step
+from dataset import read_annotations
+from descriptors import PseudoLabels
+from losses import Criterion
+from main import main
+from model import SEAL
+from proposals import roi_pool
+
+
+def test_the_padded_step_is_the_same_step():
+    rng = torch.Generator().manual_seed(0)
+    features = [torch.rand(n, 8, generator=rng) for n in (30, 9, 50)]
+    segments = [torch.rand(m, 2, generator=rng).double().sort(1).values * 20 for m in (7, 1, 12)]
+    labels = torch.eye(3)
+    pseudo = PseudoLabels(torch.arange(3), torch.tensor([True, False, True]), torch.tensor([False, True, False]))
+    torch.manual_seed(0)
+    model = SEAL(feature_size=8, num_class=3, dropout_ratio=0.0)
+    rows = torch.cat([roi_pool(f, s) for f, s in zip(features, segments, strict=True)])
+    sizes = [len(s) for s in segments]
+    with torch.no_grad():
+        expected = Criterion()(model(rows), torch.cat(segments).float(), sizes, labels, pseudo, 1)["loss_total"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    assert float(padded_step(model, Criterion(), optimizer, features, segments, labels, pseudo)) == pytest.approx(
+        float(expected), rel=1e-5
+    )
+
+
+def test_the_invented_dataset_has_the_size_of_the_real_one():
+    clips = workload.invented_clips()
+    for part, (num_videos, num_proposals) in workload.SIZES.items():
+        own = [clip for clip in clips if clip.subset == workload.SUBSETS[part]]
+        assert len(own) == num_videos
+        assert sum(len(clip.segments_sec) for clip in own) == pytest.approx(num_proposals, abs=5)
+
+
+def test_main_trains_on_the_invented_dataset_and_on_more_of_it(tmp_path, monkeypatch):
+    clips = workload.repeated(workload.some_of_each(workload.invented_clips(), 25), 2)
+    workload.write_dataset(tmp_path, clips, 8)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dataset_name", workload.NAME, "--max_epoch", "1", "--cache", "none"]) == 0
+
+
+def test_the_real_sizes(thumos):
+    clips = workload.real_clips(thumos / "Thumos14reduced-Annotations", thumos)
+    annotations = read_annotations(thumos / "Thumos14reduced-Annotations")
+    assert [clip.name for clip in clips] == annotations.videos_of("validation") + annotations.videos_of("test")
+    assert sum(len(clip.segments_sec) for clip in clips) == 33_895 + 31_587
