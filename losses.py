@@ -104,10 +104,12 @@ def process_consistency_loss(
     total = count = attention_prob.new_zeros(())
     per_video = (x.split(sizes) for x in (attention_prob.detach(), completeness_prob, proposals))
     for a, u, segments in zip(*per_video, strict=True):
-        pseudo_instance = ~(a < gamma * a.max())  # [M], never all false, even if a is nan
-        overlap = tiou(segments[:, None], segments, epsilon=1e-6)  # [M, M]
-        overlap, nearest = overlap.where(pseudo_instance, -1).max(1)  # [M] each
-        kept, u, segments, match = _cut_if_free(overlap > 0, u, segments, segments[nearest])  # [M], or [K] each
+        pseudo = ~(a < gamma * a.max())  # [M], never all false, even if a is nan
+        pseudo, pseudo_instances = _cut_if_free(pseudo, segments)  # [M], or [P] each
+        overlap = tiou(segments[:, None], pseudo_instances, epsilon=1e-6).where(pseudo, -1)  # [M, P]
+        overlap, nearest = overlap.max(1)  # [M] each
+        match = pseudo_instances[nearest]
+        kept, u, segments, match = _cut_if_free(overlap > 0, u, segments, match)  # [M], or [K] each
         kept, (start, end), (match_start, match_end) = kept.to(u.dtype), segments.T, match.T
         match_center = (match_start + match_end) / 2
 

@@ -7,12 +7,26 @@ video, and takes the padding through the network. The losses then see the propos
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from losses import Criterion
 from model import SEAL
-from proposals import roi_align
+from proposals import roi_samples
+
+
+def plain_roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12) -> Tensor:
+    """The same as `proposals.roi_align`, word for word as SPEC section 2 has it: read every sample, then average."""
+    y, weight, offset = roi_samples(segments_snip, num_bins)
+    within = F.pad(features, (0, 0, 1, 1))  # zero outside the video
+    low = y.floor()
+    before, after = (within[(low.long() + i).clamp(0, len(within) - 1)] for i in (1, 2))  # [S, D] each
+    samples = torch.lerp(before, after, (y - low).float()[:, None]) * weight.float()[:, None]
+    counts = torch.diff(offset, append=torch.tensor([len(y)]))
+    bins = features.new_zeros(len(offset), features.shape[1])
+    bins.index_add_(0, torch.arange(len(offset)).repeat_interleave(counts), samples)
+    return bins.view(len(segments_snip), num_bins, -1)
 
 
 def padded_step(
@@ -39,7 +53,7 @@ def padded_step(
         The total loss.
     """
     sizes = [len(segments) for segments in segments_snip]
-    bins = pad_sequence([roi_align(f, s) for f, s in zip(features, segments_snip, strict=True)], batch_first=True)
+    bins = pad_sequence([plain_roi_align(f, s) for f, s in zip(features, segments_snip, strict=True)], batch_first=True)
     left, inside, right = (part.amax(2) for part in bins.split([2, 8, 2], dim=2))  # [B, M, D] each
     rows = torch.stack([inside - left, inside, inside - right], dim=2)  # [B, M, 3, D]
     outputs = model(rows.flatten(0, 1))  # padding and all

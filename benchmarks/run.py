@@ -49,6 +49,7 @@ from utils import pick_device, seed_everything
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WIDTH = 2048
+PARTS = ("pooling", "training", "testing", "evaluation", "memory", "tenfold")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -165,7 +166,7 @@ def measure_pooling(table: Table, features: list[Tensor], segments: list[Tensor]
 
 
 def training_times(data: seal.Data, options: argparse.Namespace, features: list[Tensor]) -> pd.DataFrame:
-    """Seconds of every step of an epoch, of its matrix products, and, every fourth time, of the padded step."""
+    """Seconds of every step of an epoch, of its matrix products, and, every other time, of the padded step."""
     device = data.train[0].proposals.device
     model, criterion = seal.build_model(options, data, device), seal.build_criterion(options)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
@@ -192,7 +193,7 @@ def training_times(data: seal.Data, options: argparse.Namespace, features: list[
         moments.append(clock(device))
         products(len(batch.rows), backward=True)
         moments.append(clock(device))
-        if i % 4 == 0 and device.type == "cpu":
+        if i % 2 == 0 and device.type == "cpu":
             raw, own = ([x[j] for j in batch.videos] for x in (features, segments))
             padded_step(model, criterion, optimizer, raw, own, batch.labels, data.pseudo.select(batch.videos))
             moments.append(clock())
@@ -293,20 +294,29 @@ def activitynet_sized(folder: Path | None) -> Detections:
     return Detections(table, truth, list(classes), "activitynet")
 
 
-def run_main(home: Path, out: str, *argv: str) -> tuple[float, list[float]]:
+# Trains in a process of its own, and says how much memory that took at most: the system's account of a finished process
+# would count what this one had when it started it.
+CHILD = """
+import json, pathlib, resource, sys
+sys.path.insert(0, sys.argv[1])
+from main import main
+status = main(sys.argv[2:])
+own = pathlib.Path("/proc/self/status")
+if own.exists():
+    peak = 1024 * next(int(line.split()[1]) for line in own.read_text().splitlines() if line.startswith("VmHWM"))
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pathlib.Path("peak.json").write_text(json.dumps(peak / 1e9))
+sys.exit(status)
+"""
+
+
+def run_main(home: Path, *argv: str) -> tuple[float, list[float]]:
     """Train in a process of its own: its peak memory in GB, and the seconds of its epochs."""
-    command = [sys.executable, str(REPOSITORY / "main.py"), "--run_type", "train", "--dataset_name", workload.NAME]
-    process = subprocess.Popen(
-        [*command, "--exp_dir", out, "--overwrite", *argv], cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    error = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(error.decode())
-    lines = [json.loads(line) for line in (home / out / "metrics.jsonl").read_text().splitlines()]
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, [
-        line["seconds"] for line in lines if "seconds" in line
-    ]
+    command = [sys.executable, "-c", CHILD, str(REPOSITORY), "--dataset_name", workload.NAME, "--overwrite", *argv]
+    subprocess.run(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    lines = [json.loads(line) for line in (home / "outputs" / "metrics.jsonl").read_text().splitlines()]
+    return json.loads((home / "peak.json").read_text()), [line["seconds"] for line in lines if "seconds" in line]
 
 
 def measure_memory(table: Table, home: Path) -> None:
@@ -317,7 +327,7 @@ def measure_memory(table: Table, home: Path) -> None:
         ("--cache", "memory", "--precision", "bfloat16"),
         ("--cache", "none"),
     ):
-        peak, _ = run_main(home, "outputs", "--max_epoch", "2", "--interval", "2", *argv)
+        peak, _ = run_main(home, "--max_epoch", "2", "--interval", "2", *argv)
         table.add(f"peak memory of training, GB: {' '.join(argv)}", peak)
 
 
@@ -328,7 +338,7 @@ def measure_tenfold(table: Table, home: Path, clips: list[workload.Clip]) -> Non
         more = workload.repeated(clips, times)
         workload.write_dataset(home, more, WIDTH)
         count = sum(clip.subset == workload.SUBSETS["train"] for clip in more)
-        peak, took = run_main(home, "outputs", "--max_epoch", "1", "--interval", "0", "--cache", "none")
+        peak, took = run_main(home, "--max_epoch", "1", "--interval", "0", "--cache", "none")
         per_video[times] = took[0] / count
         table.add(f"peak memory of training, GB: --cache none, {count} training videos", peak)
     table.add("seconds per training video, ten times the videos over one time", per_video[10], per_video[1])
@@ -362,20 +372,26 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
     table = Table()
     workload.write_dataset(home, clips, WIDTH)
     data, options, features = load(home, pick_device(args.device))
-    measure_pooling(table, features, [torch.from_numpy(video.segments_snip) for video in data.train], repeats)
-    measure_training(table, data, options, features)
-    measure_testing(table, data, options, repeats)
-    if args.annotations:
-        detections = real_detections(args.annotations, args.proposals)
-    else:
-        _, found = seal.evaluate_model(seal.build_model(options, data, data.train[0].proposals.device), data, options)
-        detections = Detections(found, data.truth, data.annotations.class_names, "thumos14")
-    measure_evaluation(table, "THUMOS14", detections)
-    measure_evaluation(table, "ActivityNet 1.3", activitynet_sized(args.activitynet))
+    if "pooling" in args.parts:
+        segments = [torch.from_numpy(video.segments_snip) for video in data.train]
+        measure_pooling(table, features, segments, repeats)
+    if "training" in args.parts:
+        measure_training(table, data, options, features)
+    if "testing" in args.parts:
+        measure_testing(table, data, options, repeats)
+    if "evaluation" in args.parts:
+        if args.annotations:
+            detections = real_detections(args.annotations, args.proposals)
+        else:
+            model = seal.build_model(options, data, data.train[0].proposals.device)
+            found = seal.evaluate_model(model, data, options)[1]
+            detections = Detections(found, data.truth, data.annotations.class_names, "thumos14")
+        measure_evaluation(table, "THUMOS14", detections)
+        measure_evaluation(table, "ActivityNet 1.3", activitynet_sized(args.activitynet))
     del data, features
-    if not args.quick:
+    if "memory" in args.parts:
         measure_memory(table, home)
-    if args.tenfold:
+    if "tenfold" in args.parts:
         measure_tenfold(table, home, clips)
     return table.rows
 
@@ -384,8 +400,8 @@ def main() -> None:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--quick", action="store_true", help="a tenth of the videos, and no peak memory of whole runs")
-    add("--tenfold", action="store_true", help="also train on ten times the videos (needs 7 GB of disk)")
+    add("--quick", action="store_true", help="a tenth of the videos, and no parts but the first four")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS[:-1], help="tenfold writes 7 GB of features for a while")
     add("--annotations", type=Path, help="Thumos14reduced-Annotations")
     add("--proposals", type=Path, help="folder of its two proposal files, with labels and scores")
     add("--activitynet", type=Path, help="ActivityNet1.3-Annotations")
@@ -399,6 +415,7 @@ def main() -> None:
     real = args.annotations is not None
     clips = workload.real_clips(args.annotations, args.proposals) if real else workload.invented_clips()
     if args.quick:
+        args.parts = [part for part in args.parts if part in PARTS[:4]]
         clips = workload.some_of_each(clips, 10)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, clips, Path(folder) / "home")

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from benchmarks import workload
-from benchmarks.padded import padded_step
+from benchmarks.padded import padded_step, plain_roi_align
 from dataset import read_annotations
 from descriptors import PseudoLabels
 from losses import Criterion
 from main import main
 from model import SEAL
-from proposals import roi_pool
+from proposals import roi_align, roi_pool
 
 
 def test_the_padded_step_is_the_same_step():
@@ -29,6 +29,12 @@ def test_the_padded_step_is_the_same_step():
     assert float(padded_step(model, Criterion(), optimizer, features, segments, labels, pseudo)) == pytest.approx(
         float(expected), rel=1e-5
     )
+
+
+def test_plain_pooling_is_the_same_pooling():
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    segments = torch.tensor([[0.0, 0.0], [3.0, 3.5], [-9.0, 4.0], [5.0, 39.0], [35.0, 90.0], [100.0, 120.0]]).double()
+    torch.testing.assert_close(plain_roi_align(features, segments), roi_align(features, segments))
 
 
 def test_the_invented_dataset_has_the_size_of_the_real_one():
