@@ -154,13 +154,15 @@ def semantic_consistency_loss(
         the mean squared error between softmax(x) and softmax(a·x), background left out of both.
     """
     logits = class_logits[:, :-1]  # [N, C]
-    video = _by_row(torch.arange(len(sizes), device=labels.device), sizes)  # [N], the video of each row
+    video = torch.cat([labels.new_full((size,), i, dtype=torch.long) for i, size in enumerate(sizes)])  # [N]
     chosen = (logits.argmax(1) == labels.argmax(1)[video]) & labels.any(1)[video]  # [N]
 
     member = F.one_hot(video, len(sizes)).T * chosen  # [B, N]
     mean_of = member / member.sum(1, keepdim=True).clamp(min=1)
     descriptor = mean_of.to(fused.dtype) @ fused  # [B, D], zero where no proposal is chosen
-    distance = torch.linalg.vector_norm(fused - _by_row(descriptor, sizes), dim=1)  # [N]
+    # One by one, not fused - descriptor[video]: the gradient of indexing adds up in an order that changes every time.
+    per_video = zip(fused.split(sizes), descriptor, strict=True)
+    distance = torch.cat([torch.linalg.vector_norm(f - d, dim=1) for f, d in per_video])  # [N]
 
     suppressed = (logits * attention_prob[:, None]).softmax(1)
     return distance_weight * _masked_mean(distance, chosen) + F.mse_loss(logits.softmax(1), suppressed)
@@ -173,14 +175,6 @@ def _cut_if_free(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     saves work; another device would have to be waited for, to learn how many rows are left.
     """
     return tuple(x[mask] for x in (mask, *values)) if mask.is_cpu else (mask, *values)
-
-
-def _by_row(values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """What belongs to each video, `[B, …]`, beside each of its proposals: `[N, …]`.
-
-    Not by indexing: the gradient of that adds up in an order that changes from run to run.
-    """
-    return torch.cat([value.expand(size, *value.shape) for value, size in zip(values, sizes, strict=True)])
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
