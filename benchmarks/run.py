@@ -65,7 +65,7 @@ class Table:
         if floor is not None:
             row |= {"floor": round(floor, 4), "ratio": round(measured / floor, 3)}
         self.rows.append(row | more)
-        print("  ".join(f"{name} {value}" for name, value in self.rows[-1].items()), flush=True)
+        print(", ".join(f"{name} {value}" for name, value in self.rows[-1].items())[len("what ") :], flush=True)
 
 
 def clock(device: torch.device | None = None) -> float:
@@ -386,8 +386,8 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
             model = seal.build_model(options, data, data.train[0].proposals.device)
             found = seal.evaluate_model(model, data, options)[1]
             detections = Detections(found, data.truth, data.annotations.class_names, "thumos14")
-        measure_evaluation(table, "THUMOS14", detections)
-        measure_evaluation(table, "ActivityNet 1.3", activitynet_sized(args.activitynet))
+        measure_evaluation(table, "THUMOS14's size", detections)
+        measure_evaluation(table, "ActivityNet 1.3's size", activitynet_sized(args.activitynet))
     del data, features
     if "memory" in args.parts:
         measure_memory(table, home)
