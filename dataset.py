@@ -218,6 +218,20 @@ class Features:
         """A video as it is stored, not checked."""
         return map_array(self.file(i)) if self.in_memory is None else self.in_memory[i]
 
+    def keep(self, chosen: Sequence[int]) -> None:
+        """Give back the memory of all videos but these.
+
+        Raises:
+            InputError: one of these has no file.
+        """
+        if missing := [self.videos[i] for i in chosen if not self.file(i).is_file()]:
+            raise InputError(
+                f"{self.path}: {len(missing)} of {len(chosen)} videos have no file: {some_of(missing)}; add them, or "
+                "remove the folder if the features are in one array"
+            )
+        for i in set(range(len(self.videos))) - set(chosen):
+            self.forget(i)
+
     def forget(self, i: int) -> None:
         """Give back the memory of a video that is not needed again."""
         if self.in_memory is not None:
@@ -333,13 +347,7 @@ def load_videos(
     device = torch.device(device)
     features = Features(feature_path, annotations.videos)
     chosen = [i for i, name in enumerate(annotations.videos) if name in proposals]
-    if missing := [annotations.videos[i] for i in chosen if not features.file(i).is_file()]:
-        raise InputError(
-            f"{feature_path}: {len(missing)} of {len(chosen)} videos have no file: {some_of(missing)}; add them, or "
-            "remove the folder if the features are in one array"
-        )
-    for i in set(range(len(annotations.videos))) - set(chosen):
-        features.forget(i)
+    features.keep(chosen)
 
     def checked(i: int) -> Tensor:
         return check_features(features.array(i), features.file(i), annotations.videos[i], feature_size)
