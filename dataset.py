@@ -203,16 +203,8 @@ class Features:
         self.in_memory = None if path.is_dir() else read_features(path, videos)
 
     def file(self, i: int) -> Path:
-        """The file that holds a video.
-
-        Raises:
-            InputError: the video's name cannot name one.
-        """
-        if self.in_memory is not None:
-            return self.path
-        if not is_plain_name(self.videos[i]):
-            raise InputError(f"{self.path}: video {self.videos[i]!r} cannot name a file; use one array for all videos")
-        return self.path / f"{self.videos[i]}.npy"
+        """The file that holds a video, see `feature_file`."""
+        return feature_file(self.path, self.videos[i]) if self.in_memory is None else self.path
 
     def array(self, i: int) -> Any:
         """A video as it is stored, not checked."""
@@ -236,6 +228,17 @@ class Features:
         """Give back the memory of a video that is not needed again."""
         if self.in_memory is not None:
             self.in_memory[i] = None
+
+
+def feature_file(folder: Path, video: str) -> Path:
+    """The file of a video in a folder of one file per video.
+
+    Raises:
+        InputError: the video's name cannot name one.
+    """
+    if not is_plain_name(video):
+        raise InputError(f"{folder}: video {video!r} cannot name a file; use one array for all videos")
+    return folder / f"{video}.npy"
 
 
 def read_features(path: Path, videos: Sequence[str]) -> np.ndarray:

@@ -4,8 +4,8 @@
 
 Axes: B videos of a batch, N rows (the proposals of all of them, one video under another), M proposals of one
 video, C classes without and C+1 with the background, which is the last column. `sizes` holds the M of each video.
-Loops run over the videos of a batch: ten short steps, because videos differ in M; none runs over proposals. What is
-left out is masked rather than cut out: how much that is only the device knows, and a GPU is never waited for.
+Loops run over the videos of a batch: ten short steps, because videos differ in M; none runs over proposals. What a
+term leaves out is masked, and cut out on the CPU alone: how much it is only the device knows, and no GPU is waited for.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[st
         threshold_cls=options.threshold_cls,
     )
     detections = detection_table([video.name for video in data.test], found)
-    labels = np.stack([video.labels.cpu().numpy() for video in data.test])
+    labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
     results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou)
     return results | video_figures(found, labels), detections
 

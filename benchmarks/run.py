@@ -44,7 +44,7 @@ from eval.detection import candidate_pairs
 from eval.postprocess import LOGITS, detect_batch
 from eval.protocols import evaluate, read_detections
 from options import parse_options
-from proposals import roi_pool, tiou
+from proposals import SNIPPETS_PER_SECOND, roi_pool, tiou
 from utils import pick_device, seed_everything
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -61,11 +61,12 @@ class Table:
 
     def add(self, what: str, measured: float, floor: float | None = None, **more: float | str) -> None:
         """Add a row and print it, so that a long run shows what it has."""
-        row = {"what": what, "measured": round(measured, 4)}
+        figures = {"measured": round(measured, 4)}
         if floor is not None:
-            row |= {"floor": round(floor, 4), "ratio": round(measured / floor, 3)}
-        self.rows.append(row | more)
-        print(", ".join(f"{name} {value}" for name, value in self.rows[-1].items())[len("what ") :], flush=True)
+            figures |= {"floor": round(floor, 4), "ratio": round(measured / floor, 3)}
+        figures |= more
+        self.rows.append({"what": what} | figures)
+        print(f"{what}: " + ", ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
 
 
 def clock(device: torch.device | None = None) -> float:
@@ -289,7 +290,7 @@ def activitynet_sized(folder: Path | None) -> Detections:
         rng.random(len(sec)) < 0.7, seed["class_idx"].to_numpy().repeat(100), rng.integers(0, 200, len(sec))
     )
     table = pd.DataFrame({"video": videos.repeat(100), "class_idx": class_idx, "score": rng.random(len(sec))})
-    for unit, factor in (("snip", 25 / 16), ("sec", 1)):
+    for unit, factor in (("snip", SNIPPETS_PER_SECOND), ("sec", 1)):
         table[[f"start_{unit}", f"end_{unit}"]] = sec * factor
     return Detections(table, truth, list(classes), "activitynet")
 

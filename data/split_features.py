@@ -18,7 +18,7 @@ from tqdm import tqdm
 if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataset import Features, check_features, read_annotations
+from dataset import Features, check_features, feature_file, read_annotations
 from utils import InputError, is_plain_name, whole_file
 
 
@@ -40,13 +40,11 @@ def split_features(name: str, root: Path, dtype: np.dtype) -> Path:
     features = Features(root / f"{name}-I3D-JOINTFeatures.npy", videos)
     unfinished = root / "features.part"
     for i, video in enumerate(tqdm(videos, desc="writing", unit="video", leave=False)):
-        if not is_plain_name(video):
-            raise InputError(f"{features.path}: video {video!r} cannot name a file")
         with np.errstate(over="ignore"):
             array = check_features(features.array(i), features.path, video, None).numpy().astype(dtype)
         if not np.isfinite(array).all():
             raise InputError(f"{features.path}: video {video}: features are too large for {dtype}; use float32")
-        with whole_file(unfinished / f"{video}.npy", "wb") as file:
+        with whole_file(feature_file(unfinished, video), "wb") as file:
             np.save(file, array)
         features.forget(i)
     unfinished.rename(folder)
