@@ -7,162 +7,22 @@ M proposals of a video, T snippets, D features, C classes without background.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.annotations import Annotations
+from data.features import Features, as_tensor, check_features, check_range
 from proposals import roi_pool, snippets_to_seconds
-from utils import (
-    InputError,
-    free_memory,
-    is_finite_number,
-    is_plain_name,
-    log,
-    map_array,
-    read_array,
-    release_memory,
-    some_of,
-    to_device,
-)
-
-ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """What is known of the videos of a dataset (SPEC section 1)."""
-
-    class_names: list[str]
-    videos: list[str]  # [V]
-    subsets: list[str]  # [V]
-    labels: np.ndarray  # [V, C] float32, 0 or 1: the video-level labels that training uses
-    instances: pd.DataFrame  # one row per instance: video, class_idx, start_sec, end_sec
-    ambiguous: dict[str, np.ndarray]  # [A, 2] seconds, of the videos that have any
-
-    def videos_of(self, subset: str) -> list[str]:
-        """The videos of a subset, in file order.
-
-        Raises:
-            InputError: there is none.
-        """
-        videos = [video for video, own in zip(self.videos, self.subsets, strict=True) if own == subset]
-        if not videos:
-            raise InputError(
-                f"no video has subset {subset!r}; the annotations have {sorted(set(self.subsets))} "
-                "(--train_subset, --test_subset)"
-            )
-        return videos
-
-    def ground_truth(self, subset: str) -> pd.DataFrame:
-        """The instances of a subset's videos."""
-        return self.instances[self.instances["video"].isin(self.videos_of(subset))].reset_index(drop=True)
-
-
-def read_annotations(folder: Path) -> Annotations:
-    """Read a dataset's annotation folder; strings may be bytes or unicode.
-
-    Raises:
-        InputError: a file is missing or damaged, the files disagree in length, a label is not in the class list,
-            a segment is not two finite seconds, or a video is listed twice.
-    """
-    raw = {name: read_array(folder / f"{name}.npy") for name in ANNOTATION_FILES}
-    for name, array in raw.items():
-        per_video = name in ("labels_all", "labels", "segments")  # numpy stacks lists that happen to be equally long
-        if not array.size or (array.ndim != 1 and not per_video):
-            raise InputError(f"{folder / name}.npy: expected a list of one entry each, found shape {list(array.shape)}")
-        if name != "classlist" and len(array) != len(raw["videoname"]):
-            raise InputError(
-                f"{folder / name}.npy: has {len(array)} entries, but videoname.npy {len(raw['videoname'])}; the files "
-                "must come from one release"
-            )
-    videos, subsets, class_names = (_texts(folder, name, raw[name]) for name in ("videoname", "subset", "classlist"))
-    for name, texts in (("videoname", videos), ("classlist", class_names)):
-        twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
-        if twice:
-            raise InputError(f"{folder / name}.npy: {twice[0]} is listed more than once")
-
-    index = {name: i for i, name in enumerate(class_names)}
-    labels = np.zeros((len(videos), len(class_names)), dtype=np.float32)
-    for row, video, names in zip(labels, videos, raw["labels_all"], strict=True):
-        for class_idx in _class_indices(folder / "labels_all.npy", video, names, index):
-            row[class_idx] = 1
-
-    instances = []
-    for video, names, segments in zip(videos, raw["labels"], raw["segments"], strict=True):
-        classes = _class_indices(folder / "labels.npy", video, names, index)
-        segments = _segments(folder / "segments.npy", video, segments)
-        if len(classes) != len(segments):
-            raise InputError(f"{folder}: video {video} has {len(classes)} labels but {len(segments)} segments")
-        instances += [(video, class_idx, start, end) for class_idx, (start, end) in zip(classes, segments, strict=True)]
-    table = pd.DataFrame(instances, columns=["video", "class_idx", "start_sec", "end_sec"])
-    return Annotations(class_names, videos, subsets, labels, table, _read_ambiguous(folder / "Ambiguous_test.txt"))
-
-
-def _text(path: Path, value: Any) -> str:
-    try:
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
-    except UnicodeDecodeError:
-        text = None
-    if not isinstance(text, str):
-        raise InputError(f"{path}: expected text, found {reprlib.repr(value)}")
-    return str(text)  # numpy's own string type becomes Python's
-
-
-def _texts(folder: Path, name: str, values: np.ndarray) -> list[str]:
-    return [_text(folder / f"{name}.npy", value) for value in values]
-
-
-def _class_indices(path: Path, video: str, names: Any, index: dict[str, int]) -> list[int]:
-    if not isinstance(names, (list, tuple, np.ndarray)):
-        raise InputError(f"{path}: video {video}: expected a list of labels, found {reprlib.repr(names)}")
-    names = [_text(path, name) for name in names]
-    unknown = [name for name in names if name not in index]
-    if unknown:
-        raise InputError(f"{path}: video {video}: not in classlist.npy: {some_of(unknown)}")
-    return [index[name] for name in names]
-
-
-def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
-    if isinstance(segments, np.ndarray):
-        segments = segments.tolist()
-    if not isinstance(segments, (list, tuple)) or not all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(is_finite_number(time) for time in pair)
-        for pair in segments
-    ):
-        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {reprlib.repr(segments)}")
-    return np.array(segments, dtype=np.float64).reshape(-1, 2)
-
-
-def _read_ambiguous(path: Path) -> dict[str, np.ndarray]:
-    """Segments per video in which detections do not count; the file may be absent or empty."""
-    if not path.is_file():
-        return {}
-    segments: dict[str, list[list[float]]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        fields = line.split()
-        try:
-            if fields:
-                video, start, end = fields
-                segments.setdefault(video, []).append([float(start), float(end)])
-                if not np.isfinite(segments[video][-1]).all():
-                    raise ValueError
-        except ValueError:
-            raise InputError(f"{path}: line {number}: expected `video start end` in seconds, found {line!r}") from None
-    return {video: np.array(rows) for video, rows in segments.items()}
-
-
-# ----------------------------------------------------------------------------------------------- videos
+from utils import InputError, free_memory, log, release_memory, to_device
 
 
 @dataclass(frozen=True)
@@ -183,126 +43,6 @@ class Video:
         if self.pooled is None:
             return self.pool(self.segments_snip if keep is None else self.segments_snip[keep.numpy()])
         return self.pooled if keep is None else self.pooled[to_device(keep, self.pooled.device)]
-
-
-class Features:
-    """The features of all videos, in the order of `videoname.npy`, from one object array or from a file per video.
-
-    The object array is in memory as a whole; of a folder, `<video>.npy` is mapped while it is read.
-
-    Args:
-        path: the object array, or the folder.
-        videos: their names.
-
-    Raises:
-        InputError: the array is damaged, or its number of videos is not that of the annotations.
-    """
-
-    def __init__(self, path: Path, videos: Sequence[str]) -> None:
-        self.path, self.videos = path, videos
-        self.in_memory = None if path.is_dir() else read_features(path, videos)
-
-    def file(self, i: int) -> Path:
-        """The file that holds a video, see `feature_file`."""
-        return feature_file(self.path, self.videos[i]) if self.in_memory is None else self.path
-
-    def array(self, i: int) -> Any:
-        """A video as it is stored, not checked."""
-        return map_array(self.file(i)) if self.in_memory is None else self.in_memory[i]
-
-    def keep(self, chosen: Sequence[int]) -> None:
-        """Give back the memory of all videos but these.
-
-        Raises:
-            InputError: one of these has no file.
-        """
-        if missing := [self.videos[i] for i in chosen if not self.file(i).is_file()]:
-            raise InputError(
-                f"{self.path}: {len(missing)} of {len(chosen)} videos have no file: {some_of(missing)}; add them, or "
-                "remove the folder if the features are in one array"
-            )
-        for i in set(range(len(self.videos))) - set(chosen):
-            self.forget(i)
-
-    def forget(self, i: int) -> None:
-        """Give back the memory of a video that is not needed again."""
-        if self.in_memory is not None:
-            self.in_memory[i] = None
-
-
-def feature_file(folder: Path, video: str) -> Path:
-    """The file of a video in a folder of one file per video.
-
-    Raises:
-        InputError: the video's name cannot name one.
-    """
-    if not is_plain_name(video):
-        raise InputError(f"{folder}: video {video!r} cannot name a file; use one array for all videos")
-    return folder / f"{video}.npy"
-
-
-def read_features(path: Path, videos: Sequence[str]) -> np.ndarray:
-    """The object array of feature arrays, one `[T, D]` per video, in the order of `videoname.npy`.
-
-    Raises:
-        InputError: the file is damaged, or its number of videos is not that of the annotations.
-    """
-    features = read_array(path)
-    if features.ndim != 1 or features.dtype != object:
-        if features.ndim == 3 and features.dtype.kind == "f":  # numpy stacks videos of one length by itself
-            stacked, features = features, np.empty(len(features), dtype=object)
-            features[:] = list(stacked)
-        else:
-            raise InputError(
-                f"{path}: expected an object array of [T, D] arrays, found {features.dtype} {features.shape}"
-            )
-    if len(features) != len(videos):
-        raise InputError(f"{path}: holds {len(features)} videos, but videoname.npy lists {len(videos)}")
-    return features
-
-
-def check_features(array: Any, path: Path, video: str, feature_size: int | None) -> Tensor:
-    """One video's features as float32 `[T, D]`.
-
-    Raises:
-        InputError: not a `[T, D]` array of finite numbers with T >= 1, D even and D = feature_size if given.
-    """
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or not len(array):
-        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{path}: video {video}: expected a [T, D] array of floats, found {found}")
-    if feature_size is not None and array.shape[1] != feature_size:
-        raise InputError(
-            f"{path}: video {video}: features are {array.shape[1]} wide, not {feature_size} like --feature_size "
-            "or the first video"
-        )
-    if array.shape[1] < 2 or array.shape[1] % 2:
-        raise InputError(f"{path}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
-    features = _as_tensor(array)
-    finite = features.isfinite().all(1)
-    if not finite.all():
-        snippet = int((~finite).nonzero()[0])
-        raise InputError(f"{path}: video {video}: snippet {snippet} is not finite in float32; extract this video again")
-    return features
-
-
-def _as_tensor(array: np.ndarray) -> Tensor:
-    """A float32 copy; what float32 cannot hold becomes inf."""
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-
-
-def check_range(features: Tensor, path: Path, video: str, pooled_dtype: torch.dtype) -> None:
-    """Refuse features whose differences float16 cannot hold, if that is what is asked for.
-
-    Raises:
-        InputError: as said.
-    """
-    limit = torch.finfo(torch.float16).max / 2
-    if pooled_dtype == torch.float16 and (largest := float(features.abs().max())) > limit:
-        raise InputError(
-            f"{path}: video {video}: features reach {largest:g}, and --pooled_dtype float16 can hold differences of "
-            f"up to {limit:g}; choose float32"
-        )
 
 
 def check_proposals(segments_snip: np.ndarray, video: str, num_snippets: int) -> None:
@@ -392,7 +132,7 @@ def load_videos(
 
 
 def _pool(features: Features, i: int, roi_size: int, dtype: torch.dtype, segments_snip: np.ndarray) -> Tensor:
-    return roi_pool(_as_tensor(features.array(i)), torch.from_numpy(segments_snip), roi_size).to(dtype)
+    return roi_pool(as_tensor(features.array(i)), torch.from_numpy(segments_snip), roi_size).to(dtype)
 
 
 def fits_in_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> bool:

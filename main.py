@@ -28,17 +28,9 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from data.annotations import ANNOTATION_FILES, Annotations, read_annotations
 from data.make_demo import make_demo
-from dataset import (
-    ANNOTATION_FILES,
-    Annotations,
-    Batch,
-    Video,
-    evaluation_batches,
-    load_videos,
-    read_annotations,
-    training_batches,
-)
+from dataset import Batch, Video, evaluation_batches, load_videos, training_batches
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import PseudoLabels, pseudo_labels, read_descriptors
 from eval.classification import video_figures

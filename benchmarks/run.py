@@ -39,7 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main as seal
 from benchmarks import workload
 from benchmarks.padded import padded_step
-from dataset import Batch, read_annotations, training_batches
+from data.annotations import read_annotations
+from dataset import Batch, training_batches
 from eval.detection import candidate_pairs
 from eval.postprocess import LOGITS, detect_batch
 from eval.protocols import evaluate, read_detections

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset import read_annotations
+from data.annotations import read_annotations
 from descriptors import FILES as DESCRIPTOR_FILES
 from proposals import SNIPPETS_PER_SECOND, parse_results, snippets_to_seconds
 from utils import read_array, write_json

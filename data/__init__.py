@@ -1,1 +1,1 @@
-"""The user's datasets, and the script that simulates some."""
+"""The user's datasets, and what reads and makes them."""

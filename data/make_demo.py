@@ -29,7 +29,7 @@ from tqdm import tqdm
 if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataset import read_annotations
+from data.annotations import read_annotations
 from descriptors import build_descriptors, write_descriptors
 from proposals import SNIPPETS_PER_SECOND, parse_results, tiou
 from utils import InputError, is_plain_name, read_array, whole_file, write_json

@@ -18,7 +18,8 @@ from tqdm import tqdm
 if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataset import Features, check_features, feature_file, read_annotations
+from data.annotations import read_annotations
+from data.features import Features, check_features, feature_file
 from utils import InputError, is_plain_name, whole_file
 
 

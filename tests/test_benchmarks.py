@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import workload
 from benchmarks.padded import padded_step, plain_roi_align
-from dataset import read_annotations
+from data.annotations import read_annotations
 from descriptors import PseudoLabels
 from losses import Criterion
 from main import main

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import dataset
-from dataset import Video, evaluation_batches, load_videos, made_ahead, make_batch, read_annotations, training_batches
+from data.annotations import read_annotations
+from dataset import Video, evaluation_batches, load_videos, made_ahead, make_batch, training_batches
 from proposals import read_proposals
 from utils import InputError
 

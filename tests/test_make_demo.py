@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data import make_demo as demo
-from dataset import read_annotations
+from data.annotations import read_annotations
 from proposals import parse_results, tiou
 from utils import read_array
 
