@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.annotations import Annotations
-from data.features import Features, as_tensor, check_features, check_range
-from proposals import roi_pool, snippets_to_seconds
-from utils import InputError, free_memory, log, release_memory, to_device
+from data.features import Features, check_range
+from proposals import check_unit, roi_pool
+from utils import free_memory, log, release_memory, to_device
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,13 @@ class Video:
         return self.pooled if keep is None else self.pooled[to_device(keep, self.pooled.device)]
 
 
-def check_proposals(segments_snip: np.ndarray, video: str, num_snippets: int) -> None:
-    """Refuse proposals that can only be in another unit; one that ends somewhat past the video is nothing unusual.
-
-    Raises:
-        InputError: one lies more than ten lengths of the video away.
-    """
-    far = np.abs(segments_snip).max(1) > 10 * (num_snippets + 10)
-    if far.any():
-        start, end = snippets_to_seconds(segments_snip[far][0])
-        raise InputError(
-            f"proposals of video {video}: [{start:g}, {end:g}] s lies far outside the video, which has {num_snippets} "
-            f"snippets ({snippets_to_seconds(np.array(num_snippets)):g} s); proposals must be in seconds"
-        )
-
-
 def load_videos(
     annotations: Annotations,
-    feature_path: Path,
+    features: Features,
     proposals: dict[str, np.ndarray],
     *,
     roi_size: int,
+    rate: float,
     feature_size: int | None = None,
     device: torch.device | str = "cpu",
     cache: str = "memory",
@@ -75,9 +60,10 @@ def load_videos(
 
     Args:
         annotations: of the dataset.
-        feature_path: the object array of features, or the folder of one file per video.
+        features: of its videos.
         proposals: `[M, 2]` in snippets per video; videos not named here are not loaded.
         roi_size: R.
+        rate: snippets per second, for messages.
         feature_size: D to insist on; None takes it from the data.
         device: where the pooled proposals go.
         cache: `memory` keeps the pooled proposals; `none` pools them again for each batch; `auto` keeps them if they
@@ -88,30 +74,25 @@ def load_videos(
         InputError: a file is missing or damaged, or holds what cannot be used.
     """
     device = torch.device(device)
-    features = Features(feature_path, annotations.videos)
     chosen = [i for i, name in enumerate(annotations.videos) if name in proposals]
-    features.keep(chosen)
-
-    def checked(i: int) -> Tensor:
-        return check_features(features.array(i), features.file(i), annotations.videos[i], feature_size)
-
-    feature_size = checked(chosen[0]).shape[1]
+    features.require(chosen)
+    feature_size = features.read(chosen[0], feature_size).shape[1]
     sizes = [len(proposals[annotations.videos[i]]) for i in chosen]
     shape = (sum(sizes), 3, feature_size)
     kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
     if not kept and features.in_memory is not None:
         log.info(
-            f"notice: {feature_path} stays in memory as a whole; data/split_features.py makes a file per video, which "
+            f"notice: {features.path} stays in memory as a whole; data/split_features.py makes a file per video, which "
             "does not"
         )
     stores = torch.empty(shape, dtype=pooled_dtype, device=device).split(sizes) if kept else [None] * len(sizes)
     videos = {}
     progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
     for i, pooled in zip(progress, stores, strict=True):
-        name, raw = annotations.videos[i], checked(i)
+        name, raw = annotations.videos[i], features.read(i, feature_size)
         segments = proposals[name]
         check_range(raw, features.file(i), name, pooled_dtype)
-        check_proposals(segments, name, len(raw))
+        check_unit(segments, name, len(raw), rate)
         if kept:
             pooled.copy_(roi_pool(raw, torch.from_numpy(segments), roi_size))
             features.forget(i)
@@ -132,7 +113,7 @@ def load_videos(
 
 
 def _pool(features: Features, i: int, roi_size: int, dtype: torch.dtype, segments_snip: np.ndarray) -> Tensor:
-    return roi_pool(as_tensor(features.array(i)), torch.from_numpy(segments_snip), roi_size).to(dtype)
+    return roi_pool(features.read_again(i), torch.from_numpy(segments_snip), roi_size).to(dtype)
 
 
 def fits_in_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> bool:

@@ -50,26 +50,29 @@ def read_descriptors(folder: Path, num_class: int, feature_size: int) -> Tensor:
     return torch.stack(descriptors)
 
 
-def build_descriptors(means: Tensor, labels: Tensor) -> Tensor:
+def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Descriptors from training videos: per class, the mean over its videos of each video's temporal mean.
 
     The paper's figure fixes "temporal aggregation per class"; averaging each video first, so that a long video
-    weighs no more than a short one, is our reading (SPEC section 8).
+    weighs no more than a short one, is our reading (SPEC section 8). With the videos' lengths as `weights` it is the
+    mean over all snippets of the class instead.
 
     Args:
         means: `[B, D]` temporal means of the videos, RGB then flow.
         labels: `[B, C]` video labels, 0 or 1.
+        weights: `[B]` of the videos in the mean, positive; None weighs them alike.
 
     Returns:
         `[2, C, D/2]`: appearance, motion. A class without a video has the zero vector.
     """
-    share = labels / labels.sum(0).clamp(min=1)  # [B, C]
+    weighted = labels if weights is None else labels * weights[:, None]
+    share = weighted / weighted.sum(0).clamp(min=1)  # [B, C]
     return torch.stack([share.T @ half for half in means.chunk(2, dim=1)])
 
 
 def write_descriptors(folder: Path, descriptors: Tensor) -> None:
     """Write `[2, C, D/2]` as the two float32 files that `read_descriptors` reads."""
-    for name, array in zip(FILES, descriptors.float().numpy(), strict=True):
+    for name, array in zip(FILES, descriptors.float().cpu().numpy(), strict=True):
         with whole_file(folder / name, "wb") as file:
             np.save(file, array, allow_pickle=False)
 
@@ -103,3 +106,30 @@ def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:
     label = similarity.mean(0).argmax(-1)
     consistent = appearance == motion
     return PseudoLabels(label, consistent, ~consistent & ((label == appearance) | (label == motion)))
+
+
+def pseudo_label_report(pseudo: PseudoLabels, labels: Tensor, class_names: Sequence[str], most: int = 10) -> str:
+    """How good the pseudo-labels of videos are, as text: a line of counts, and the most frequent confusions.
+
+    Args:
+        pseudo: of the videos.
+        labels: `[B, C]` their true labels, 0 or 1; a video without any is left out.
+        class_names: C names.
+        most: confusions to list.
+    """
+    labelled = labels.any(1)
+    label, labels = pseudo.label[labelled], labels[labelled] > 0
+    right = labels.gather(1, label[:, None])[:, 0]
+    lines = [
+        f"pseudo-labels of {len(label)} labelled training videos: {int(right.sum())} are a true label "
+        f"({100 * float(right.float().mean()):.1f}%); {int(pseudo.consistent[labelled].sum())} videos are consistent, "
+        f"{int(pseudo.partial[labelled].sum())} partially consistent"
+    ]
+    wrong, true = (labels & ~right[:, None]).nonzero(as_tuple=True)  # a row for each true label of a wrong video
+    confusions, counts = torch.stack([true, label[wrong]], dim=1).unique(dim=0, return_counts=True)
+    order = counts.sort(descending=True, stable=True).indices[:most]
+    names = [(class_names[a], class_names[b]) for a, b in confusions[order].tolist()]
+    lines += [f"  {n} x {a} taken for {b}" for (a, b), n in zip(names, counts[order].tolist(), strict=True)]
+    if len(counts) > most:
+        lines.append(f"  … and {len(counts) - most} other pairs")
+    return "\n".join(lines)

@@ -1,9 +1,12 @@
-"""Train, test and evaluate SEAL.
+"""Train, test and evaluate SEAL, and make what its data lacks.
 
     python main.py --run_type train --dataset_name Demo
     python main.py --run_type train
     python main.py --run_type test --pretrained_ckpt checkpoints/best_model.pkl
     python main.py --run_type eval --detections detections.json
+    python main.py --run_type check
+    python main.py --run_type proposals
+    python main.py --run_type descriptors
 
 `python main.py --help` lists every option; the README says what a run writes.
 """
@@ -28,17 +31,26 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.annotations import ANNOTATION_FILES, Annotations, read_annotations
+from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
+from data.check import Findings, check_dataset
+from data.features import Features
 from data.make_demo import make_demo
 from dataset import Batch, Video, evaluation_batches, load_videos, training_batches
 from descriptors import FILES as DESCRIPTOR_FILES
-from descriptors import PseudoLabels, pseudo_labels, read_descriptors
+from descriptors import (
+    PseudoLabels,
+    build_descriptors,
+    pseudo_label_report,
+    pseudo_labels,
+    read_descriptors,
+    write_descriptors,
+)
 from eval.classification import video_figures
-from eval.postprocess import LOGITS, detect_batch
+from eval.postprocess import LOGITS, VideoDetections, detect_batch
 from eval.protocols import detection_table, evaluate, figures, read_detections, results_table, summary, write_detections
 from losses import Criterion
 from model import SEAL
-from options import dataset_files, describe, parse_options
+from options import DatasetFiles, dataset_files, describe, parse_options
 from proposals import read_proposals
 from utils import (
     InputError,
@@ -56,11 +68,9 @@ from utils import (
 
 __version__ = "0.1.0"
 
-PARTS = {"train": ("train", "test"), "test": ("test",), "eval": ()}  # what each run type reads
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit status is 2 when the input cannot be used."""
+    """Run one command line; the exit status is 2 when the input cannot be used, and `check`'s 1 when it finds that."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     # PyTorch's switch for large pages under large CPU tensors: fewer page faults, and less memory lost between tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -69,11 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
     try:
         with logging_redirect_tqdm():
-            {"train": train, "test": test, "eval": evaluate_file}[options.run_type](options)
+            return RUN_TYPES[options.run_type](options) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 # -------------------------------------------------------------------------------------------- run types
@@ -105,7 +114,7 @@ def train(options: Namespace) -> None:
         due = epoch % (options.interval or 10) == 0 or epoch == options.max_epoch
         if due:
             save_weights(model, last_path)
-        if due and options.interval:
+        if due and options.interval and not data.truth.empty:
             results, detections = evaluate_model(model, data, options)
             run_log.evaluation(epoch, results, figures(results))
             log.info(f"\nepoch {epoch}, mean loss {terms['loss_total']:.4f}\n{summary(results)}")
@@ -115,8 +124,12 @@ def train(options: Namespace) -> None:
                 best = {**last, "checkpoint": str(best_path)}
     run_log.close()
 
+    log.info(f"weights in {last_path}")
+    if not options.interval:
+        log.info("not evaluated, as --interval 0 asks")
+        return
     if not last:
-        log.info(f"not evaluated, as --interval 0 asks; weights in {last_path}")
+        write_detections_alone(model, data, options)
         return
     write_results(options, {**last, "best": best}, detections, data.annotations)
     log.info(f"\nlast checkpoint, epoch {last['epoch']}: {last_path}\n{summary(last)}")
@@ -163,7 +176,12 @@ def test(options: Namespace) -> None:
     check_exp_dir(options)
     device = pick_device(options.device, tf32=options.tf32)
     data = load_data(options, device)
-    results, detections = evaluate_model(build_model(options, data, device), data, options)
+    model = build_model(options, data, device)
+    if data.truth.empty:
+        start_run(options)
+        write_detections_alone(model, data, options)
+        return
+    results, detections = evaluate_model(model, data, options)
     start_run(options)
     # A checkpoint holds weights alone and does not say which epoch it is of.
     results |= {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
@@ -176,18 +194,97 @@ def evaluate_file(options: Namespace) -> None:
     check_exp_dir(options)
     make_demo_on_first_use(options)
     require_input(options)
-    annotations = read_annotations(dataset_files(options).annotations)
-    videos = annotations.videos_of(options.test_subset)
-    truth = test_instances(options, annotations)
-    detections = read_detections(options.detections, videos, annotations.class_names)
+    annotations = read_annotations(dataset_files(options).annotations, options.class_list)
+    subset = subsets_of(options, annotations)["test"]
+    videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
+    if truth.empty:
+        folder = dataset_files(options).annotations
+        raise InputError(f"{folder}: no instance in subset {subset!r} to evaluate on")
+    detections = read_detections(options.detections, videos, annotations.class_names, options.rate)
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
     without = sorted(set(videos) - set(detections["video"]))
     if without:
         log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
-    results = evaluate(detections, truth, annotations.class_names, options.tiou)
+    results = evaluate(detections, truth, annotations.class_names, options.tiou, options.rate)
     start_run(options)
     write_results(options, results | {"detections": str(options.detections)})
     log.info(results_table(results))
+
+
+def make_descriptors(options: Namespace) -> None:
+    """`--run_type descriptors`: class descriptors of the training videos, and how good their pseudo-labels are."""
+    make_demo_on_first_use(options)
+    require_input(options)
+    files = dataset_files(options)
+    refuse_to_replace([files.descriptors / name for name in DESCRIPTOR_FILES], options)
+    annotations = read_annotations(files.annotations, options.class_list)
+    subset = subsets_of(options, annotations)["train"]
+    videos = annotations.videos_of(subset)
+    chosen = [i for i, own in enumerate(annotations.subsets) if own == subset]
+    labels = torch.from_numpy(annotations.labels[chosen])
+    lacking = [name for name, has in zip(annotations.class_names, labels.any(0), strict=True) if not has]
+    if lacking:
+        raise InputError(
+            f"{files.annotations}: no video of subset {subset!r} has the label {some_of(lacking, None)}, so there is "
+            "nothing to make its descriptor of; add a video, or take the class out"
+        )
+
+    features = Features(files.features, annotations.videos, options.crop)
+    features.require(chosen)
+    means, lengths, width = [], [], options.feature_size
+    for i in tqdm(chosen, desc="reading features", unit="video", leave=False):
+        raw = features.read(i, width)
+        features.forget(i)
+        means.append(raw.mean(0))
+        lengths.append(len(raw))
+        width = raw.shape[1]
+    means = torch.stack(means)
+    weights = torch.tensor(lengths) if options.descriptor_pooling == "snippet" else None
+    descriptors = build_descriptors(means, labels, weights)
+    write_descriptors(files.descriptors, descriptors)
+    log.info(f"descriptors of {len(annotations.class_names)} classes from {len(videos)} videos: {files.descriptors}")
+    log.info(pseudo_label_report(pseudo_labels(means, descriptors), labels, annotations.class_names))
+
+
+def check(options: Namespace) -> int:
+    """`--run_type check`: read all that training and testing would, and list what is wrong; 1 if they would stop."""
+    make_demo_on_first_use(options)
+    files, found = dataset_files(options), Findings()
+    with found.collecting():
+        require_input(options)
+    if files.annotations.exists():
+        with found.collecting():
+            check_what_is_there(options, files, found)
+    log.info(found.report())
+    return 1 if found.errors else 0
+
+
+def check_what_is_there(options: Namespace, files: DatasetFiles, found: Findings) -> None:
+    """Check the files of a dataset that exist; an InputError that ends this early is for the caller to collect."""
+    annotations = read_annotations(files.annotations, options.class_list, found.error)
+    subsets = subsets_of(options, annotations)
+    with found.collecting():
+        require_agreement(options, annotations, annotations.videos_of(subsets["train"]))
+    tables, feature_size = check_dataset(
+        annotations,
+        subsets,
+        files.features,
+        files.proposals,
+        found,
+        rate=options.rate,
+        crop=options.crop,
+        feature_size=options.feature_size,
+        pooled_dtype=getattr(torch, options.pooled_dtype),
+        missing=options.missing_proposals,
+    )
+    log.info(tables)
+    num_class = len(annotations.class_names)
+    if feature_size and all((files.descriptors / name).exists() for name in DESCRIPTOR_FILES):
+        with found.collecting():
+            read_descriptors(files.descriptors, num_class, feature_size)
+    if feature_size and options.pretrained_ckpt is not None and options.pretrained_ckpt.exists():
+        with found.collecting():
+            build_network(options, feature_size, num_class)
 
 
 # ------------------------------------------------------------------------------------------- evaluation
@@ -195,6 +292,14 @@ def evaluate_file(options: Namespace) -> None:
 
 def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
     """Run the network over the test videos: the figures of `results.json`, and the table of detections."""
+    found, detections = detect_all(model, data, options)
+    labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
+    results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou, options.rate)
+    return results | video_figures(found, labels), detections
+
+
+def detect_all(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoDetections], pd.DataFrame]:
+    """Run the network over the test videos: what is found in each, and the table of all detections."""
     parts = []
     with tqdm(total=len(data.test), desc="testing", unit="video", leave=False) as progress:
         for batch in evaluation_batches(data.test, dtype=model.precision):
@@ -206,11 +311,18 @@ def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[st
         [video.segments_snip for video in data.test],
         [data.annotations.ambiguous.get(video.name) for video in data.test],
         threshold_cls=options.threshold_cls,
+        rate=options.rate,
     )
-    detections = detection_table([video.name for video in data.test], found)
-    labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
-    results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou)
-    return results | video_figures(found, labels), detections
+    return found, detection_table([video.name for video in data.test], found, options.rate)
+
+
+def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
+    """Write `detections.json` of test videos that have no ground truth."""
+    write_found(options, detect_all(model, data, options)[1], data.annotations)
+    log.info(
+        "no mAP can be had, since the test videos have no instances in the annotations; detections in "
+        f"{options.exp_dir / 'detections.json'}"
+    )
 
 
 # ----------------------------------------------------------------------------------------- what runs need
@@ -221,7 +333,7 @@ class Data:
     """What a run has read."""
 
     annotations: Annotations
-    truth: pd.DataFrame  # instances of the test videos
+    truth: pd.DataFrame  # instances of the test videos; may be empty
     test: list[Video]
     train: list[Video]  # empty when only testing
     pseudo: PseudoLabels | None  # of the training videos
@@ -235,6 +347,17 @@ def make_demo_on_first_use(options: Namespace) -> None:
         make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
 
 
+# What a run type reads beside the annotations: features, the proposals of these parts, descriptors.
+READS = {
+    "train": (True, ("train", "test"), True),
+    "check": (True, ("train", "test"), True),
+    "test": (True, ("test",), False),
+    "eval": (False, (), False),
+    "descriptors": (True, (), False),
+    "proposals": (True, (), False),
+}
+
+
 def require_input(options: Namespace) -> None:
     """Stop when files that this run type reads are missing, naming all of them and where each comes from.
 
@@ -242,18 +365,26 @@ def require_input(options: Namespace) -> None:
         InputError: as said.
     """
     files = dataset_files(options)
+    features, parts, descriptors = READS[options.run_type]
     release = "the public I3D release that W-TALC and its successors use"
-    needed = {files.annotations / f"{name}.npy": f"annotations, from {release}" for name in ANNOTATION_FILES}
+    needed = {}
+    if files.annotations.suffix == ".json":
+        needed[files.annotations] = "annotations, see data/README.md"
+    else:
+        needed |= {files.annotations / f"{name}.npy": f"annotations, from {release}" for name in ANNOTATION_FILES}
+    if features and not options.proposals_from and not files.features.is_dir():  # a folder is looked into when read
+        needed[files.features] = f"I3D features, from {release}"
+    for part in parts:
+        needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
+    if descriptors:
+        needed |= {
+            files.descriptors / name: "class descriptors: make them with --run_type descriptors"
+            for name in DESCRIPTOR_FILES
+        }
     if options.run_type == "eval":
         needed[options.detections] = "the detections to evaluate"
-    elif not files.features.is_dir():  # a folder of one file per video is looked into when it is read
-        needed[files.features] = f"I3D features, from {release}"
-    for part in PARTS[options.run_type]:
-        needed[files.proposals[part]] = "proposals, for instance the detections of LAC or P-MIL"
-    if options.run_type == "train":
-        needed |= {
-            files.descriptors / name: "class descriptors, see descriptors/README.md" for name in DESCRIPTOR_FILES
-        }
+    if options.class_list is not None:
+        needed[options.class_list] = "the class names that --class_list gives"
     if options.pretrained_ckpt is not None:
         needed[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
     missing = [f"  {path}: {source}" for path, source in needed.items() if not path.is_file()]
@@ -264,17 +395,25 @@ def require_input(options: Namespace) -> None:
         raise InputError("\n".join([*lines, hint] if nothing_there else lines))
 
 
-def test_instances(options: Namespace, annotations: Annotations) -> pd.DataFrame:
-    """The ground truth of the test subset.
+def subsets_of(options: Namespace, annotations: Annotations) -> dict[str, str]:
+    """The subset that each part, `train` and `test`, is."""
+    given = {"train": options.train_subset, "test": options.test_subset}
+    return {part: given[part] or usual for part, usual in usual_subsets(annotations.subsets).items()}
+
+
+def require_agreement(options: Namespace, annotations: Annotations, training: Sequence[str] | None) -> None:
+    """Stop when the options contradict the annotations; `training` are the videos to train on, if that is to be done.
 
     Raises:
-        InputError: there is none.
+        InputError: as said.
     """
-    truth = annotations.ground_truth(options.test_subset)
-    if truth.empty:
-        folder = dataset_files(options).annotations
-        raise InputError(f"{folder}: no instance in subset {options.test_subset!r} to evaluate on")
-    return truth
+    num_class = len(annotations.class_names)
+    if options.num_class not in (None, num_class):
+        raise InputError(
+            f"--num_class {options.num_class}: {dataset_files(options).annotations} has {num_class} classes"
+        )
+    if training is not None and len(training) < options.batch_size:
+        raise InputError(f"--batch_size {options.batch_size}: there are only {len(training)} training videos")
 
 
 def load_data(options: Namespace, device: torch.device) -> Data:
@@ -282,24 +421,25 @@ def load_data(options: Namespace, device: torch.device) -> Data:
     make_demo_on_first_use(options)
     require_input(options)
     files = dataset_files(options)
-    annotations = read_annotations(files.annotations)
+    annotations = read_annotations(files.annotations, options.class_list)
     num_class = len(annotations.class_names)
-    if options.num_class not in (None, num_class):
-        raise InputError(f"--num_class {options.num_class}: {files.annotations} has {num_class} classes")
-    truth = test_instances(options, annotations)
+    subsets = subsets_of(options, annotations)
+    names = {part: annotations.videos_of(subsets[part]) for part in READS[options.run_type][1]}
+    require_agreement(options, annotations, names.get("train"))
+    truth = annotations.ground_truth(subsets["test"])
 
-    subsets = {"train": options.train_subset, "test": options.test_subset}
-    names = {part: annotations.videos_of(subsets[part]) for part in PARTS[options.run_type]}
-    if "train" in names and len(names["train"]) < options.batch_size:
-        raise InputError(f"--batch_size {options.batch_size}: there are only {len(names['train'])} training videos")
+    if truth.empty:
+        log.info(f"notice: subset {subsets['test']!r} has no instances, so no mAP can be had")
+
     proposals = {}
     for part, videos in names.items():
-        proposals |= read_proposals(files.proposals[part], videos, options.missing_proposals)
+        proposals |= read_proposals(files.proposals[part], videos, options.rate, options.missing_proposals)
     loaded = load_videos(
         annotations,
-        files.features,
+        Features(files.features, annotations.videos, options.crop),
         proposals,
         roi_size=options.roi_size,
+        rate=options.rate,
         feature_size=options.feature_size,
         device=device,
         cache=options.cache,
@@ -308,8 +448,8 @@ def load_data(options: Namespace, device: torch.device) -> Data:
     parts = {part: [loaded[name] for name in videos] for part, videos in names.items()}
     for part, videos in parts.items():
         log.info(
-            f"{part}: {len(videos)} videos, {sum(video.num_snippets for video in videos)} snippets, "
-            f"{sum(len(video.proposals) for video in videos)} proposals"
+            f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "
+            f"snippets, {sum(len(video.proposals) for video in videos)} proposals"
         )
     feature_size = parts["test"][0].mean.numel()
     log.info(f"{num_class} classes, {len(truth)} test instances, features {feature_size} wide; device {device}")
@@ -323,15 +463,20 @@ def load_data(options: Namespace, device: torch.device) -> Data:
 
 def build_model(options: Namespace, data: Data, device: torch.device) -> SEAL:
     """The network for this data, with the weights of `--pretrained_ckpt` if there are any."""
+    return build_network(options, data.test[0].mean.numel(), len(data.annotations.class_names)).to(device)
+
+
+def build_network(options: Namespace, feature_size: int, num_class: int) -> SEAL:
+    """The network for features and classes, with the weights of `--pretrained_ckpt` if there are any."""
     model = SEAL(
-        feature_size=data.test[0].mean.numel(),
-        num_class=len(data.annotations.class_names),
+        feature_size=feature_size,
+        num_class=num_class,
         dropout_ratio=options.dropout_ratio,
         precision=getattr(torch, options.precision),
     )
     if options.pretrained_ckpt is not None:
         load_weights(model, options.pretrained_ckpt)
-    return model.to(device)
+    return model
 
 
 def build_criterion(options: Namespace) -> Criterion:
@@ -384,6 +529,17 @@ def check_exp_dir(options: Namespace) -> None:
             )
 
 
+def refuse_to_replace(paths: Iterable[Path], options: Namespace) -> None:
+    """Stop before any work when a file is there that the run would replace, unless `--overwrite` says to.
+
+    Raises:
+        InputError: as said.
+    """
+    there = [str(path) for path in paths if path.exists()]
+    if there and not options.overwrite:
+        raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or write to another folder")
+
+
 def start_run(options: Namespace) -> None:
     """Make `--exp_dir` ready, once all input has been read: a run that stops on bad input touches nothing."""
     folder = options.exp_dir
@@ -409,9 +565,23 @@ def write_results(
     keep_previous(options.exp_dir / "results.json")
     write_json(options.exp_dir / "results.json", results)
     if detections is not None:
-        path = options.exp_dir / "detections.json"
-        keep_previous(path)
-        write_detections(path, detections, annotations.class_names, f"SEAL {__version__}, {options.dataset_name}")
+        write_found(options, detections, annotations)
+
+
+def write_found(options: Namespace, detections: pd.DataFrame, annotations: Annotations) -> None:
+    """Write `detections.json`; what an earlier run left is kept beside it."""
+    path = options.exp_dir / "detections.json"
+    keep_previous(path)
+    write_detections(path, detections, annotations.class_names, f"SEAL {__version__}, {options.dataset_name}")
+
+
+RUN_TYPES = {
+    "train": train,
+    "test": test,
+    "eval": evaluate_file,
+    "check": check,
+    "descriptors": make_descriptors,
+}
 
 
 if __name__ == "__main__":

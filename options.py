@@ -13,7 +13,17 @@ from typing import NoReturn
 
 from utils import is_plain_name
 
-_ACTIVITYNET = {"train_subset": "training", "test_subset": "validation", "tiou": "activitynet"}
+# 9,337 training videos are 291 batches of 32, so 30 epochs are twice the steps of 200 epochs of THUMOS14. The schedules
+# of the losses keep their share of the epochs.
+_ACTIVITYNET = {
+    "tiou": "activitynet",
+    "batch_size": 32,
+    "max_epoch": 30,
+    "interval": 5,
+    "sc_epochs": 10,
+    "sme_epochs": 24,
+    "sc_decay": 1.2,
+}
 
 # Defaults of a dataset where they differ from the general ones, which are those of THUMOS14.
 PRESETS = {
@@ -70,12 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("what to do").add_argument
     add(
         "--run_type",
-        choices=("train", "test", "eval"),
+        choices=("train", "test", "eval", "check", "descriptors", "proposals"),
         default="train",
-        help="train, test weights, evaluate detections",
+        help="train, test weights, evaluate detections; check a dataset, make its descriptors, make its proposals",
     )
     add("--exp_dir", type=Path, default=Path("outputs"), help="folder for everything that a run writes")
-    add("--overwrite", action="store_true", help="let a training run replace an earlier one in --exp_dir")
+    add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
     add("--pretrained_ckpt", type=Path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
     add("--detections", type=Path, help="for eval: detections in ActivityNet result format")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
@@ -89,11 +99,18 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("data").add_argument
     add("--dataset_name", default="Thumos14reduced", help="names folders and files; Demo is made on first use")
     add("--dataset_root", type=Path, help="the dataset's own folder (data/<name> when not given)")
+    add("--annotations", type=Path, help="folder of .npy files, or JSON file (see data/README.md when not given)")
+    add("--class_list", type=Path, help="class names, one a line (the labels of a JSON file, sorted, when not given)")
+    add("--features", type=Path, help="file of all videos, or folder (see data/README.md when not given)")
+    add("--crop", type=_number(int, 0, 1e9), help="crop of the features to take (their mean when not given)")
+    add("--feature_fps", type=_positive, default=25.0, help="frames per second of the video that features were made of")
+    add("--snippet_frames", type=_positive, default=16.0, help="frames from one snippet to the next")
     add("--proposals_root", type=Path, default=Path("proposals4Thumos14"), help="folder of the two proposal files")
     add("--descriptors_root", type=Path, default=Path("descriptors"), help="folder that holds <name>/ with descriptors")
+    add("--proposals_from", type=Path, nargs="+", help="for proposals: result files to take, instead of making them")
     add("--missing_proposals", choices=("error", "empty"), default="error", help="a video without an entry")
-    add("--train_subset", default="validation", help="subset of the training videos")
-    add("--test_subset", default="test", help="subset of the test videos")
+    add("--train_subset", help="subset of the training videos (training, else validation, when not given)")
+    add("--test_subset", help="subset of the test videos (validation beside training, else test, when not given)")
     add("--num_class", type=_count, help="classes without background (what the data says when not given)")
     add("--feature_size", type=_count, help="feature width, RGB and flow together (what the data says when not given)")
     add("--roi_size", type=_number(int, 6, 1000), default=12, help="RoI bins of a proposal")
@@ -108,6 +125,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--pooled_dtype",
         choices=("float32", "float16", "bfloat16"),
         help="what pooled proposals are kept in (--precision when not given, which loses nothing)",
+    )
+
+    add(
+        "--descriptor_pooling",
+        choices=("video", "snippet"),
+        default="video",
+        help="for descriptors: a class's videos weigh alike, or its snippets",
     )
 
     add = parser.add_argument_group("optimisation").add_argument
@@ -166,6 +190,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for option, value in _derived_defaults(options).items():
         if getattr(options, option) is None:
             setattr(options, option, value)
+    options.rate = options.feature_fps / options.snippet_frames  # snippets per second
     return options
 
 
@@ -181,19 +206,19 @@ def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str]:
 class DatasetFiles:
     """Where the files of a dataset lie (SPEC section 1)."""
 
-    features: Path  # a folder with a file per video where there is one, else one file
-    annotations: Path  # a folder
+    features: Path  # a folder with files of each video, or one file
+    annotations: Path  # a folder, or a JSON file
     descriptors: Path  # a folder
     proposals: dict[str, Path]  # of each part, `train` and `test`
 
 
 def dataset_files(options: argparse.Namespace) -> DatasetFiles:
     """The files of the dataset that the options name."""
-    name = options.dataset_name
-    per_video = options.dataset_root / "features"
+    name, root = options.dataset_name, options.dataset_root
+    per_video, one_json = root / "features", root / "annotations.json"
     return DatasetFiles(
-        features=per_video if per_video.is_dir() else options.dataset_root / f"{name}-I3D-JOINTFeatures.npy",
-        annotations=options.dataset_root / f"{name}-Annotations",
+        features=options.features or (per_video if per_video.is_dir() else root / f"{name}-I3D-JOINTFeatures.npy"),
+        annotations=options.annotations or (one_json if one_json.is_file() else root / f"{name}-Annotations"),
         descriptors=options.descriptors_root / name,
         proposals={part: options.proposals_root / f"Proposals_{name}_{part}.json" for part in ("train", "test")},
     )

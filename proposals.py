@@ -6,7 +6,7 @@ Axes: M proposals of a video, T snippets, D features, R RoI bins. A segment is a
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,23 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import InputError, is_finite_number, read_json, some_of
+from utils import InputError, is_finite_number, log, read_json, some_of, stop
 
-# A snippet is 16 frames of a 25 fps video and covers [i, i + 1) on the snippet axis.
+# A snippet covers [i, i + 1) on the snippet axis. This is the usual rate, that of snippets of 16 frames at 25 frames a
+# second; `rate`, here and elsewhere, is in snippets per second.
 SNIPPETS_PER_SECOND = 25 / 16
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
-def seconds_to_snippets(segments_sec: Sequence | np.ndarray) -> np.ndarray:
+def seconds_to_snippets(segments_sec: Sequence | np.ndarray, rate: float) -> np.ndarray:
     """Proposal times in snippets, rounded to two decimals as Python's `round` does (SPEC section 1): `[M, 2]`."""
     flat = np.asarray(segments_sec, dtype=np.float64).ravel().tolist()
-    return np.array([round(time * SNIPPETS_PER_SECOND, 2) for time in flat], dtype=np.float64).reshape(-1, 2)
+    return np.array([round(time * rate, 2) for time in flat], dtype=np.float64).reshape(-1, 2)
 
 
-def snippets_to_seconds(segments_snip: np.ndarray) -> np.ndarray:
+def snippets_to_seconds(segments_snip: np.ndarray, rate: float) -> np.ndarray:
     """Times in seconds of times in snippets, any shape."""
-    return segments_snip * 16 / 25
+    return segments_snip / rate
 
 
 def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> Array:
@@ -59,11 +60,12 @@ class ResultFile(NamedTuple):
     snippet_decimals: int | None  # decimals, in snippets, that its boundaries are rounded to, where it says so
 
 
-def parse_results(path: Path) -> ResultFile:
+def parse_results(path: Path, on_error: Callable[[str], None] = stop) -> ResultFile:
     """Read a result file and check every segment.
 
     Args:
         path: `{"results": {video: [{"segment": [start, end], …}]}}`, seconds.
+        on_error: takes the error of one entry, which is then left out.
 
     Raises:
         InputError: the file is not of that form, or a segment is not two finite numbers in rising order.
@@ -74,19 +76,20 @@ def parse_results(path: Path) -> ResultFile:
         raise InputError(f'{path}: expected {{"results": {{video: [{{"segment": [start, end], …}}]}}}}')
     for video, entries in results.items():
         if not isinstance(entries, list):
-            raise InputError(f"{path}: video {video}: expected a list of segments, found {type(entries).__name__}")
+            on_error(f"{path}: video {video}: expected a list of segments, found {type(entries).__name__}")
+            results[video] = entries = []
         for entry in entries:
-            segment = entry.get("segment") if isinstance(entry, dict) else None
-            if not _is_segment(segment):
-                raise InputError(
-                    f"{path}: video {video}: bad segment {reprlib.repr(segment)}; expected [start, end] seconds"
-                )
+            if not _has_segment(entry):
+                found = reprlib.repr(entry.get("segment") if isinstance(entry, dict) else entry)
+                on_error(f"{path}: video {video}: bad segment {found}; expected [start, end] seconds, start <= end")
+        results[video] = [entry for entry in entries if _has_segment(entry)]
     external = content.get("external_data")
     decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
     return ResultFile(results, decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None)
 
 
-def _is_segment(segment: Any) -> bool:
+def _has_segment(entry: Any) -> bool:
+    segment = entry.get("segment") if isinstance(entry, dict) else None
     return (
         isinstance(segment, list)
         and len(segment) == 2
@@ -95,12 +98,41 @@ def _is_segment(segment: Any) -> bool:
     )
 
 
-def read_proposals(path: Path, videos: Sequence[str], missing: str = "error") -> dict[str, np.ndarray]:
+def require_entries(
+    path: Path | str, results: dict, videos: Sequence[str], missing: str, on_error: Callable[[str], None] = stop
+) -> None:
+    """See that videos are in a result file; if `missing` is `empty` they need not be, but are named.
+
+    Raises:
+        InputError: they are not, and `missing` is `error`.
+    """
+    absent = [video for video in videos if video not in results]
+    names = some_of(absent, 5 if on_error is stop else None)
+    if absent and missing == "error":
+        on_error(
+            f"{path}: {len(absent)} of {len(videos)} videos have no entry: {names}; add them, or pass "
+            "--missing_proposals empty"
+        )
+    elif absent:
+        log.info(f"notice: {path}: {len(absent)} of {len(videos)} videos have no entry: {names}")
+
+
+def ranked_segments(entries: Sequence[dict[str, Any]]) -> np.ndarray:
+    """A video's segments in seconds, `[M, 2]`, best score first; as listed if an entry has no score."""
+    segments = np.array([entry["segment"] for entry in entries], dtype=np.float64).reshape(-1, 2)
+    scores = [entry.get("score") for entry in entries]
+    if not all(map(is_finite_number, scores)):
+        return segments
+    return segments[np.argsort(-np.array(scores, dtype=np.float64), kind="stable")]
+
+
+def read_proposals(path: Path, videos: Sequence[str], rate: float, missing: str = "error") -> dict[str, np.ndarray]:
     """Proposals of the named videos, in snippets (SPEC section 1). Labels and scores in the file are not used.
 
     Args:
         path: a result file, see `parse_results`.
         videos: the videos to look up.
+        rate: snippets per second.
         missing: what to do with a video that is not in the file: `error`, or `empty` to take it as having none.
 
     Returns:
@@ -110,16 +142,26 @@ def read_proposals(path: Path, videos: Sequence[str], missing: str = "error") ->
         InputError: the file is damaged, or lacks videos and `missing` is `error`.
     """
     results = parse_results(path).results
-    absent = [video for video in videos if video not in results]
-    if absent and missing == "error":
-        raise InputError(
-            f"{path}: {len(absent)} of {len(videos)} videos have no entry: {some_of(absent)}; add them, or pass "
-            "--missing_proposals empty"
-        )
+    require_entries(path, results, videos, missing)
     return {
-        video: seconds_to_snippets([entry["segment"] for entry in results.get(video) or [{"segment": [0, 0]}]])
+        video: seconds_to_snippets([entry["segment"] for entry in results.get(video) or [{"segment": [0, 0]}]], rate)
         for video in videos
     }
+
+
+def check_unit(segments_snip: np.ndarray, video: str, num_snippets: int, rate: float) -> None:
+    """Refuse proposals that can only be in another unit; one that ends somewhat past the video is nothing unusual.
+
+    Raises:
+        InputError: one lies more than ten lengths of the video away.
+    """
+    far = np.abs(segments_snip).max(1) > 10 * (num_snippets + 10)
+    if far.any():
+        start, end = snippets_to_seconds(segments_snip[far][0], rate)
+        raise InputError(
+            f"proposals of video {video}: [{start:g}, {end:g}] s lies far outside the video, which has {num_snippets} "
+            f"snippets ({snippets_to_seconds(num_snippets, rate):g} s); proposals must be in seconds"
+        )
 
 
 def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:

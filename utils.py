@@ -19,7 +19,7 @@ import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ log = logging.getLogger("seal")
 
 class InputError(Exception):
     """Something the user gave cannot be used. `main.py` prints it as one line and exits with status 2."""
+
+
+def stop(message: str) -> NoReturn:
+    """What a reader does with an error, unless it is given something else to do, as `--run_type check` does.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(message)
 
 
 def seed_everything(seed: int) -> torch.Generator:
@@ -327,9 +336,9 @@ def is_finite_number(value: Any) -> bool:
         return False
 
 
-def some_of(names: Sequence[str], limit: int = 5) -> str:
-    """The first few of many names, for a message."""
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+def some_of(names: Sequence[str], limit: int | None = 5) -> str:
+    """The first few of many names, for a message; all of them if the limit is None."""
+    return ", ".join(names[:limit]) + (", …" if limit is not None and len(names) > limit else "")
 
 
 def is_plain_name(name: str) -> bool:

@@ -240,7 +240,9 @@ def measure_testing(table: Table, data: seal.Data, options: argparse.Namespace, 
     pairs = np.random.default_rng(0).random(max(sizes) ** 2)
     took, floor = medians(
         repeats,
-        lambda: detect_batch(outputs, segments, [None] * len(segments), threshold_cls=options.threshold_cls),
+        lambda: detect_batch(
+            outputs, segments, [None] * len(segments), threshold_cls=options.threshold_cls, rate=SNIPPETS_PER_SECOND
+        ),
         lambda: [np.exp(pairs[: size**2]) for size in sizes],
     )
     table.add(f"post-processing, {sum(sizes)} proposals", took, floor)
@@ -364,7 +366,7 @@ def real_detections(annotation_folder: Path, proposals_root: Path) -> Detections
     annotations = read_annotations(annotation_folder)
     name = annotation_folder.name.removesuffix("-Annotations")
     path = proposals_root / f"Proposals_{name}_test.json"
-    table = read_detections(path, annotations.videos_of("test"), annotations.class_names)
+    table = read_detections(path, annotations.videos_of("test"), annotations.class_names, SNIPPETS_PER_SECOND)
     return Detections(table, annotations.ground_truth("test"), annotations.class_names, "thumos14")
 
 

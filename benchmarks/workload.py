@@ -46,7 +46,7 @@ def invented_clips(seed: int = 0) -> list[Clip]:
             num_snippets = max(20, round(1.93 * count * rng.lognormal(0, 0.3)))
             start = rng.uniform(0, num_snippets, count).round()
             segments = np.column_stack([start, start + rng.lognormal(2, 0.7, count).round() + 1])
-            segments = snippets_to_seconds(segments)
+            segments = snippets_to_seconds(segments, SNIPPETS_PER_SECOND)
             instances = segments[: 1 + count // 10] + 0.3
             clips.append(
                 Clip(f"{part}_{i:04d}", SUBSETS[part], num_snippets, segments, int(rng.integers(NUM_CLASS)), instances)

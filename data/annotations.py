@@ -1,33 +1,39 @@
 """The annotations of a dataset: its videos, their subsets and labels, and the instances in them (SPEC section 1).
 
+They are read from a folder of `.npy` files, as THUMOS14 and ActivityNet have them in this field, or from one
+ActivityNet-style JSON file, which is what one writes for videos of one's own.
+
 Axes: V videos of the dataset, C classes without background.
 """
 
 from __future__ import annotations
 
 import reprlib
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from utils import InputError, is_finite_number, read_array, some_of
+from utils import InputError, is_finite_number, log, read_array, read_json, some_of, stop
 
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is known of the videos of a dataset (SPEC section 1)."""
+    """What is known of the videos of a dataset."""
 
     class_names: list[str]
     videos: list[str]  # [V]
     subsets: list[str]  # [V]
     labels: np.ndarray  # [V, C] float32, 0 or 1: the video-level labels that training uses
     instances: pd.DataFrame  # one row per instance: video, class_idx, start_sec, end_sec
+    empty_instances: pd.DataFrame  # those of zero or negative length, which are no ground truth
     ambiguous: dict[str, np.ndarray]  # [A, 2] seconds, of the videos that have any
+    durations: np.ndarray  # [V] seconds, nan where it is not known
 
     def videos_of(self, subset: str) -> list[str]:
         """The videos of a subset, in file order.
@@ -44,17 +50,89 @@ class Annotations:
         return videos
 
     def ground_truth(self, subset: str) -> pd.DataFrame:
-        """The instances of a subset's videos."""
-        return self.instances[self.instances["video"].isin(self.videos_of(subset))].reset_index(drop=True)
+        """The instances of a subset's videos; a notice tells of those that are left out."""
+        videos = self.videos_of(subset)
+        left_out = self.empty_instances[self.empty_instances["video"].isin(videos)]
+        if len(left_out):
+            log.info(
+                f"notice: left out of the ground truth, since of zero or negative length: {len(left_out)} "
+                f"instance{'s' if len(left_out) > 1 else ''} of {some_of(left_out['video'].unique().tolist())}"
+            )
+        return self.instances[self.instances["video"].isin(videos)].reset_index(drop=True)
 
 
-def read_annotations(folder: Path) -> Annotations:
-    """Read a dataset's annotation folder; strings may be bytes or unicode.
+def usual_subsets(present: Sequence[str]) -> dict[str, str]:
+    """The subsets to train and test on, of those that annotations have: named as by ActivityNet or by THUMOS14."""
+    if "training" not in present:
+        return {"train": "validation", "test": "test"}
+    return {"train": "training", "test": next((name for name in ("validation", "testing") if name in present), "test")}
+
+
+def read_annotations(path: Path, class_list: Path | None = None, on_error: Callable[[str], None] = stop) -> Annotations:
+    """Read the annotations of a dataset; strings may be bytes or unicode.
+
+    Args:
+        path: a folder of `.npy` files (SPEC section 1), or a JSON file
+            `{"database": {video: {"subset", "duration", "annotations": [{"segment": [start, end], "label"}]}}}`, in
+            which a video may have labels without segments.
+        class_list: of a JSON file, the class names and their order, one a line; all labels in it, sorted, if None.
+        on_error: takes the error of one video, which is then read without what is wrong with it.
 
     Raises:
         InputError: a file is missing or damaged, the files disagree in length, a label is not in the class list,
             a segment is not two finite seconds, or a video is listed twice.
     """
+    raw = _read_folder(path) if path.is_dir() else _read_database(path, class_list, on_error)
+    for name, texts in (("videos", raw.videos), ("class_names", raw.class_names)):
+        twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
+        if twice:
+            raise InputError(f"{raw.files[name]}: {twice[0]} is listed more than once")
+
+    index = {name: i for i, name in enumerate(raw.class_names)}
+    labels = np.zeros((len(raw.videos), len(raw.class_names)), dtype=np.float32)
+    instances = []
+    per_video = zip(labels, raw.videos, raw.labels_all, raw.labels, raw.segments, strict=True)
+    for row, video, names_all, names, segments in per_video:
+        try:
+            row[_class_indices(raw, "labels_all", video, names_all, index)] = 1
+            classes = _class_indices(raw, "labels", video, names, index)
+            segments = _segments(raw.files["segments"], video, segments)
+            if len(classes) != len(segments):
+                raise InputError(f"{path}: video {video} has {len(classes)} labels but {len(segments)} segments")
+        except InputError as error:
+            on_error(str(error))
+        else:
+            instances += [(video, *instance) for instance in zip(classes, *segments.T.tolist(), strict=True)]
+    table = pd.DataFrame(instances, columns=["video", "class_idx", "start_sec", "end_sec"])
+    table = table.astype({"class_idx": np.int64, "start_sec": np.float64, "end_sec": np.float64})
+    empty = table["end_sec"] <= table["start_sec"]
+    return Annotations(
+        raw.class_names,
+        raw.videos,
+        raw.subsets,
+        labels,
+        table[~empty].reset_index(drop=True),
+        table[empty].reset_index(drop=True),
+        read_ambiguous(raw.files["ambiguous"]),
+        raw.durations,
+    )
+
+
+@dataclass
+class _Raw:
+    """Annotations as they are stored: a list entry per video, of which only the texts have been checked."""
+
+    files: dict[str, Path]  # what a field was read from, for messages
+    class_names: list[str]
+    videos: list[str] = field(default_factory=list)
+    subsets: list[str] = field(default_factory=list)
+    durations: np.ndarray = field(default_factory=lambda: np.empty(0))
+    labels_all: Sequence[Any] = field(default_factory=list)
+    labels: Sequence[Any] = field(default_factory=list)
+    segments: Sequence[Any] = field(default_factory=list)
+
+
+def _read_folder(folder: Path) -> _Raw:
     raw = {name: read_array(folder / f"{name}.npy") for name in ANNOTATION_FILES}
     for name, array in raw.items():
         per_video = name in ("labels_all", "labels", "segments")  # numpy stacks lists that happen to be equally long
@@ -65,27 +143,82 @@ def read_annotations(folder: Path) -> Annotations:
                 f"{folder / name}.npy: has {len(array)} entries, but videoname.npy {len(raw['videoname'])}; the files "
                 "must come from one release"
             )
-    videos, subsets, class_names = (_texts(folder, name, raw[name]) for name in ("videoname", "subset", "classlist"))
-    for name, texts in (("videoname", videos), ("classlist", class_names)):
-        twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
-        if twice:
-            raise InputError(f"{folder / name}.npy: {twice[0]} is listed more than once")
+    texts = {
+        name: [_text(folder / f"{name}.npy", value) for value in raw[name]]
+        for name in ("videoname", "subset", "classlist")
+    }
+    files = {name: folder / f"{name}.npy" for name in ("labels_all", "labels", "segments")}
+    files |= {"videos": folder / "videoname.npy", "class_names": folder / "classlist.npy"}
+    return _Raw(
+        files | {"ambiguous": folder / "Ambiguous_test.txt"},
+        texts["classlist"],
+        texts["videoname"],
+        texts["subset"],
+        _durations(folder / "duration.npy", len(texts["videoname"])),
+        raw["labels_all"],
+        raw["labels"],
+        raw["segments"],
+    )
 
-    index = {name: i for i, name in enumerate(class_names)}
-    labels = np.zeros((len(videos), len(class_names)), dtype=np.float32)
-    for row, video, names in zip(labels, videos, raw["labels_all"], strict=True):
-        for class_idx in _class_indices(folder / "labels_all.npy", video, names, index):
-            row[class_idx] = 1
 
-    instances = []
-    for video, names, segments in zip(videos, raw["labels"], raw["segments"], strict=True):
-        classes = _class_indices(folder / "labels.npy", video, names, index)
-        segments = _segments(folder / "segments.npy", video, segments)
-        if len(classes) != len(segments):
-            raise InputError(f"{folder}: video {video} has {len(classes)} labels but {len(segments)} segments")
-        instances += [(video, class_idx, start, end) for class_idx, (start, end) in zip(classes, segments, strict=True)]
-    table = pd.DataFrame(instances, columns=["video", "class_idx", "start_sec", "end_sec"])
-    return Annotations(class_names, videos, subsets, labels, table, _read_ambiguous(folder / "Ambiguous_test.txt"))
+def _durations(path: Path, num_videos: int) -> np.ndarray:
+    """`[V]` seconds; the file may be absent, since only checks and simulations read it."""
+    if not path.is_file():
+        return np.full(num_videos, np.nan)
+    durations = read_array(path)
+    if durations.size != num_videos or durations.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path}: expected a number of seconds for each of {num_videos} videos, found {durations.dtype} "
+            f"{list(durations.shape)}"
+        )
+    return durations.ravel().astype(np.float64)
+
+
+def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str], None]) -> _Raw:
+    content = read_json(path)
+    database = content.get("database") if isinstance(content, dict) else None
+    if not isinstance(database, dict) or not database:
+        raise InputError(f'{path}: expected {{"database": {{video: {{"subset", "duration", "annotations"}}}}}}')
+    names = ("videos", "class_names", "labels_all", "labels", "segments")
+    raw = _Raw(dict.fromkeys(names, path) | {"ambiguous": path.with_name("Ambiguous_test.txt")}, [])
+    durations = []
+    for video, entry in database.items():
+        where = f"{path}: video {video}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("subset"), str):
+            on_error(f'{where}: expected {{"subset": text, …}}, found {reprlib.repr(entry)}')
+            continue
+        duration, annotations = entry.get("duration"), entry.get("annotations") or []
+        if duration is not None and not is_finite_number(duration):
+            on_error(f"{where}: duration {reprlib.repr(duration)} is not a number of seconds")
+            duration = None
+        if not isinstance(annotations, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("label"), str) for one in annotations
+        ):
+            on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {reprlib.repr(annotations)}')
+            annotations = []
+        located = [one for one in annotations if one.get("segment")]
+        raw.videos.append(video)
+        raw.subsets.append(entry["subset"])
+        durations.append(np.nan if duration is None else float(duration))
+        raw.labels_all.append(sorted({one["label"] for one in annotations}))
+        raw.labels.append([one["label"] for one in located])
+        raw.segments.append([one["segment"] for one in located])
+    raw.durations = np.array(durations)
+    if class_list is None:
+        raw.class_names = sorted({name for names in raw.labels_all for name in names})
+    else:
+        raw.class_names = _read_class_list(class_list)
+        raw.files["class_names"] = class_list
+    if not raw.class_names:
+        raise InputError(f"{raw.files['class_names']}: there is not a single class")
+    return raw
+
+
+def _read_class_list(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable list of class names, one a line ({error})") from None
 
 
 def _text(path: Path, value: Any) -> str:
@@ -98,21 +231,19 @@ def _text(path: Path, value: Any) -> str:
     return str(text)  # numpy's own string type becomes Python's
 
 
-def _texts(folder: Path, name: str, values: np.ndarray) -> list[str]:
-    return [_text(folder / f"{name}.npy", value) for value in values]
-
-
-def _class_indices(path: Path, video: str, names: Any, index: dict[str, int]) -> list[int]:
-    if not isinstance(names, (list, tuple, np.ndarray)):
-        raise InputError(f"{path}: video {video}: expected a list of labels, found {reprlib.repr(names)}")
-    names = [_text(path, name) for name in names]
-    unknown = [name for name in names if name not in index]
+def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[str, int]) -> list[int]:
+    path = raw.files[name]
+    if not isinstance(labels, (list, tuple, np.ndarray)):
+        raise InputError(f"{path}: video {video}: expected a list of labels, found {reprlib.repr(labels)}")
+    labels = [_text(path, label) for label in labels]
+    unknown = [label for label in labels if label not in index]
     if unknown:
-        raise InputError(f"{path}: video {video}: not in classlist.npy: {some_of(unknown)}")
-    return [index[name] for name in names]
+        raise InputError(f"{path}: video {video}: not in {raw.files['class_names'].name}: {some_of(unknown)}")
+    return [index[label] for label in labels]
 
 
 def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
+    """`[I, 2]` seconds."""
     if isinstance(segments, np.ndarray):
         segments = segments.tolist()
     if not isinstance(segments, (list, tuple)) or not all(
@@ -123,8 +254,12 @@ def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
     return np.array(segments, dtype=np.float64).reshape(-1, 2)
 
 
-def _read_ambiguous(path: Path) -> dict[str, np.ndarray]:
-    """Segments per video in which detections do not count; the file may be absent or empty."""
+def read_ambiguous(path: Path) -> dict[str, np.ndarray]:
+    """Segments per video in which detections do not count, `[A, 2]` seconds; the file may be absent or empty.
+
+    Raises:
+        InputError: a line is not `video start end`.
+    """
     if not path.is_file():
         return {}
     segments: dict[str, list[list[float]]] = {}

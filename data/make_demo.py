@@ -29,10 +29,10 @@ from tqdm import tqdm
 if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.annotations import read_annotations
+from data.annotations import read_annotations, usual_subsets
 from descriptors import build_descriptors, write_descriptors
 from proposals import SNIPPETS_PER_SECOND, parse_results, tiou
-from utils import InputError, is_plain_name, read_array, whole_file, write_json
+from utils import InputError, is_plain_name, whole_file, write_json
 
 CLASSES = ("HighJump", "LongJump", "Throw", "Kick", "Dive", "Spin")
 LATENT = 32  # dimensions of the latent space of each modality
@@ -245,10 +245,8 @@ def make_demo(
     _film_and_write(scenes, labels, training, world, feature_path, descriptors_root / "Demo")
 
 
-def simulate(
-    name: str, annotation_folder: Path, proposal_folder: Path, *, feature_size: int, train_subset: str, seed: int
-) -> None:
-    """Simulate features over given annotations and proposals: a new dataset in the standard folders.
+def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *, feature_size: int, seed: int) -> None:
+    """Simulate features over given annotations: a new dataset in the standard folders, with proposals if given.
 
     Raises:
         InputError: the input cannot be read, or something of that name is there already.
@@ -256,17 +254,17 @@ def simulate(
     source = annotation_folder.name.removesuffix("-Annotations")
     root, descriptor_folder = Path("data") / name, Path("descriptors") / name
     copies = {path: root / f"{name}-Annotations" / path.name for path in sorted(annotation_folder.glob("*.*"))}
-    proposal_files = [proposal_folder / f"Proposals_{source}_{part}.json" for part in ("train", "test")]
-    for part, path in zip(("train", "test"), proposal_files, strict=True):
-        copies[path] = Path("proposals4Thumos14") / f"Proposals_{name}_{part}.json"
+    proposal_files = []
+    for part in ("train", "test") if proposal_folder else ():
+        proposal_files.append(proposal_folder / f"Proposals_{source}_{part}.json")
+        copies[proposal_files[-1]] = Path("proposals4Thumos14") / f"Proposals_{name}_{part}.json"
     for target in (root, descriptor_folder, *copies.values()):
         if target.exists():
             raise InputError(f"{target} exists, and simulated data replaces nothing; choose another --name")
 
     annotations = read_annotations(annotation_folder)
-    durations = read_array(annotation_folder / "duration.npy").ravel()
-    if len(durations) != len(annotations.videos):
-        raise InputError(f"{annotation_folder / 'duration.npy'}: {len(durations)} for {len(annotations.videos)} videos")
+    if np.isnan(annotations.durations).any():
+        raise InputError(f"{annotation_folder / 'duration.npy'}: needed, to know how long the videos are")
     proposals = {video: entries for path in proposal_files for video, entries in parse_results(path).results.items()}
 
     rng = np.random.default_rng(seed)
@@ -275,16 +273,21 @@ def simulate(
         start, end = (time * SNIPPETS_PER_SECOND for time in times)
         instances[video].append((class_idx, start, end))
     scenes = []
-    for video, label, duration in zip(annotations.videos, annotations.labels, durations, strict=True):
+    for video, label, duration in zip(annotations.videos, annotations.labels, annotations.durations, strict=True):
         num_snippets = max(1, round(duration * SNIPPETS_PER_SECOND))
         scene = Scene(video, num_snippets, np.flatnonzero(label).tolist(), instances[video])
-        segments = np.array([entry["segment"] for entry in proposals.get(video, [])]).reshape(-1, 2)
-        add_distractors(rng, scene, segments * SNIPPETS_PER_SECOND, label.size)
+        if proposal_files:
+            segments = np.array([entry["segment"] for entry in proposals.get(video, [])]).reshape(-1, 2)
+            segments = segments * SNIPPETS_PER_SECOND
+        else:
+            segments = np.sort(rng.uniform(0, num_snippets, (20, 2)), axis=1)
+        add_distractors(rng, scene, segments, label.size)
         scenes.append(scene)
 
     for path, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+    train_subset = usual_subsets(annotations.subsets)["train"]
     training = np.array([subset == train_subset for subset in annotations.subsets])
     world = World(len(annotations.class_names), feature_size, seed)
     feature_path = root / f"{name}-I3D-JOINTFeatures.npy"
@@ -296,15 +299,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", help="name of the dataset to write; without --annotations it is Demo")
     parser.add_argument("--annotations", type=Path, help="annotation folder to simulate features over")
-    parser.add_argument("--proposals", type=Path, help="folder of that dataset's two proposal files")
+    parser.add_argument("--proposals", type=Path, help="folder of that dataset's two proposal files, if it has any")
     parser.add_argument("--feature_size", type=int, default=256, help="feature width, RGB and flow together")
-    parser.add_argument("--train_subset", default="validation", help="subset that the descriptors are built from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    given = [args.name, args.annotations, args.proposals]
     try:
-        if any(given) and not all(given):
-            raise InputError("--name, --annotations and --proposals go together")
+        if (args.name is None) != (args.annotations is None) or (args.proposals and not args.annotations):
+            raise InputError("--name and --annotations go together, and --proposals with them")
         if args.feature_size < 2 or args.feature_size % 2 or args.seed < 0:
             raise InputError("--feature_size must be even and at least 2, and --seed not negative")
         if args.name is None:
@@ -323,7 +324,6 @@ def main() -> int:
                 args.annotations,
                 args.proposals,
                 feature_size=args.feature_size,
-                train_subset=args.train_subset,
                 seed=args.seed,
             )
     except InputError as error:

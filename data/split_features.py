@@ -19,7 +19,7 @@ if __name__ == "__main__":  # run as a script, the project's own modules are one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.annotations import read_annotations
-from data.features import Features, check_features, feature_file
+from data.features import Features, feature_file
 from utils import InputError, is_plain_name, whole_file
 
 
@@ -42,7 +42,7 @@ def split_features(name: str, root: Path, dtype: np.dtype) -> Path:
     unfinished = root / "features.part"
     for i, video in enumerate(tqdm(videos, desc="writing", unit="video", leave=False)):
         with np.errstate(over="ignore"):
-            array = check_features(features.array(i), features.path, video, None).numpy().astype(dtype)
+            array = features.read(i).numpy().astype(dtype)
         if not np.isfinite(array).all():
             raise InputError(f"{features.path}: video {video}: features are too large for {dtype}; use float32")
         with whole_file(feature_file(unfinished, video), "wb") as file:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from proposals import SNIPPETS_PER_SECOND, tiou
+from proposals import tiou
 
 NMS_VARIANCE = 0.1
 LOGITS = ("class_logits", "attention_logits", "completeness_logits")  # what is read of the network's outputs
@@ -30,6 +30,7 @@ def detect_batch(
     ambiguous_sec: Sequence[np.ndarray | None],
     *,
     threshold_cls: float,
+    rate: float,
 ) -> list[VideoDetections]:
     """Detections of every video of a flat batch.
 
@@ -38,11 +39,12 @@ def detect_batch(
         segments_snip: `[M, 2]` proposals of each video.
         ambiguous_sec: of each video, see `detect`.
         threshold_cls: see `detect`.
+        rate: snippets per second.
     """
     sizes = [len(segments) for segments in segments_snip]
     logits = [[part.numpy() for part in outputs[name].cpu().split(sizes)] for name in LOGITS]
     return [
-        detect(*rows, segments, threshold_cls=threshold_cls, ambiguous_sec=ambiguous)
+        detect(*rows, segments, threshold_cls=threshold_cls, rate=rate, ambiguous_sec=ambiguous)
         for *rows, segments, ambiguous in zip(*logits, segments_snip, ambiguous_sec, strict=True)
     ]
 
@@ -54,6 +56,7 @@ def detect(
     segments_snip: np.ndarray,
     *,
     threshold_cls: float,
+    rate: float,
     ambiguous_sec: np.ndarray | None = None,
 ) -> VideoDetections:
     """Detections of one video.
@@ -64,6 +67,7 @@ def detect(
         completeness_logits: `[M]`.
         segments_snip: `[M, 2]` the proposals.
         threshold_cls: video score from which a class is reported; the best class alone when none reaches it.
+        rate: snippets per second.
         ambiguous_sec: `[A, 2]` segments whose detections do not count; None for none.
     """
     probs = _softmax(class_logits.astype(np.float64))[:, :-1]  # [M, C]
@@ -75,7 +79,7 @@ def detect(
     if not reported.any():
         reported[video_score.argmax()] = True
 
-    allowed = ~overlaps_ambiguous(segments_snip, ambiguous_sec)  # [M]
+    allowed = ~overlaps_ambiguous(segments_snip, ambiguous_sec, rate)  # [M]
     decay = np.exp(-np.square(tiou(segments_snip[:, None], segments_snip[None], closed=True)) / NMS_VARIANCE)  # [M, M]
     classes, segments, kept_scores = [], [], []
     for class_idx in np.flatnonzero(reported):
@@ -111,15 +115,15 @@ def soft_nms(scores: np.ndarray, decay: np.ndarray) -> tuple[np.ndarray, np.ndar
     return order, kept_scores
 
 
-def overlaps_ambiguous(segments_snip: np.ndarray, ambiguous_sec: np.ndarray | None) -> np.ndarray:
+def overlaps_ambiguous(segments_snip: np.ndarray, ambiguous_sec: np.ndarray | None, rate: float) -> np.ndarray:
     """Which segments `[M, 2]` share a whole snippet with an ambiguous one: `[M]` bool.
 
-    Integer ranges: [int(s), int(e)) of the segment, [round(s_a 25/16), round(e_a 25/16)) of the ambiguous one.
+    Integer ranges: [int(s), int(e)) of the segment, [round(s_a rate), round(e_a rate)) of the ambiguous one.
     """
     if ambiguous_sec is None or not len(ambiguous_sec):
         return np.zeros(len(segments_snip), dtype=bool)
     own = np.trunc(segments_snip)[:, None]  # [M, 1, 2]
-    ambiguous = np.rint(ambiguous_sec * SNIPPETS_PER_SECOND)[None]  # [1, A, 2]
+    ambiguous = np.rint(ambiguous_sec * rate)[None]  # [1, A, 2]
     return (np.minimum(own[..., 1], ambiguous[..., 1]) > np.maximum(own[..., 0], ambiguous[..., 0])).any(1)
 
 

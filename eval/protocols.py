@@ -16,16 +16,19 @@ import pandas as pd
 
 from eval.detection import TIOU_THRESHOLDS, detection_map
 from eval.postprocess import VideoDetections
-from proposals import SNIPPETS_PER_SECOND, parse_results, snippets_to_seconds
+from proposals import parse_results, snippets_to_seconds
 from utils import InputError, is_finite_number, log, some_of, write_json
 
 
-def detection_table(names: Sequence[str], found: Sequence[VideoDetections]) -> pd.DataFrame:
-    """The detections of several videos as the table that everything here takes, one row a detection."""
+def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
+    """The detections of several videos as the table that everything here takes, one row a detection.
+
+    `rate`, here and below, is in snippets per second.
+    """
     segments = np.concatenate([video.segment_snip for video in found])
     names = np.repeat(np.array(names, dtype=object), [len(video.score) for video in found])
     class_idx, score = (np.concatenate([getattr(video, field) for video in found]) for field in ("class_idx", "score"))
-    return _table(names, class_idx, score, segments, snippets_to_seconds(segments))
+    return _table(names, class_idx, score, segments, snippets_to_seconds(segments, rate))
 
 
 def _table(video: Any, class_idx: Any, score: Any, segment_snip: np.ndarray, segment_sec: np.ndarray) -> pd.DataFrame:
@@ -36,7 +39,7 @@ def _table(video: Any, class_idx: Any, score: Any, segment_snip: np.ndarray, seg
 
 
 def evaluate(
-    detections: pd.DataFrame, ground_truth: pd.DataFrame, class_names: Sequence[str], tiou: str
+    detections: pd.DataFrame, ground_truth: pd.DataFrame, class_names: Sequence[str], tiou: str, rate: float
 ) -> dict[str, Any]:
     """Detection mAP under both protocols; a notice names the classes left out because they have no ground truth.
 
@@ -45,6 +48,7 @@ def evaluate(
         ground_truth: video, class_idx, start_sec, end_sec; at least one instance.
         class_names: C names, background excluded.
         tiou: a key of `TIOU_THRESHOLDS`.
+        rate: snippets per second.
 
     Returns:
         `{"snippet": {"tiou": […], "mAP": [… percent], "average": …}, "seconds": {…}}`.
@@ -59,7 +63,7 @@ def evaluate(
     truth = {"video": video[num_detections:], "class_idx": ground_truth["class_idx"].to_numpy(np.int64)}
     truth_sec = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
     segments = {
-        "snippet": (detections[["start_snip", "end_snip"]], np.rint(truth_sec * SNIPPETS_PER_SECOND)),
+        "snippet": (detections[["start_snip", "end_snip"]], np.rint(truth_sec * rate)),
         "seconds": (detections[["start_sec", "end_sec"]], truth_sec),
     }
     thresholds = TIOU_THRESHOLDS[tiou]
@@ -137,13 +141,14 @@ def write_detections(path: Path, detections: pd.DataFrame, class_names: Sequence
     write_json(path, {"version": version, "results": results, "external_data": {"snippet_decimals": 2}})
 
 
-def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str]) -> pd.DataFrame:
+def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> pd.DataFrame:
     """Read detections in ActivityNet result format, ours or anyone's.
 
     Args:
         path: `{"results": {video: [{"label", "score", "segment": [s, e] seconds}]}}`.
         videos: the videos that may appear.
         class_names: the labels that may appear.
+        rate: snippets per second.
 
     Raises:
         InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
@@ -175,7 +180,7 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     video, label, score, start, end = zip(*rows, strict=True) if rows else ((),) * 5
     class_idx = np.array([index[name] for name in label], dtype=np.int64)
     sec = np.column_stack([start, end]).astype(np.float64).reshape(-1, 2)
-    snip = sec * SNIPPETS_PER_SECOND
+    snip = sec * rate
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
     return _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)

@@ -11,7 +11,7 @@ from eval.detection import TIOU_THRESHOLDS, average_precision, detection_map, ma
 from eval.postprocess import detect, overlaps_ambiguous, soft_nms
 from eval.protocols import averages, detection_table, evaluate, read_detections, write_detections
 from options import build_parser
-from proposals import tiou
+from proposals import SNIPPETS_PER_SECOND, tiou
 from utils import InputError
 
 THUMOS = TIOU_THRESHOLDS["thumos14"]
@@ -120,7 +120,7 @@ def test_evaluate_leaves_out_classes_without_ground_truth(caplog):
     rows = [("v", 0, 0.9, 0.0, 10.0, 0.0, 6.4), ("v", 1, 0.9, 0.0, 10.0, 0.0, 6.4)]
     columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
     with caplog.at_level("INFO"):
-        results = evaluate(frame(rows, columns), truth, ["a", "b"], "thumos14")
+        results = evaluate(frame(rows, columns), truth, ["a", "b"], "thumos14", SNIPPETS_PER_SECOND)
     assert results["snippet"]["average"] == results["seconds"]["average"] == 100
     assert "b" in caplog.text and "ground truth" in caplog.text
 
@@ -131,7 +131,7 @@ def test_snippet_protocol_rounds_half_to_even():
     truth = frame([("v", 0, 1.6, 2.24)], ["video", "class_idx", "start_sec", "end_sec"])
     columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
     found = frame([("v", 0, 0.9, 2.0, 4.0, 1.28, 2.56)], columns)
-    results = evaluate(found, truth, ["a"], "thumos14")
+    results = evaluate(found, truth, ["a"], "thumos14", SNIPPETS_PER_SECOND)
     assert results["snippet"]["mAP"] == [100] * 7
     assert results["seconds"]["mAP"] == [100] * 5 + [0] * 2
 
@@ -174,30 +174,48 @@ def logits_of(probs):
 def test_reported_classes():
     high = np.full(2, 50.0)
     segments = np.array([[0.0, 4.0], [8.0, 12.0]])
-    both = detect(logits_of([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]]), high, high, segments, threshold_cls=0.25)
+    both = detect(
+        logits_of([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]]),
+        high,
+        high,
+        segments,
+        threshold_cls=0.25,
+        rate=SNIPPETS_PER_SECOND,
+    )
     assert both.reported.tolist() == [True, True] and both.class_idx.tolist() == [0, 0, 1, 1]
-    best_alone = detect(logits_of([[0.1, 0.2, 0.7]] * 2), high, high, segments, threshold_cls=0.25)
+    best_alone = detect(
+        logits_of([[0.1, 0.2, 0.7]] * 2), high, high, segments, threshold_cls=0.25, rate=SNIPPETS_PER_SECOND
+    )
     assert best_alone.reported.tolist() == [False, True]
     assert best_alone.score == pytest.approx([0.2, 0.2])
 
 
 def test_one_proposal_of_no_length():
-    found = detect(logits_of([[0.6, 0.4]]), np.zeros(1), np.zeros(1), np.zeros((1, 2)), threshold_cls=0.25)
+    found = detect(
+        logits_of([[0.6, 0.4]]),
+        np.zeros(1),
+        np.zeros(1),
+        np.zeros((1, 2)),
+        threshold_cls=0.25,
+        rate=SNIPPETS_PER_SECOND,
+    )
     assert found.segment_snip.tolist() == [[0.0, 0.0]] and found.score == pytest.approx([0.6 / 4])
 
 
 def test_extreme_logits_stay_finite():
     extreme = np.array([[1e4, -1e4, 0.0]])
-    found = detect(extreme, np.array([-1e4]), np.array([1e4]), np.array([[0.0, 1.0]]), threshold_cls=0.25)
+    found = detect(
+        extreme, np.array([-1e4]), np.array([1e4]), np.array([[0.0, 1.0]]), threshold_cls=0.25, rate=SNIPPETS_PER_SECOND
+    )
     assert np.isfinite(found.video_score).all() and np.isfinite(found.score).all()
 
 
 def test_ambiguous_segments():
     segments = np.array([[3.9, 5.2], [4.0, 5.9], [5.99, 6.01], [10.0, 10.0]])
     # Seconds [3.2, 6.4] are snippets [5, 10): int() of the first two ends is 5, so they stop before it.
-    dropped = overlaps_ambiguous(segments, np.array([[3.2, 6.4]]))
+    dropped = overlaps_ambiguous(segments, np.array([[3.2, 6.4]]), SNIPPETS_PER_SECOND)
     assert dropped.tolist() == [False, False, True, False]
-    assert not overlaps_ambiguous(segments, None).any()
+    assert not overlaps_ambiguous(segments, None, SNIPPETS_PER_SECOND).any()
 
 
 # ---------------------------------------------------------------------------------------- detections on disk
@@ -212,10 +230,11 @@ def test_detections_survive_the_file_to_the_bit(tmp_path):
         rng.standard_normal(300),
         segments[:300],
         threshold_cls=0.1,
+        rate=SNIPPETS_PER_SECOND,
     )
-    before = detection_table(["v"], [found])
+    before = detection_table(["v"], [found], SNIPPETS_PER_SECOND)
     write_detections(tmp_path / "d.json", before, ["a", "b", "c"], "test")
-    after = read_detections(tmp_path / "d.json", ["v"], ["a", "b", "c"])
+    after = read_detections(tmp_path / "d.json", ["v"], ["a", "b", "c"], SNIPPETS_PER_SECOND)
     pd.testing.assert_frame_equal(before, after, check_exact=True)
 
 
@@ -238,14 +257,14 @@ def test_detections_survive_the_file_to_the_bit(tmp_path):
 def test_bad_detections(tmp_path, results, message):
     (tmp_path / "d.json").write_text(json.dumps({"results": results}))
     with pytest.raises(InputError, match=message):
-        read_detections(tmp_path / "d.json", ["v"], ["a"])
+        read_detections(tmp_path / "d.json", ["v"], ["a"], SNIPPETS_PER_SECOND)
 
 
 def test_empty_detections(tmp_path):
     (tmp_path / "d.json").write_text('{"results": {}}')
-    found = read_detections(tmp_path / "d.json", ["v"], ["a"])
+    found = read_detections(tmp_path / "d.json", ["v"], ["a"], SNIPPETS_PER_SECOND)
     truth = frame([("v", 0, 0.0, 6.4)], ["video", "class_idx", "start_sec", "end_sec"])
-    assert evaluate(found, truth, ["a"], "thumos14")["snippet"]["average"] == 0
+    assert evaluate(found, truth, ["a"], "thumos14", SNIPPETS_PER_SECOND)["snippet"]["average"] == 0
 
 
 # ------------------------------------------------------------------------------------- classification

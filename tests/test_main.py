@@ -292,15 +292,26 @@ def test_without_any_test_label_there_is_no_classification_map(demo_home, run_in
     assert json.loads((tmp_path / "run" / "results.json").read_text())["classification_mAP"] is None
 
 
-def test_no_ground_truth_is_found_before_training(demo_home, run_in, tmp_path):
+def test_without_ground_truth_there_are_detections_alone(demo_home, run_in, tmp_path):
     home = copy_home(demo_home, tmp_path)
     folder = home / "data" / "Demo" / "Demo-Annotations"
     for name in ("labels", "segments"):
         array = read_array(folder / f"{name}.npy")
         array[80:] = [[] for _ in array[80:]]
         np.save(folder / f"{name}.npy", array)
-    status, _, err = run_in(home)("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
-    assert status == 2 and "no instance in subset 'test'" in err and not (tmp_path / "run").exists()
+    run, argv = run_in(home), ("--dataset_name", "Demo", "--exp_dir")
+    status, out, err = run(*argv, tmp_path / "train", "--max_epoch", 1)
+    assert status == 0, err
+    assert "notice: subset 'test' has no instances" in out and "no mAP can be had" in out
+    checkpoint = tmp_path / "train" / "ckpt" / "last_model.pkl"
+    status, out, err = run(*argv, tmp_path / "test", "--run_type", "test", "--pretrained_ckpt", checkpoint)
+    assert status == 0 and "no mAP can be had" in out, err
+    found = [(tmp_path / part / "detections.json").read_bytes() for part in ("train", "test")]
+    assert found[0] == found[1] and len(json.loads(found[0])["results"]) == 60
+    assert not any((tmp_path / part / "results.json").exists() for part in ("train", "test"))
+    argv = (*argv, tmp_path / "eval", "--run_type", "eval", "--detections", tmp_path / "test" / "detections.json")
+    status, _, err = run(*argv)
+    assert status == 2 and "no instance in subset 'test'" in err
 
 
 def test_class_without_ground_truth(demo_home, run_in, tmp_path):
@@ -397,7 +408,8 @@ def test_precedence_of_options():
     assert parse_options([]).lr == 5e-5
     assert parse_options(["--dataset_name", "Demo"]).lr == PRESETS["Demo"]["lr"]
     assert parse_options(["--lr", "0.5", "--dataset_name", "Demo"]).lr == 0.5
-    assert parse_options(["--dataset_name=ActivityNet1.3"]).test_subset == "validation"
+    assert parse_options(["--dataset_name=ActivityNet1.3"]).tiou == "activitynet"
+    assert parse_options([]).rate == 25 / 16 and parse_options(["--feature_fps", "30"]).rate == 30 / 16
 
 
 def test_presets_name_options():

@@ -10,7 +10,7 @@ from descriptors import PseudoLabels, pseudo_labels
 from eval.postprocess import detect
 from losses import Criterion, semantic_consistency_loss
 from model import SEAL
-from proposals import roi_align, roi_pool
+from proposals import SNIPPETS_PER_SECOND, roi_align, roi_pool
 
 CASES = ["single_e1", "equal_e5", "padded_e12", "mixed_e20", "late_e90", "end_e170"]
 TERMS = {
@@ -143,6 +143,7 @@ def test_postprocess(parity):
             np.array(case["iou_logits"])[:, 0],
             np.array(case["proposals_snippets"]),
             threshold_cls=0.25,
+            rate=SNIPPETS_PER_SECOND,
             ambiguous_sec=np.array(ambiguous.get(case["video"], np.empty((0, 2)))),
         )
         expected = np.array(case["detections"])

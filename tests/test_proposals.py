@@ -6,21 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from proposals import read_proposals, roi_align, roi_pool, seconds_to_snippets, snippets_to_seconds, tiou
+from proposals import (
+    SNIPPETS_PER_SECOND,
+    read_proposals,
+    roi_align,
+    roi_pool,
+    seconds_to_snippets,
+    snippets_to_seconds,
+    tiou,
+)
 from utils import InputError
 
 
 def test_units():
-    assert seconds_to_snippets([[0.64, 1.0]]).tolist() == [[1.0, 1.56]]
-    assert snippets_to_seconds(np.array([[1.0, 25.0]])).tolist() == [[0.64, 16.0]]
-    assert seconds_to_snippets([]).shape == (0, 2)
-    assert seconds_to_snippets([[0.0032, 0.0096]]).tolist() == [[0.01, 0.01]]  # Python's round, on float64
+    assert seconds_to_snippets([[0.64, 1.0]], SNIPPETS_PER_SECOND).tolist() == [[1.0, 1.56]]
+    assert snippets_to_seconds(np.array([[1.0, 25.0]]), SNIPPETS_PER_SECOND).tolist() == [[0.64, 16.0]]
+    assert seconds_to_snippets([], SNIPPETS_PER_SECOND).shape == (0, 2)
+    assert seconds_to_snippets([[0.0032, 0.0096]], SNIPPETS_PER_SECOND).tolist() == [
+        [0.01, 0.01]
+    ]  # Python's round, on float64
 
 
 def test_snippets_to_seconds_and_back():
     """Every hundredth of a snippet comes back to the bit; the product is formed in the order of SPEC section 10."""
     snippets = np.arange(300_000) / 100
-    seconds = snippets_to_seconds(snippets)
+    seconds = snippets_to_seconds(snippets, SNIPPETS_PER_SECOND)
     assert (seconds == snippets * 16 / 25).all()
     assert ((seconds * 25 / 16).round(2) == snippets).all()
 
@@ -91,7 +101,7 @@ def write(path, results):
 
 def test_read_proposals(tmp_path):
     path = write(tmp_path / "p.json", {"a": [{"segment": [0.64, 1.28], "label": "x", "score": 1}], "b": [], "c": []})
-    found = read_proposals(path, ["b", "a"])
+    found = read_proposals(path, ["b", "a"], SNIPPETS_PER_SECOND)
     assert list(found) == ["b", "a"]
     assert found["a"].tolist() == [[1.0, 2.0]]
     assert found["b"].tolist() == [[0.0, 0.0]]  # a video without proposals
@@ -100,8 +110,8 @@ def test_read_proposals(tmp_path):
 def test_missing_videos(tmp_path):
     path = write(tmp_path / "p.json", {"a": []})
     with pytest.raises(InputError, match=r"p.json: 2 of 3 videos have no entry: b, c; .*--missing_proposals empty"):
-        read_proposals(path, ["a", "b", "c"])
-    assert read_proposals(path, ["b"], missing="empty")["b"].tolist() == [[0.0, 0.0]]
+        read_proposals(path, ["a", "b", "c"], SNIPPETS_PER_SECOND)
+    assert read_proposals(path, ["b"], SNIPPETS_PER_SECOND, missing="empty")["b"].tolist() == [[0.0, 0.0]]
 
 
 BAD_TIMES = [float("nan"), float("inf"), 10**400, None, True, "1"]
@@ -111,11 +121,11 @@ BAD_TIMES = [float("nan"), float("inf"), 10**400, None, True, "1"]
 def test_bad_segments_name_the_video(tmp_path, segment):
     path = write(tmp_path / "p.json", {"good": [], "bad": [{"segment": segment}]})
     with pytest.raises(InputError, match=r"p.json: video bad: bad segment"):
-        read_proposals(path, ["good"])
+        read_proposals(path, ["good"], SNIPPETS_PER_SECOND)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"results": []}', '{"results": {"a": {}}}', "[" * 100_000])
 def test_broken_files(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(InputError, match=r"p.json"):
-        read_proposals(tmp_path / "p.json", ["a"])
+        read_proposals(tmp_path / "p.json", ["a"], SNIPPETS_PER_SECOND)

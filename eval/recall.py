@@ -1,0 +1,51 @@
+"""How much of the ground truth proposals reach: recall by tIoU and by proposals a video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from proposals import tiou
+
+
+def average_recall(
+    proposals: dict[str, np.ndarray],
+    ground_truth: pd.DataFrame,
+    thresholds: Sequence[float] = (0.3, 0.5, 0.7),
+    counts: Sequence[int | None] = (50, 100, None),
+) -> pd.DataFrame:
+    """Share of the instances that one of the first proposals of their video reaches; classes play no part.
+
+    Args:
+        proposals: `[M, 2]` of each video, the best first, in the unit of the ground truth.
+        ground_truth: a row per instance, `video`, `start_sec`, `end_sec`.
+        thresholds: tIoU from which an instance counts as reached.
+        counts: how many proposals of a video may reach it; None: all.
+
+    Returns:
+        A row per count (`all` for None): the recall in [0, 1] at each threshold, their `mean`, and `proposals`, the
+        mean number of those a video of `proposals` has.
+    """
+    segments = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
+    best = np.zeros((len(counts), len(segments)))  # largest tIoU of each instance, by count
+    for video, instances in ground_truth.groupby("video").indices.items():
+        overlap = tiou(segments[instances, None], proposals.get(video, np.empty((0, 2)))[None])  # [n, M]
+        for row, count in zip(best, counts, strict=True):
+            row[instances] = overlap[:, :count].max(axis=1, initial=0)
+    sizes = np.array([len(found) for found in proposals.values()])
+    table = pd.DataFrame(
+        {threshold: (best >= threshold).mean(axis=1) for threshold in thresholds},
+        index=["all" if count is None else count for count in counts],
+    )
+    table["mean"] = table.mean(axis=1)
+    table["proposals"] = [float(sizes.clip(max=count).mean()) for count in counts]
+    return table
+
+
+def recall_table(table: pd.DataFrame) -> str:
+    """`average_recall` as text, recall in percent."""
+    percent = table.drop(columns="proposals") * 100
+    percent["proposals"] = table["proposals"]
+    return percent.rename_axis(index="first", columns="recall @ tIoU").to_string(float_format="%.1f")
