@@ -8,6 +8,7 @@ Axes: M proposals of a video, I instances.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from data.annotations import Annotations
-from data.features import Features, check_range
+from data.features import Features, check_range, check_width
 from eval.recall import average_recall, recall_table
 from proposals import check_unit, parse_results, ranked_segments, require_entries
 from utils import InputError
@@ -109,9 +110,7 @@ def check_dataset(
     for part, videos in parts.items():
         instances = annotations.instances[annotations.instances["video"].isin(videos)]
         empty = annotations.empty_instances[annotations.empty_instances["video"].isin(videos)]
-        for video, own in pd.concat([instances, empty]).groupby("video", sort=False):
-            segments = own[["start_sec", "end_sec"]].to_numpy()
-            check_segments("instances", video, segments, lengths[video], rate, found, own["class_idx"])
+        check_segments("instances", pd.concat([instances, empty]), lengths, rate, found)
         proposals: dict[str, np.ndarray] = {}
         if proposal_paths[part].exists():
             with found.collecting():
@@ -140,16 +139,20 @@ def check_features(
 ) -> int | None:
     """Read the features of chosen videos; fills in the T of each that can be used, and returns their D."""
     features.require(chosen, found.error)
+    widths = {}
     for i in tqdm(chosen, desc="reading features", unit="video", leave=False):
-        video = features.videos[i]
         if features.files(i):
             with found.collecting():
-                raw = features.read(i, feature_size)
-                feature_size = raw.shape[1]
-                check_range(raw, features.file(i), video, pooled_dtype)
-                num_snippets[video] = len(raw)
+                raw = features.read(i)
+                check_range(raw, features.file(i), features.videos[i], pooled_dtype)
+                num_snippets[features.videos[i]], widths[i] = raw.shape
             features.forget(i)
-    return feature_size
+    if widths and feature_size is None:
+        feature_size = Counter(widths.values()).most_common(1)[0][0]
+    for i, width in widths.items():
+        with found.collecting():
+            check_width((num_snippets[features.videos[i]], width), features.file(i), features.videos[i], feature_size)
+    return feature_size if widths else None
 
 
 def check_proposals(
@@ -170,10 +173,12 @@ def check_proposals(
     for video, segments in proposals.items():
         if video in results and not len(segments):
             found.warn("videos without proposals", f"{path}: {video}")
-        check_segments("proposals", video, segments, lengths[video], rate, found)
         if video in num_snippets:
             with found.collecting():
                 check_unit(segments * rate, video, num_snippets[video], rate)
+    table = pd.DataFrame(np.concatenate([*proposals.values()]), columns=["start_sec", "end_sec"])
+    table.insert(0, "video", np.repeat([*proposals], [len(segments) for segments in proposals.values()]))
+    check_segments("proposals", table, lengths, rate, found)
     return proposals
 
 
@@ -224,30 +229,26 @@ def check_length(video: str, num_snippets: int, duration: float, rate: float, fo
         )
 
 
-def check_segments(
-    what: str, video: str, segments_sec: np.ndarray, length: float, rate: float, found: Findings, labels: Sequence = ()
-) -> None:
+def check_segments(what: str, table: pd.DataFrame, lengths: dict[str, float], rate: float, found: Findings) -> None:
     """Warn of instances or proposals that are empty, doubled, or outside the video by more than a snippet.
 
     Args:
         what: `instances` or `proposals`.
-        video: its name.
-        segments_sec: `[M, 2]`.
-        length: of the video, seconds; nan if it is not known.
+        table: a row for each, `video`, `start_sec`, `end_sec`, and whatever else sets them apart.
+        lengths: of the videos, seconds; nan if it is not known.
         rate: snippets per second.
         found: takes the warnings.
-        labels: M things that set equal segments apart.
     """
-    rows = pd.DataFrame(segments_sec, columns=["start", "end"])
-    doubled = rows.assign(label=list(labels) or None).duplicated().to_numpy()
-    start, end = segments_sec.T
-    margin = 1 / rate
+    length = table["video"].map(lengths)
+    before, after = table["start_sec"] < -1 / rate, table["end_sec"] > length + 1 / rate
     kinds = {
-        f"{what} of length <= 0": (end <= start, ""),
-        f"{what} outside the video": ((start < -margin) | (end > length + margin), f", which has {length:.2f} s"),
-        f"{what} doubled": (doubled, ""),
+        f"{what} of length <= 0": table["end_sec"] <= table["start_sec"],
+        f"{what} outside the video": before | after,
+        f"{what} doubled": table.duplicated(),
     }
-    for kind, (which, context) in kinds.items():
-        if which.any():
-            first = np.round(segments_sec[which][0], 3).tolist()
-            found.warn(kind, f"{video}: {which.sum()} of {len(which)}, the first {first} s{context}")
+    counts = table["video"].value_counts()
+    for kind, which in kinds.items():
+        for video, own in table[which].groupby("video", sort=False):
+            first = own[["start_sec", "end_sec"]].iloc[0].round(3).tolist()
+            context = f", which has {lengths[video]:.2f} s" if "outside" in kind else ""
+            found.warn(kind, f"{video}: {len(own)} of {counts[video]}, the first {first} s{context}")

@@ -151,7 +151,7 @@ def read_extracted(path: Path) -> np.ndarray:
         InputError: the file is missing or damaged, or holds no such array of numbers.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:  # numpy leaves bad ones open
             if "feature" not in content:
                 raise InputError(f"{path}: expected an array named feature, found {some_of(content.files) or 'none'}")
             return content["feature"]
@@ -181,12 +181,8 @@ def check_features(array: Any, path: Path, video: str, feature_size: int | None)
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or not len(array):
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"{path}: video {video}: expected a [T, D] array of floats, found {found}")
-    if feature_size is not None and array.shape[1] != feature_size:
-        turned = "; rows and columns may be exchanged" if array.shape[0] == feature_size else ""
-        raise InputError(
-            f"{path}: video {video}: features are {array.shape[1]} wide, not {feature_size} like --feature_size "
-            f"or the first video{turned}"
-        )
+    if feature_size is not None:
+        check_width(array.shape, path, video, feature_size)
     if array.shape[1] < 2 or array.shape[1] % 2:
         raise InputError(f"{path}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
     features = as_tensor(array)
@@ -195,6 +191,20 @@ def check_features(array: Any, path: Path, video: str, feature_size: int | None)
         snippet = int((~finite).nonzero()[0])
         raise InputError(f"{path}: video {video}: snippet {snippet} is not finite in float32; extract this video again")
     return features
+
+
+def check_width(shape: Sequence[int], path: Path, video: str, feature_size: int) -> None:
+    """Refuse features of another width than those of other videos.
+
+    Raises:
+        InputError: `[T, D]` is of another D.
+    """
+    if shape[1] != feature_size:
+        turned = "; rows and columns may be exchanged" if shape[0] == feature_size else ""
+        raise InputError(
+            f"{path}: video {video}: features are {shape[1]} wide, not {feature_size} like --feature_size or the "
+            f"other videos{turned}"
+        )
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

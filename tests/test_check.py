@@ -1,0 +1,335 @@
+"""`--run_type check`: one defect of each kind, alone and all at once; and the words of the runs that meet it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.split_features import split_features
+from utils import read_array
+
+ANNOTATIONS = Path("data/Demo/Demo-Annotations")
+FEATURES = Path("data/Demo/features")
+DESCRIPTORS = Path("descriptors/Demo")
+
+
+def change_array(home, path, change):
+    array = read_array(home / path)
+    change(array)
+    np.save(home / path, array)
+
+
+def change_features(home, video, change):
+    path = home / FEATURES / f"{video}.npy"
+    np.save(path, change(np.load(path)))
+
+
+def change_proposals(home, part, change):
+    path = home / f"proposals4Thumos14/Proposals_Demo_{part}.json"
+    content = json.loads(path.read_text())
+    change(content["results"])
+    path.write_text(json.dumps(content))
+
+
+def put(array, index, value):
+    array[index] = value
+
+
+def with_nan(array):
+    array[3, 1] = np.nan
+    return array
+
+
+# What is done to the demo, what `check` says of it, and the run types that meet it and stop with those words.
+# demo_train_0001 is of class HighJump, 0002 of LongJump, and so on.
+LEARNING = ("train", "descriptors")
+ERRORS = {
+    "features missing": (
+        lambda home: (home / FEATURES / "demo_train_0001.npy").unlink(),
+        r"features: 1 of (140|80|60) videos have no file: demo_train_0001; expected <video>.npy, or",
+        ("train", "descriptors", "proposals"),
+    ),
+    "features misshapen": (
+        lambda home: change_features(home, "demo_train_0002", lambda array: array[0]),
+        r"features/demo_train_0002.npy: video demo_train_0002: expected a \[T, D\] array of floats, found",
+        ("train", "descriptors", "proposals"),
+    ),
+    "features of another width": (
+        lambda home: change_features(home, "demo_train_0003", lambda array: array[:, :30]),
+        r"video demo_train_0003: features are 30 wide, not 32 like --feature_size or the other videos",
+        ("train", "descriptors", "proposals"),
+    ),
+    "features not finite": (
+        lambda home: change_features(home, "demo_train_0004", with_nan),
+        r"video demo_train_0004: snippet 3 is not finite in float32; extract this video again",
+        ("train", "descriptors", "proposals"),
+    ),
+    "features damaged": (
+        lambda home: (home / FEATURES / "demo_train_0005.npy").write_text("nothing"),
+        r"features/demo_train_0005.npy: not a .npy file of numbers",
+        ("train", "descriptors", "proposals"),
+    ),
+    "test features not finite": (
+        lambda home: change_features(home, "demo_test_0002", with_nan),
+        r"video demo_test_0002: snippet 3 is not finite in float32",
+        ("train", "test", "proposals"),
+    ),
+    "video-level label unknown": (
+        lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: put(array, 6, [b"Swim"])),
+        r"labels_all.npy: video demo_train_0007: not in classlist.npy: Swim",
+        ("train", "test", "eval", "descriptors", "proposals"),
+    ),
+    "instance label unknown": (
+        lambda home: change_array(home, ANNOTATIONS / "labels.npy", lambda array: put(array, 7, [b"Swim"])),
+        r"labels.npy: video demo_train_0008: not in classlist.npy: Swim",
+        ("train", "test", "eval", "descriptors", "proposals"),
+    ),
+    "instance that is no segment": (
+        lambda home: change_array(home, ANNOTATIONS / "segments.npy", lambda array: put(array, 8, [[1.0]])),
+        r"segments.npy: video demo_train_0009: expected \[start, end\] seconds, found \[\[1.0\]\]",
+        ("train", "test", "eval", "descriptors", "proposals"),
+    ),
+    "proposals missing": (
+        lambda home: change_proposals(home, "test", lambda results: results.pop("demo_test_0010")),
+        r"Proposals_Demo_test.json: 1 of 60 videos have no entry: demo_test_0010; add them, or pass",
+        ("train", "test"),
+    ),
+    "proposal backwards": (
+        lambda home: change_proposals(
+            home, "test", lambda results: results["demo_test_0011"][2].update(segment=[9, 8])
+        ),
+        r"Proposals_Demo_test.json: video demo_test_0011: bad segment \[9, 8\]; expected \[start, end\] seconds",
+        ("train", "test"),
+    ),
+    "proposals in milliseconds": (
+        lambda home: change_proposals(
+            home, "test", lambda results: results["demo_test_0012"][0].update(segment=[1000, 9000])
+        ),
+        r"proposals of video demo_test_0012: \[1000, 9000\] s lies far outside the video",
+        ("train", "test"),
+    ),
+    "descriptors misshapen": (
+        lambda home: (
+            change_array(home, DESCRIPTORS / "general_motion_descriptors.npy", lambda array: None)
+            or np.save(home / DESCRIPTORS / "general_appearance_descriptors.npy", np.ones((5, 16)))
+        ),
+        r"general_appearance_descriptors.npy: expected numbers of shape \[6, 16\] for 6 classes",
+        ("train",),
+    ),
+}
+WARNINGS = {
+    "length and duration": (
+        lambda home: change_features(home, "demo_train_0020", lambda array: array[:-2]),
+        r"features and duration disagree \(1\):\n  demo_train_0020: \d+ snippets are [\d.]+ s, but the duration is",
+    ),
+    "video-level labels differ": (
+        lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: array[20].append(b"Spin")),
+        r"labels_all differs from labels \(\d\):(\n  .*)*\n  demo_train_0021: Throw, Spin against Throw",
+    ),
+    "video without a label": (
+        lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: put(array, 21, [])),
+        r"videos without a label \(1\):\n  demo_train_0022 \(train\)",
+    ),
+    "instance past the end": (
+        lambda home: change_array(home, ANNOTATIONS / "segments.npy", lambda array: put(array[22][-1], 1, 500.0)),
+        r"instances outside the video \(1\):\n  demo_train_0023: 1 of \d, the first \[[\d.]+, 500.0\] s, which has",
+    ),
+    "empty instance": (
+        lambda home: change_array(home, ANNOTATIONS / "segments.npy", lambda array: put(array[23], 0, [4.0, 4.0])),
+        r"instances of length <= 0 \(1\):\n  demo_train_0024: 1 of \d, the first \[4.0, 4.0\] s",
+    ),
+    "doubled instance": (
+        lambda home: [
+            change_array(home, ANNOTATIONS / f"{name}.npy", lambda array: array[24].append(array[24][0]))
+            for name in ("labels", "segments")
+        ],
+        r"instances doubled \(1\):\n  demo_train_0025: 1 of \d",
+    ),
+    "proposal past the end": (
+        lambda home: change_proposals(
+            home, "train", lambda results: results["demo_train_0026"][0].update(segment=[5, 200])
+        ),
+        r"proposals outside the video \(1\):\n  demo_train_0026: 1 of \d+, the first \[5.0, 200.0\] s, which has",
+    ),
+    "empty proposal": (
+        lambda home: change_proposals(
+            home, "train", lambda results: results["demo_train_0027"][0].update(segment=[5, 5])
+        ),
+        r"proposals of length <= 0 \(1\):\n  demo_train_0027: 1 of \d+, the first \[5.0, 5.0\] s",
+    ),
+    "doubled proposal": (
+        lambda home: change_proposals(
+            home, "train", lambda results: results["demo_train_0028"].append(results["demo_train_0028"][0])
+        ),
+        r"proposals doubled \(1\):\n  demo_train_0028: 1 of \d+",
+    ),
+    "no proposals": (
+        lambda home: change_proposals(home, "train", lambda results: results["demo_train_0029"].clear()),
+        r"videos without proposals \(1\):\n  .*Proposals_Demo_train.json: demo_train_0029",
+    ),
+    "proposals of another video": (
+        lambda home: change_proposals(home, "train", lambda results: results.update(other=[])),
+        r"proposals that are not used.* \(1\):\n  .*Proposals_Demo_train.json: other",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def split_home(demo_home, tmp_path_factory):
+    """The demo with a file of features per video, and a checkpoint for it."""
+    home = tmp_path_factory.mktemp("split") / "home"
+    shutil.copytree(demo_home, home)
+    split_features("Demo", home / "data/Demo", np.dtype("f4"))
+    (home / "data/Demo/Demo-I3D-JOINTFeatures.npy").unlink()
+    return home
+
+
+@pytest.fixture
+def home(split_home, tmp_path):
+    shutil.copytree(split_home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+def check(run, *argv):
+    status, out, err = run("--run_type", "check", "--dataset_name", "Demo", *argv)
+    assert "Traceback" not in err
+    return status, out
+
+
+def test_the_demo_is_sound(home, run_in):
+    run = run_in(home)
+    status, out = check(run)
+    assert status == 0 and "\n0 errors, 0 warnings: nothing that would stop a run" in out
+    assert re.search(r"train  validation +80 +\d+ +6 +\d+ +\d+\ntest +test +60 ", out)
+    assert "recall of the train proposals" in out and "recall of the test proposals" in out
+    assert check(run, "--dataset_root", "data/Demo", "--num_class", 7)[0] == 1
+    status, out = check(run, "--feature_size", 64, "--batch_size", 81)
+    assert status == 1 and "features are 32 wide, not 64" in out and "there are only 80 training videos" in out
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_stops_runs_with_the_words_of_check(home, run_in, tmp_path, name):
+    defect, message, run_types = ERRORS[name]
+    defect(home)
+    run = run_in(home)
+    status, out = check(run)
+    errors = [line.removeprefix("error: ") for line in out.splitlines() if line.startswith("error: ")]
+    assert status == 1 and len(errors) == 1 and re.search(message, errors[0]), out
+
+    checkpoint = home / "weights.pkl"
+    torch.save({}, checkpoint)
+    (home / "found.json").write_text('{"results": {}}')
+    more = {
+        "train": (),
+        "test": ("--pretrained_ckpt", checkpoint),
+        "eval": ("--detections", home / "found.json"),
+        "descriptors": ("--descriptors_root", tmp_path / "made"),
+        "proposals": ("--proposals_root", tmp_path / "made"),
+    }
+    for run_type in run_types:
+        argv = ("--run_type", run_type, "--dataset_name", "Demo", "--exp_dir", tmp_path / "run", *more[run_type])
+        status, _, err = run(*argv)
+        assert status == 2 and re.search(message, err) and "Traceback" not in err, (run_type, err)
+        if "1 of " not in message:  # the counts are of the videos that the run type reads
+            assert f"error: {errors[0]}\n" in err
+    assert not (tmp_path / "run").exists() and not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_a_warning_does_not_stop_training(home, run_in, tmp_path, name):
+    defect, message = WARNINGS[name]
+    defect(home)
+    run = run_in(home)
+    status, out = check(run)
+    assert status == 0 and re.search(f"warning: {message}", out) and "\n0 errors, " in out, out
+    run.train(tmp_path / "run", "--max_epoch", 1)
+
+
+def test_everything_at_once(home, run_in):
+    for defect, *_ in (ERRORS | WARNINGS).values():
+        defect(home)
+    status, out = check(run_in(home))
+    assert status == 1
+    for name, (_, message, *_) in (ERRORS | WARNINGS).items():
+        assert re.search(message.replace(r"\(1\)", r"\(\d+\)").replace(r":\n  ", r":(?:\n  .*)*?\n  "), out), name
+    assert f"\n{len(ERRORS)} errors, " in out
+
+
+def test_classes_without_training_video(home, run_in):
+    path = home / ANNOTATIONS / "classlist.npy"
+    np.save(path, np.append(read_array(path), b"Nothing"))
+    _, out = check(run_in(home))
+    assert re.search(r"classes without a training video.*\n  Nothing", out)
+
+
+def test_what_is_missing_is_said_and_the_rest_is_checked(home, run_in):
+    shutil.rmtree(home / DESCRIPTORS)
+    (home / "proposals4Thumos14/Proposals_Demo_test.json").unlink()
+    change_features(home, "demo_train_0004", with_nan)
+    status, out = check(run_in(home), "--pretrained_ckpt", "none.pkl")
+    assert status == 1 and "4 files are missing" in out and "snippet 3 is not finite" in out
+    assert "make them with --run_type proposals" in out and "make them with --run_type descriptors" in out
+    shutil.rmtree(home / ANNOTATIONS)
+    status, out = check(run_in(home))
+    assert status == 1 and "Demo-Annotations/videoname.npy" in out
+
+
+def test_a_bad_checkpoint_is_found(home, run_in):
+    torch.save({"x": torch.ones(1)}, home / "weights.pkl")
+    status, out = check(run_in(home), "--pretrained_ckpt", "weights.pkl")
+    assert status == 1 and "weights.pkl: not a SEAL checkpoint" in out
+
+
+def test_many_missing_videos_are_all_named(home, run_in):
+    for i in range(1, 9):
+        (home / FEATURES / f"demo_test_{i:04d}.npy").unlink()
+    _, out = check(run_in(home))
+    assert all(f"demo_test_{i:04d}" in out for i in range(1, 9)) and "…" not in out
+
+
+def test_real_thumos_annotations(thumos, run_in, tmp_path):
+    """With features of the right lengths, and the real proposals."""
+    home = tmp_path
+    shutil.copytree(thumos / "Thumos14reduced-Annotations", home / "data/Thumos14reduced/Thumos14reduced-Annotations")
+    (home / "data/Thumos14reduced/features").mkdir()
+    names = [name.decode() for name in read_array(thumos / "Thumos14reduced-Annotations/videoname.npy")]
+    durations = read_array(thumos / "Thumos14reduced-Annotations/duration.npy").ravel()
+    for name, duration in zip(names, durations, strict=True):
+        array = np.ones((round(duration * 25 / 16), 2), np.float16)
+        np.save(home / f"data/Thumos14reduced/features/{name}.npy", array)
+    (home / "descriptors/Thumos14reduced").mkdir(parents=True)
+    for name in ("appearance", "motion"):
+        np.save(home / f"descriptors/Thumos14reduced/general_{name}_descriptors.npy", np.ones((20, 1)))
+    status, out, err = run_in(home)("--run_type", "check", "--proposals_root", thumos)
+    assert status == 0, err
+    assert "warning: labels_all differs from labels (28):" in out
+    assert "videos without a label (1):\n  video_test_0000270 (test)" in out
+    outside = out.split("instances outside the video (5):\n")[1].split("warning")[0]
+    assert re.findall(r"video_(\w+): ", outside) == [
+        "validation_0000364", "validation_0000856", "test_0000270", "test_0000814", "test_0001081"
+    ]  # fmt: skip
+    assert "features and duration disagree" not in out and "instances of length" not in out
+    recall = re.findall(r"^(50|100|all) +([\d.]+) +([\d.]+) +([\d.]+)", out, re.MULTILINE)
+    assert recall[3:] == [
+        ("50", "72.0", "53.2", "29.6"),
+        ("100", "77.8", "60.0", "36.1"),
+        ("all", "80.3", "63.7", "41.5"),
+    ]
+
+
+@pytest.mark.parametrize(("year", "empty"), [("1.2", 10), ("1.3", 11)])
+def test_real_activitynet_annotations(activitynet, run_in, tmp_path, year, empty):
+    """Instances of zero length are reported; the missing files are, too, and what to do about them."""
+    name = f"ActivityNet{year}"
+    (tmp_path / "data").mkdir()
+    shutil.copytree(activitynet / f"{name}-Annotations", tmp_path / "data" / name / f"{name}-Annotations")
+    (tmp_path / "data" / name / f"{name}-Annotations").chmod(0o755)
+    (tmp_path / "data" / name / f"{name}-Annotations" / "Ambiguous_test.txt").write_text("")
+    status, out, _ = run_in(tmp_path)("--run_type", "check", "--dataset_name", name)
+    counts = re.search(r"train +training +(\d+) .*\ntest +validation +(\d+) ", out).groups()
+    assert status == 1 and counts == {"1.2": ("4819", "2383"), "1.3": ("9337", "4575")}[year]
+    assert re.search(rf"instances of length <= 0 \({empty}\):", out) and "5 files are missing" in out
