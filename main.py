@@ -35,6 +35,7 @@ from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, us
 from data.check import Findings, check_dataset
 from data.features import Features
 from data.make_demo import make_demo
+from data.make_proposals import propose_all, result_entries, train_snippet_network
 from dataset import Batch, Video, evaluation_batches, load_videos, training_batches
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import (
@@ -48,10 +49,11 @@ from descriptors import (
 from eval.classification import video_figures
 from eval.postprocess import LOGITS, VideoDetections, detect_batch
 from eval.protocols import detection_table, evaluate, figures, read_detections, results_table, summary, write_detections
+from eval.recall import average_recall, recall_table
 from losses import Criterion
 from model import SEAL
 from options import DatasetFiles, dataset_files, describe, parse_options
-from proposals import read_proposals
+from proposals import merge_results, ranked_segments, read_proposals, require_entries
 from utils import (
     InputError,
     RunLog,
@@ -229,8 +231,7 @@ def make_descriptors(options: Namespace) -> None:
             "nothing to make its descriptor of; add a video, or take the class out"
         )
 
-    features = Features(files.features, annotations.videos, options.crop)
-    features.require(chosen)
+    features, _ = open_features(options, annotations, videos)
     means, lengths, width = [], [], options.feature_size
     for i in tqdm(chosen, desc="reading features", unit="video", leave=False):
         raw = features.read(i, width)
@@ -244,6 +245,73 @@ def make_descriptors(options: Namespace) -> None:
     write_descriptors(files.descriptors, descriptors)
     log.info(f"descriptors of {len(annotations.class_names)} classes from {len(videos)} videos: {files.descriptors}")
     log.info(pseudo_label_report(pseudo_labels(means, descriptors), labels, annotations.class_names))
+
+
+def make_proposals(options: Namespace) -> None:
+    """`--run_type proposals`: take proposals from result files, or make them; and report their recall."""
+    make_demo_on_first_use(options)
+    require_input(options)
+    files = dataset_files(options)
+    sources = options.proposals_from or []
+    in_place = {path.resolve() for path in sources}
+    targets = {part: path for part, path in files.proposals.items() if path.resolve() not in in_place}
+    refuse_to_replace(targets.values(), options)
+    annotations = read_annotations(files.annotations, options.class_list)
+    subsets = subsets_of(options, annotations)
+    parts = {part: annotations.videos_of(subset) for part, subset in subsets.items()}
+
+    if sources:
+        results = merge_results(sources)
+        names = ", ".join(map(str, sources))
+        require_entries(names, results, [*parts["train"], *parts["test"]], options.missing_proposals)
+    else:
+        results = made_proposals(options, annotations, parts)
+    for part, videos in parts.items():
+        own = {video: results.get(video, []) for video in videos}
+        if part in targets:
+            content = {"version": f"SEAL {__version__}, {options.dataset_name}", "results": own, "external_data": {}}
+            write_json(targets[part], content)
+        count = sum(map(len, own.values()))
+        log.info(f"\n{part} (subset {subsets[part]}): {len(videos)} videos, {count} proposals: {files.proposals[part]}")
+        truth = annotations.ground_truth(subsets[part])
+        if truth.empty:
+            log.info("no recall can be had, since the subset has no instances in the annotations")
+        else:
+            ranked = {video: ranked_segments(entries) for video, entries in own.items()}
+            log.info(f"recall, %\n{recall_table(average_recall(ranked, truth))}")
+
+
+def made_proposals(options: Namespace, annotations: Annotations, parts: dict[str, list[str]]) -> dict[str, list[dict]]:
+    """Train the snippet network on the training videos' labels, and make the proposals of both parts from it."""
+    device = pick_device(options.device, tf32=options.tf32)
+    features, chosen = open_features(options, annotations, [*parts["train"], *parts["test"]])
+    width = options.feature_size
+    for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # all, before any work is done
+        width = features.read(i, width).shape[1]
+    labels = torch.from_numpy(annotations.labels)
+    training, testing = chosen[: len(parts["train"])], chosen[len(parts["train"]) :]
+    network = train_snippet_network(
+        features.read_again,
+        training,
+        labels,
+        device=device,
+        epochs=options.proposal_epochs,
+        seed=options.seed,
+    )
+    found = propose_all(network, features.read_again, training, labels=labels, per_video=options.proposals_per_video)
+    found |= propose_all(network, features.read_again, testing, per_video=options.proposals_per_video)
+    return {
+        annotations.videos[i]: result_entries(own, annotations.class_names, options.rate) for i, own in found.items()
+    }
+
+
+def open_features(options: Namespace, annotations: Annotations, videos: Sequence[str]) -> tuple[Features, list[int]]:
+    """The features of these videos, which are there but not yet read, and the videos' places in the annotations."""
+    row_of = {video: i for i, video in enumerate(annotations.videos)}
+    chosen = [row_of[video] for video in videos]
+    features = Features(dataset_files(options).features, annotations.videos, options.crop)
+    features.require(chosen)
+    return features, chosen
 
 
 def check(options: Namespace) -> int:
@@ -372,7 +440,9 @@ def require_input(options: Namespace) -> None:
         needed[files.annotations] = "annotations, see data/README.md"
     else:
         needed |= {files.annotations / f"{name}.npy": f"annotations, from {release}" for name in ANNOTATION_FILES}
-    if features and not options.proposals_from and not files.features.is_dir():  # a folder is looked into when read
+    if (
+        features and not (options.run_type == "proposals" and options.proposals_from) and not files.features.is_dir()
+    ):  # a folder is looked into when read
         needed[files.features] = f"I3D features, from {release}"
     for part in parts:
         needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
@@ -381,6 +451,8 @@ def require_input(options: Namespace) -> None:
             files.descriptors / name: "class descriptors: make them with --run_type descriptors"
             for name in DESCRIPTOR_FILES
         }
+    if options.run_type == "proposals":
+        needed |= dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
     if options.run_type == "eval":
         needed[options.detections] = "the detections to evaluate"
     if options.class_list is not None:
@@ -581,6 +653,7 @@ RUN_TYPES = {
     "eval": evaluate_file,
     "check": check,
     "descriptors": make_descriptors,
+    "proposals": make_proposals,
 }
 
 

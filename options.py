@@ -107,7 +107,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--snippet_frames", type=_positive, default=16.0, help="frames from one snippet to the next")
     add("--proposals_root", type=Path, default=Path("proposals4Thumos14"), help="folder of the two proposal files")
     add("--descriptors_root", type=Path, default=Path("descriptors"), help="folder that holds <name>/ with descriptors")
-    add("--proposals_from", type=Path, nargs="+", help="for proposals: result files to take, instead of making them")
     add("--missing_proposals", choices=("error", "empty"), default="error", help="a video without an entry")
     add("--train_subset", help="subset of the training videos (training, else validation, when not given)")
     add("--test_subset", help="subset of the test videos (validation beside training, else test, when not given)")
@@ -165,6 +164,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="PC's centre term: released, or one to one",
     )
 
+    add = parser.add_argument_group("making proposals").add_argument
+    add("--proposals_from", type=Path, nargs="+", help="result files to take, instead of making proposals")
+    add("--proposal_epochs", type=_count, default=20, help="epochs to train the snippet network")
+    add("--proposals_per_video", type=_count, default=200, help="at most")
+
     add = parser.add_argument_group("evaluation").add_argument
     add("--threshold_cls", type=_share, default=0.25, help="video score from which a class is reported")
     add("--tiou", choices=("thumos14", "activitynet"), default="thumos14", help="tIoU 0.1:0.1:0.7, or 0.5:0.05:0.95")
@@ -187,6 +191,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--dataset_name {name!r}: expected a plain name, since it names folders and files")
     if options.run_type == "eval" and options.detections is None:
         parser.error("--run_type eval needs --detections FILE.json")
+    if options.run_type != "proposals" and options.proposals_from:
+        parser.error("--proposals_from goes with --run_type proposals, which writes the files that other runs read")
     for option, value in _derived_defaults(options).items():
         if getattr(options, option) is None:
             setattr(options, option, value)

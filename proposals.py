@@ -98,6 +98,21 @@ def _has_segment(entry: Any) -> bool:
     )
 
 
+def merge_results(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """The entries of several result files; none may hold a video of another.
+
+    Raises:
+        InputError: one does, or a file is damaged.
+    """
+    merged: dict[str, list[dict[str, Any]]] = {}
+    for path in paths:
+        results = parse_results(path).results
+        if both := sorted(results.keys() & merged.keys()):
+            raise InputError(f"{path}: {some_of(both)} is also in an earlier one of the files; give each video once")
+        merged |= results
+    return merged
+
+
 def require_entries(
     path: Path | str, results: dict, videos: Sequence[str], missing: str, on_error: Callable[[str], None] = stop
 ) -> None:
@@ -242,3 +257,98 @@ def roi_pool(features: Tensor, segments_snip: Tensor, num_bins: int = 12, chunk:
         left, inside, right = (b.amax(1) for b in bins.split([q, 4 * q, num_bins - 5 * q], dim=1))  # each [m, D]
         torch.stack([inside - left, inside, inside - right], dim=1, out=out)
     return pooled
+
+
+# --------------------------------------------------------------------------- proposals from activations
+
+
+def standing_out(
+    sequences: np.ndarray,
+    contrast_of: np.ndarray,
+    *,
+    min_length: float = 3.0,
+    num_thresholds: int = 19,
+    factor: int = 8,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches of a video in which activations stay above a threshold, at many thresholds.
+
+    The thresholds of a sequence divide its own range evenly, so that a weak activation has stretches as well as a
+    strong one. A flat sequence, or one whose stretches are all too short, gives the whole video.
+
+    Args:
+        sequences: `[Q, T]` activations of the snippets.
+        contrast_of: `[T]` the activation whose `outer_inner_contrast` is a stretch's score.
+        min_length: snippets; shorter stretches are left out. They are the most active parts of actions, and what
+            learns from proposals by multiple instances would take them for the whole.
+        num_thresholds: of each sequence.
+        factor: cells a snippet, so boundaries lie between snippets too.
+
+    Returns:
+        Segments in snippets, `[M, 2]` within [0, T] and no two equal, and their scores `[M]`.
+    """
+    fine = upsample(np.vstack([sequences, contrast_of]), factor)  # [Q+1, L]
+    low, high = fine[:-1].min(1, keepdims=True), fine[:-1].max(1, keepdims=True)
+    levels = np.linspace(0, 1, num_thresholds + 2)[1:-1]
+    cells = runs_above(fine[:-1], low + (high - low) * levels)  # [M, 2]
+    cells = cells[cells[:, 1] - cells[:, 0] >= min_length * factor]
+    cells = np.unique(cells, axis=0) if len(cells) else np.array([[0, fine.shape[1]]])
+    return cells / factor, outer_inner_contrast(fine[-1], cells)
+
+
+def upsample(sequences: np.ndarray, factor: int) -> np.ndarray:
+    """Activations `[Q, T]` of snippets, read by linear interpolation at `factor` cells a snippet: `[Q, factor·T]`."""
+    num_snippets = sequences.shape[1]
+    position = ((np.arange(factor * num_snippets) + 0.5) / factor - 0.5).clip(0, num_snippets - 1)
+    low = np.floor(position).astype(np.int64)
+    fraction = position - low
+    high = (low + 1).clip(max=num_snippets - 1)
+    return sequences[:, low] * (1 - fraction) + sequences[:, high] * fraction
+
+
+def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Where sequences stay at or above a threshold.
+
+    Args:
+        sequences: `[Q, L]`.
+        thresholds: `[Q, K]` of each sequence.
+
+    Returns:
+        `[M, 2]` the first cell of each such stretch, of any sequence and threshold, and the cell behind its last.
+    """
+    above = sequences[:, None] >= thresholds[..., None]  # [Q, K, L]
+    change = np.diff(np.pad(above, ((0, 0), (0, 0), (1, 1))).astype(np.int8), axis=2).ravel()
+    return np.stack([np.flatnonzero(change == 1), np.flatnonzero(change == -1)], axis=1) % (sequences.shape[1] + 1)
+
+
+def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float = 0.25) -> np.ndarray:
+    """Mean activation inside a segment less the mean right around it; what lies outside the video counts as zero.
+
+    Args:
+        sequence: `[L]`.
+        cells: `[M, 2]` first cell and the cell behind the last.
+        margin: how far around is around, on either side, as a share of the segment's length.
+
+    Returns:
+        `[M]`.
+    """
+    total = np.append(0.0, sequence.cumsum())
+    at = np.arange(len(total))
+    start, end = cells.T
+    wide = (end - start) * margin
+
+    def sums(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        return np.interp(end, at, total) - np.interp(start, at, total)
+
+    inner = sums(start, end)
+    outer = sums(start - wide, end + wide) - inner
+    return inner / (end - start) - outer / np.maximum(2 * wide, 1e-9)
+
+
+def distinct(segments: np.ndarray, max_tiou: float = 0.75) -> np.ndarray:
+    """Which segments `[M, 2]`, the best first, are left when each removes the later ones too close to it: indices."""
+    close = tiou(segments[:, None], segments[None]) > max_tiou
+    keep = np.ones(len(segments), dtype=bool)
+    for i in range(len(segments)):  # in turn, since what was removed removes nothing
+        if keep[i]:
+            keep[i + 1 :] &= ~close[i, i + 1 :]
+    return np.flatnonzero(keep)

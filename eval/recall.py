@@ -13,7 +13,7 @@ from proposals import tiou
 def average_recall(
     proposals: dict[str, np.ndarray],
     ground_truth: pd.DataFrame,
-    thresholds: Sequence[float] = (0.3, 0.5, 0.7),
+    tiou_thresholds: Sequence[float] = (0.3, 0.5, 0.7),
     counts: Sequence[int | None] = (50, 100, None),
 ) -> pd.DataFrame:
     """Share of the instances that one of the first proposals of their video reaches; classes play no part.
@@ -21,7 +21,7 @@ def average_recall(
     Args:
         proposals: `[M, 2]` of each video, the best first, in the unit of the ground truth.
         ground_truth: a row per instance, `video`, `start_sec`, `end_sec`.
-        thresholds: tIoU from which an instance counts as reached.
+        tiou_thresholds: from which tIoU on an instance counts as reached.
         counts: how many proposals of a video may reach it; None: all.
 
     Returns:
@@ -34,13 +34,13 @@ def average_recall(
         overlap = tiou(segments[instances, None], proposals.get(video, np.empty((0, 2)))[None])  # [n, M]
         for row, count in zip(best, counts, strict=True):
             row[instances] = overlap[:, :count].max(axis=1, initial=0)
-    sizes = np.array([len(found) for found in proposals.values()])
+    sizes = np.array([len(found) for found in proposals.values()], dtype=np.int64)
     table = pd.DataFrame(
-        {threshold: (best >= threshold).mean(axis=1) for threshold in thresholds},
+        {threshold: (best >= threshold).mean(axis=1) for threshold in tiou_thresholds},
         index=["all" if count is None else count for count in counts],
     )
     table["mean"] = table.mean(axis=1)
-    table["proposals"] = [float(sizes.clip(max=count).mean()) for count in counts]
+    table["proposals"] = [sizes.clip(max=count).sum() / max(1, len(sizes)) for count in counts]
     return table
 
 

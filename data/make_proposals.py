@@ -1,0 +1,182 @@
+"""Proposals from nothing but snippet features and the video-level labels of the training videos.
+
+A small network learns from those labels which class each snippet shows, and whether it shows any action at all
+(multiple-instance classification with background suppression). Where its activations stay above a threshold, for any
+of many thresholds, there is a proposal; it is the better the more they stand out from what is around it.
+
+Axes: V videos, B videos of a batch, S snippets of a batch, T of one video, D features, C classes without background,
+M proposals of a video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from losses import multiple_instance_loss
+from model import SnippetNetwork
+from proposals import distinct, snippets_to_seconds, standing_out
+from utils import InputError, seed_everything, to_device
+
+TOPK_DIVISOR = 8  # a video's class logit is the mean over its T / 8 strongest snippets
+
+
+def train_snippet_network(
+    read: Callable[[int], Tensor],
+    training: Sequence[int],
+    labels: Tensor,
+    *,
+    device: torch.device,
+    epochs: int = 20,
+    batch_size: int = 10,
+    lr: float = 5e-4,
+    weight_decay: float = 1e-4,
+    hidden: int = 128,
+    dropout_ratio: float = 0.5,
+    seed: int = 0,
+) -> SnippetNetwork:
+    """Learn class activations and attention of snippets from the labels of the training videos.
+
+    Args:
+        read: gives a video's float32 features `[T, D]`; called when a batch needs them, and nothing is kept.
+        training: the indices of the training videos.
+        labels: `[V, C]` 0 or 1, of all videos; only the rows of training videos are read.
+        device: what to train on.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    order = seed_everything(seed)
+    network = SnippetNetwork(
+        feature_size=read(training[0]).shape[1],
+        num_class=labels.shape[1],
+        hidden=hidden,
+        dropout_ratio=dropout_ratio,
+    ).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
+    training = torch.as_tensor(training)
+    progress = tqdm(range(1, epochs + 1), desc="training the snippet network", unit="epoch", leave=False)
+    for epoch in progress:
+        losses = []
+        for batch in training[torch.randperm(len(training), generator=order)].split(batch_size):
+            videos = [read(i) for i in batch.tolist()]
+            rows, sizes = to_device(torch.cat(videos), device), [len(video) for video in videos]
+            loss = snippet_loss(network(rows, sizes), sizes, to_device(labels[batch], device))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+        mean = float(torch.stack(losses).mean())  # the one place in an epoch that waits for the device
+        if not np.isfinite(mean):
+            raise InputError(f"snippet network, epoch {epoch}: the loss is not finite; lower its learning rate")
+        progress.set_postfix(loss=f"{mean:.3f}")
+    return network.eval()
+
+
+def snippet_loss(outputs: dict[str, Tensor], sizes: Sequence[int], labels: Tensor) -> Tensor:
+    """Multiple-instance classification of snippets, twice, as SEAL does with proposals (SPEC section 5).
+
+    Every video has background, and what attention leaves of it has none: so attention has to find the action.
+
+    Args:
+        outputs: of `SnippetNetwork`.
+        sizes: T of each video.
+        labels: `[B, C]`.
+    """
+    x, a = outputs["class_logits"], outputs["attention_logits"].sigmoid()
+    whole = multiple_instance_loss(x, sizes, labels, background=1, topk_divisor=TOPK_DIVISOR)
+    attended = multiple_instance_loss(a[:, None] * x, sizes, labels, background=0, topk_divisor=TOPK_DIVISOR)
+    return whole + attended
+
+
+class Proposals(NamedTuple):
+    """The proposals of a video, the best first."""
+
+    segments_snip: np.ndarray  # [M, 2] float64 within [0, T]
+    score: np.ndarray  # [M] how much the activation stands out from what is around it
+    class_idx: np.ndarray  # [M] int64, the class whose activation it is
+
+
+@torch.no_grad()
+def propose(
+    network: SnippetNetwork,
+    features: Tensor,
+    *,
+    known_labels: Tensor | None = None,
+    per_video: int = 200,
+    threshold_cls: float = 0.15,
+    min_length: float = 3.0,
+) -> Proposals:
+    """Proposals of a video: stretches in which a class, the attention or both are active.
+
+    Args:
+        network: in evaluation mode.
+        features: `[T, D]`, on the network's device.
+        known_labels: `[C]` the labels of a training video. Without them, or where there are none, the classes are
+            those of at least `threshold_cls` video probability, or the most probable one.
+        per_video: how many at most.
+        threshold_cls: of the video probability, see above. Background has its share of that: it is 1/2 for the class
+            of a video of one class, and 1/3 for either of two, if the network is right.
+        min_length: of a proposal in snippets, see `standing_out`.
+    """
+    outputs = network(features, [len(features)])
+    class_prob = outputs["class_logits"].softmax(1).double().cpu().numpy()  # [T, C+1]
+    attention_prob = outputs["attention_logits"].sigmoid().double().cpu().numpy()  # [T]
+    if known_labels is not None and known_labels.any():
+        reported = known_labels.cpu().numpy() > 0
+    else:
+        strongest = outputs["class_logits"].topk(max(1, len(features) // TOPK_DIVISOR), dim=0).values.mean(0)
+        video_prob = strongest.softmax(0)[:-1].cpu().numpy()  # [C]
+        reported = video_prob >= min(threshold_cls, video_prob.max())
+
+    parts = []
+    for class_idx in np.flatnonzero(reported):
+        prob = class_prob[:, class_idx]
+        both = prob * attention_prob
+        segments, score = standing_out(np.stack([prob, attention_prob, both]), both, min_length=min_length)
+        parts.append((segments, score, np.full(len(score), class_idx)))
+    segments, score, class_idx = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(-score, kind="stable")
+    order = order[distinct(segments[order])][:per_video]
+    return Proposals(segments[order], score[order], class_idx[order])
+
+
+def propose_all(
+    network: SnippetNetwork,
+    read: Callable[[int], Tensor],
+    videos: Sequence[int],
+    *,
+    labels: Tensor | None = None,
+    **options: Any,
+) -> dict[int, Proposals]:
+    """Proposals of many videos.
+
+    Args:
+        network: in evaluation mode.
+        read: gives a video's float32 features `[T, D]`.
+        videos: their indices.
+        labels: `[V, C]` of all videos, if these are training videos, whose labels may be used.
+        options: of `propose`.
+    """
+    device = next(network.parameters()).device
+    return {
+        i: propose(network, to_device(read(i), device), known_labels=None if labels is None else labels[i], **options)
+        for i in tqdm(videos, desc="making proposals", unit="video", leave=False)
+    }
+
+
+def result_entries(found: Proposals, class_names: Sequence[str], rate: float) -> list[dict[str, Any]]:
+    """A video's proposals as entries of a result file: segment in seconds, score, label; `rate` snippets a second."""
+    segments_sec = snippets_to_seconds(found.segments_snip, rate).round(2).tolist()
+    return [
+        {"segment": segment, "score": round(score, 4), "label": class_names[class_idx]}
+        for segment, score, class_idx in zip(segments_sec, found.score.tolist(), found.class_idx, strict=True)
+    ]

@@ -1,0 +1,90 @@
+"""`--run_type proposals`: from result files of other methods, and from nothing but features and video labels."""
+
+import json
+import re
+
+import pytest
+
+
+@pytest.fixture
+def proposals(run, tmp_path):
+    """Runs `--run_type proposals` on the demo, writing into a folder of its own."""
+
+    def call(*argv):
+        status, out, err = run(
+            "--run_type", "proposals", "--dataset_name", "Demo", "--proposals_root", tmp_path / "made", *argv
+        )
+        return status, re.sub(r"(?s)^.*?\n\n", "", out), err
+
+    return call
+
+
+def read(folder, part):
+    return json.loads((folder / f"Proposals_Demo_{part}.json").read_text())["results"]
+
+
+def test_made_from_video_labels_alone(demo_home, proposals, run, tmp_path):
+    status, out, err = proposals("--proposal_epochs", 4, "--proposals_per_video", 30)
+    assert status == 0, err
+    assert "train (subset validation): 80 videos" in out and out.count("recall @ tIoU") == 2
+    train, test = (read(tmp_path / "made", part) for part in ("train", "test"))
+    assert len(train) == 80 and len(test) == 60
+    assert all(0 < len(entries) <= 30 for entries in (train | test).values())
+    assert set(test["demo_test_0001"][0]) == {"segment", "score", "label"}
+
+    status, _, err = proposals()  # what is there is kept
+    assert status == 2 and "Proposals_Demo_test.json: there already; pass --overwrite" in err
+    status, _, err = proposals("--overwrite", "--proposal_epochs", 4, "--proposals_per_video", 30)
+    assert status == 0 and (train, test) == tuple(read(tmp_path / "made", part) for part in ("train", "test")), err
+
+    argv = ("--run_type", "train", "--dataset_name", "Demo", "--proposals_root", tmp_path / "made", "--max_epoch", 1)
+    status, _, err = run(*argv, "--exp_dir", tmp_path / "run")
+    assert status == 0, err
+
+
+def test_taken_from_one_result_file_of_both_parts(demo_home, proposals, tmp_path):
+    """As LAC, P-MIL and others write them: a label and a score, in any order; one file, or one for each part."""
+    given = {part: read(demo_home / "proposals4Thumos14", part) for part in ("train", "test")}
+    for entries in given["test"].values():
+        for rank, entry in enumerate(entries):
+            entry |= {"label": "Dive", "score": 1 / (rank + 1)}
+    both = tmp_path / "temp_result.json"
+    both.write_text(json.dumps({"version": "x", "results": given["train"] | given["test"] | {"other": []}}))
+    status, out, err = proposals("--proposals_from", both)
+    assert status == 0, err
+    assert (given["train"], given["test"]) == tuple(read(tmp_path / "made", part) for part in ("train", "test"))
+    table = re.findall(r"^all .*", out, re.MULTILINE)
+    assert len(table) == 2
+
+    apart = [demo_home / f"proposals4Thumos14/Proposals_Demo_{part}.json" for part in ("train", "test")]
+    status, again, _ = proposals("--proposals_from", *apart, "--overwrite")
+    assert status == 0 and re.findall(r"^all .*", again, re.MULTILINE) == table
+
+    status, _, err = proposals("--proposals_from", apart[0], both, "--overwrite")
+    assert status == 2 and "temp_result.json: demo_train_0001" in err and "give each video once" in err
+
+
+def test_files_in_their_place_are_reported_and_left_alone(demo_home, run):
+    paths = [demo_home / f"proposals4Thumos14/Proposals_Demo_{part}.json" for part in ("train", "test")]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
+    argv = ("--run_type", "proposals", "--dataset_name", "Demo", "--proposals_from")
+    status, out, err = run(*argv, *paths)
+    assert status == 0 and out.count("recall @ tIoU") == 2, err
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths] == before
+
+
+def test_videos_that_a_result_file_lacks(demo_home, proposals, tmp_path):
+    part = demo_home / "proposals4Thumos14" / "Proposals_Demo_test.json"
+    status, _, err = proposals("--proposals_from", part)
+    assert status == 2 and "80 of 140 videos have no entry: demo_train_0001, demo_train_0002" in err
+    assert not (tmp_path / "made").exists()
+    status, out, err = proposals("--proposals_from", part, "--missing_proposals", "empty")
+    assert status == 0 and read(tmp_path / "made", "train")["demo_train_0001"] == [], err
+    assert "0.0" in re.search(r"^all .*", out, re.MULTILINE).group()
+
+
+def test_bad_command_lines(proposals, run, tmp_path):
+    status, _, err = proposals("--proposals_from", "none.json")
+    assert status == 2 and "none.json: a result file to take proposals from" in err
+    status, _, err = run("--dataset_name", "Demo", "--proposals_from", "x.json", "--exp_dir", tmp_path / "run")
+    assert status == 2 and "--proposals_from goes with --run_type proposals" in err
