@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import InputError, read_array, whole_file
+from data.arrays import read_array
+from utils import InputError, whole_file
 
 FILES = ("general_appearance_descriptors.npy", "general_motion_descriptors.npy")
 

@@ -13,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from data.annotations import read_annotations
+from data.arrays import read_array
 from descriptors import FILES as DESCRIPTOR_FILES
 from proposals import SNIPPETS_PER_SECOND, parse_results, snippets_to_seconds
-from utils import read_array, write_json
+from utils import write_json
 
 NAME = "Bench"
 SUBSETS = {"train": "validation", "test": "test"}

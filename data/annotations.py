@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils import InputError, is_finite_number, log, read_array, read_json, some_of, stop
+from data.arrays import read_array
+from utils import InputError, is_finite_number, log, read_json, some_of, stop
 
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import InputError, is_plain_name, map_array, read_array, some_of, stop
+from data.arrays import map_array, read_array
+from utils import InputError, is_plain_name, some_of, stop
 
 # Of RGB and flow, where they are apart; the video's name goes into the braces.
 LAYOUTS = (("{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))

@@ -10,9 +10,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data import make_demo as demo
+from data.arrays import read_array
 from data.split_features import split_features
 from options import PRESETS, build_parser, describe, parse_options
-from utils import InputError, read_array
+from utils import InputError
 
 
 def without_times(lines):

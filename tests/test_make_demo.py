@@ -8,8 +8,8 @@ import pytest
 
 from data import make_demo as demo
 from data.annotations import read_annotations
+from data.arrays import read_array
 from proposals import parse_results, tiou
-from utils import read_array
 
 
 def test_the_same_seed_makes_the_same_files(demo_home, tmp_path):

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from data.annotations import read_annotations, usual_subsets
+from data.arrays import read_array
 from data.features import Features
 from descriptors import build_descriptors, pseudo_label_report, pseudo_labels
-from utils import InputError, read_array
+from utils import InputError
 
 # ------------------------------------------------------------------------------------------ feature layouts
 

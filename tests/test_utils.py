@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.arrays import read_array
 from model import SEAL
 from utils import (
     InputError,
@@ -19,7 +20,6 @@ from utils import (
     keep_previous,
     load_weights,
     pick_device,
-    read_array,
     save_weights,
     whole_file,
 )
