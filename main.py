@@ -31,11 +31,12 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
+from data.annotations import Annotations, read_annotations, usual_subsets
 from data.check import Findings, check_dataset
-from data.features import Features
+from data.features import Features, temporal_means
 from data.make_demo import make_demo
-from data.make_proposals import propose_all, result_entries, train_snippet_network
+from data.make_proposals import make_results
+from data.required import READS, require_files
 from dataset import Batch, Video, evaluation_batches, load_videos, training_batches
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import (
@@ -57,14 +58,17 @@ from proposals import merge_results, ranked_segments, read_proposals, require_en
 from utils import (
     InputError,
     RunLog,
+    check_run_folder,
     keep_previous,
     load_weights,
     log,
     pick_device,
+    refuse_to_replace,
     release_memory,
     save_weights,
     seed_everything,
     some_of,
+    start_run_folder,
     write_json,
 )
 
@@ -218,7 +222,7 @@ def make_descriptors(options: Namespace) -> None:
     make_demo_on_first_use(options)
     require_input(options)
     files = dataset_files(options)
-    refuse_to_replace([files.descriptors / name for name in DESCRIPTOR_FILES], options)
+    refuse_to_replace([files.descriptors / name for name in DESCRIPTOR_FILES], options.overwrite)
     annotations = read_annotations(files.annotations, options.class_list)
     subset = subsets_of(options, annotations)["train"]
     videos = annotations.videos_of(subset)
@@ -232,16 +236,8 @@ def make_descriptors(options: Namespace) -> None:
         )
 
     features, _ = open_features(options, annotations, videos)
-    means, lengths, width = [], [], options.feature_size
-    for i in tqdm(chosen, desc="reading features", unit="video", leave=False):
-        raw = features.read(i, width)
-        features.forget(i)
-        means.append(raw.mean(0))
-        lengths.append(len(raw))
-        width = raw.shape[1]
-    means = torch.stack(means)
-    weights = torch.tensor(lengths) if options.descriptor_pooling == "snippet" else None
-    descriptors = build_descriptors(means, labels, weights)
+    means, lengths = temporal_means(features, chosen, options.feature_size)
+    descriptors = build_descriptors(means, labels, lengths if options.descriptor_pooling == "snippet" else None)
     write_descriptors(files.descriptors, descriptors)
     log.info(f"descriptors of {len(annotations.class_names)} classes from {len(videos)} videos: {files.descriptors}")
     log.info(pseudo_label_report(pseudo_labels(means, descriptors), labels, annotations.class_names))
@@ -255,7 +251,7 @@ def make_proposals(options: Namespace) -> None:
     sources = options.proposals_from or []
     in_place = {path.resolve() for path in sources}
     targets = {part: path for part, path in files.proposals.items() if path.resolve() not in in_place}
-    refuse_to_replace(targets.values(), options)
+    refuse_to_replace(targets.values(), options.overwrite)
     annotations = read_annotations(files.annotations, options.class_list)
     subsets = subsets_of(options, annotations)
     parts = {part: annotations.videos_of(subset) for part, subset in subsets.items()}
@@ -265,7 +261,19 @@ def make_proposals(options: Namespace) -> None:
         names = ", ".join(map(str, sources))
         require_entries(names, results, [*parts["train"], *parts["test"]], options.missing_proposals)
     else:
-        results = made_proposals(options, annotations, parts)
+        features, chosen = open_features(options, annotations, [*parts["train"], *parts["test"]])
+        results = make_results(
+            features,
+            annotations,
+            training=chosen[: len(parts["train"])],
+            testing=chosen[len(parts["train"]) :],
+            rate=options.rate,
+            device=pick_device(options.device, tf32=options.tf32),
+            feature_size=options.feature_size,
+            epochs=options.proposal_epochs,
+            per_video=options.proposals_per_video,
+            seed=options.seed,
+        )
     for part, videos in parts.items():
         own = {video: results.get(video, []) for video in videos}
         if part in targets:
@@ -279,30 +287,6 @@ def make_proposals(options: Namespace) -> None:
         else:
             ranked = {video: ranked_segments(entries) for video, entries in own.items()}
             log.info(f"recall, %\n{recall_table(average_recall(ranked, truth))}")
-
-
-def made_proposals(options: Namespace, annotations: Annotations, parts: dict[str, list[str]]) -> dict[str, list[dict]]:
-    """Train the snippet network on the training videos' labels, and make the proposals of both parts from it."""
-    device = pick_device(options.device, tf32=options.tf32)
-    features, chosen = open_features(options, annotations, [*parts["train"], *parts["test"]])
-    width = options.feature_size
-    for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # all, before any work is done
-        width = features.read(i, width).shape[1]
-    labels = torch.from_numpy(annotations.labels)
-    training, testing = chosen[: len(parts["train"])], chosen[len(parts["train"]) :]
-    network = train_snippet_network(
-        features.read_again,
-        training,
-        labels,
-        device=device,
-        epochs=options.proposal_epochs,
-        seed=options.seed,
-    )
-    found = propose_all(network, features.read_again, training, labels=labels, per_video=options.proposals_per_video)
-    found |= propose_all(network, features.read_again, testing, per_video=options.proposals_per_video)
-    return {
-        annotations.videos[i]: result_entries(own, annotations.class_names, options.rate) for i, own in found.items()
-    }
 
 
 def open_features(options: Namespace, annotations: Annotations, videos: Sequence[str]) -> tuple[Features, list[int]]:
@@ -415,56 +399,19 @@ def make_demo_on_first_use(options: Namespace) -> None:
         make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
 
 
-# What a run type reads beside the annotations: features, the proposals of these parts, descriptors.
-READS = {
-    "train": (True, ("train", "test"), True),
-    "check": (True, ("train", "test"), True),
-    "test": (True, ("test",), False),
-    "eval": (False, (), False),
-    "descriptors": (True, (), False),
-    "proposals": (True, (), False),
-}
-
-
 def require_input(options: Namespace) -> None:
-    """Stop when files that this run type reads are missing, naming all of them and where each comes from.
-
-    Raises:
-        InputError: as said.
-    """
-    files = dataset_files(options)
-    features, parts, descriptors = READS[options.run_type]
-    release = "the public I3D release that W-TALC and its successors use"
-    needed = {}
-    if files.annotations.suffix == ".json":
-        needed[files.annotations] = "annotations, see data/README.md"
-    else:
-        needed |= {files.annotations / f"{name}.npy": f"annotations, from {release}" for name in ANNOTATION_FILES}
-    if (
-        features and not (options.run_type == "proposals" and options.proposals_from) and not files.features.is_dir()
-    ):  # a folder is looked into when read
-        needed[files.features] = f"I3D features, from {release}"
-    for part in parts:
-        needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
-    if descriptors:
-        needed |= {
-            files.descriptors / name: "class descriptors: make them with --run_type descriptors"
-            for name in DESCRIPTOR_FILES
-        }
-    if options.run_type == "proposals":
-        needed |= dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
+    """Stop when files that this run type reads are missing, see `require_files`."""
+    others = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
     if options.run_type == "eval":
-        needed[options.detections] = "the detections to evaluate"
+        others[options.detections] = "the detections to evaluate"
     if options.class_list is not None:
-        needed[options.class_list] = "the class names that --class_list gives"
+        others[options.class_list] = "the class names that --class_list gives"
     if options.pretrained_ckpt is not None:
-        needed[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
-    missing = [f"  {path}: {source}" for path, source in needed.items() if not path.is_file()]
-    if missing:
-        hint = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
-        lines = [f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (from {Path.cwd()}):", *missing]
-        nothing_there = not files.annotations.exists() and options.dataset_name != "Demo"
-        raise InputError("\n".join([*lines, hint] if nothing_there else lines))
+        others[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
+    reads = READS[options.run_type]
+    if options.proposals_from:
+        reads = reads._replace(features=False)
+    require_files(reads, dataset_files(options), others, demo=options.dataset_name == "Demo")
 
 
 def subsets_of(options: Namespace, annotations: Annotations) -> dict[str, str]:
@@ -496,7 +443,7 @@ def load_data(options: Namespace, device: torch.device) -> Data:
     annotations = read_annotations(files.annotations, options.class_list)
     num_class = len(annotations.class_names)
     subsets = subsets_of(options, annotations)
-    names = {part: annotations.videos_of(subsets[part]) for part in READS[options.run_type][1]}
+    names = {part: annotations.videos_of(subsets[part]) for part in READS[options.run_type].parts}
     require_agreement(options, annotations, names.get("train"))
     truth = annotations.ground_truth(subsets["test"])
 
@@ -570,61 +517,16 @@ def build_criterion(options: Namespace) -> Criterion:
 # -------------------------------------------------------------------------------------- what a run leaves
 
 
-# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch.
-RUN_FILES = (
-    "opt.txt",
-    "metrics.jsonl",
-    "mAP-results.log",
-    "results.json",
-    "detections.json",
-    "ckpt/*_model.pkl",
-    "logs/events.*",
-)
-
-
 def check_exp_dir(options: Namespace) -> None:
-    """Find out before any work whether `--exp_dir` can take the run; nothing is written yet.
-
-    Raises:
-        InputError: it cannot be written to, holds a training run already, or holds the weights to start from.
-    """
-    folder = options.exp_dir.absolute()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"--exp_dir {options.exp_dir}: {there} is not a folder that can be written to")
-    if options.run_type == "train" and (folder / "metrics.jsonl").exists():
-        if not options.overwrite:
-            raise InputError(f"{options.exp_dir} holds a training run: choose another --exp_dir, or --overwrite it")
-        if options.pretrained_ckpt and folder.resolve() in options.pretrained_ckpt.resolve().parents:
-            raise InputError(
-                f"--overwrite would remove {options.pretrained_ckpt}: choose another --exp_dir, or move it"
-            )
-
-
-def refuse_to_replace(paths: Iterable[Path], options: Namespace) -> None:
-    """Stop before any work when a file is there that the run would replace, unless `--overwrite` says to.
-
-    Raises:
-        InputError: as said.
-    """
-    there = [str(path) for path in paths if path.exists()]
-    if there and not options.overwrite:
-        raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or write to another folder")
+    """Find out before any work whether `--exp_dir` can take the run, see `check_run_folder`."""
+    training = options.run_type == "train"
+    check_run_folder(options.exp_dir, training, options.overwrite, options.pretrained_ckpt)
 
 
 def start_run(options: Namespace) -> None:
     """Make `--exp_dir` ready, once all input has been read: a run that stops on bad input touches nothing."""
-    folder = options.exp_dir
-    try:
-        if options.run_type == "train" and options.overwrite:
-            for pattern in RUN_FILES:
-                for path in folder.glob(pattern):
-                    path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "opt.txt", "a", encoding="utf-8") as file:  # testing in a trained folder adds to it
-            file.write("\n".join([f"# python {shlex.join(sys.argv)}", *describe(options), "", ""]))
-    except OSError as error:
-        raise InputError(f"--exp_dir {folder}: {error}") from None
+    lines = [f"# python {shlex.join(sys.argv)}", *describe(options), "", ""]
+    start_run_folder(options.exp_dir, options.run_type == "train" and options.overwrite, lines)
 
 
 def write_results(

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -212,6 +212,68 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
     """Write a model's state dict whole: weights alone, under the names of SPEC section 4."""
     with whole_file(path, "wb") as file:
         torch.save({name: value.cpu() for name, value in model.state_dict().items()}, file)
+
+
+# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch.
+RUN_FILES = (
+    "opt.txt",
+    "metrics.jsonl",
+    "mAP-results.log",
+    "results.json",
+    "detections.json",
+    "ckpt/*_model.pkl",
+    "logs/events.*",
+)
+
+
+def check_run_folder(folder: Path, training: bool, overwrite: bool, checkpoint: Path | None) -> None:
+    """Find out before any work whether `--exp_dir` can take a run; nothing is written yet.
+
+    Args:
+        folder: `--exp_dir`.
+        training: whether the run trains.
+        overwrite: whether it may replace an earlier training run.
+        checkpoint: the weights to start from, if any.
+
+    Raises:
+        InputError: the folder cannot be written to, holds a training run already, or holds the weights to start from.
+    """
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"--exp_dir {folder}: {there} is not a folder that can be written to")
+    if training and (folder / "metrics.jsonl").exists():
+        if not overwrite:
+            raise InputError(f"{folder} holds a training run: choose another --exp_dir, or --overwrite it")
+        if checkpoint and folder.resolve() in checkpoint.resolve().parents:
+            raise InputError(f"--overwrite would remove {checkpoint}: choose another --exp_dir, or move it")
+
+
+def start_run_folder(folder: Path, replace: bool, lines: Sequence[str]) -> None:
+    """Make `--exp_dir`, remove an earlier training run if it is to be replaced, and add lines to `opt.txt`.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    try:
+        for pattern in RUN_FILES if replace else ():
+            for path in folder.glob(pattern):
+                path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "opt.txt", "a", encoding="utf-8") as file:  # testing in a trained folder adds to it
+            file.write("\n".join(lines))
+    except OSError as error:
+        raise InputError(f"--exp_dir {folder}: {error}") from None
+
+
+def refuse_to_replace(paths: Iterable[Path], overwrite: bool) -> None:
+    """Stop before any work when a file is there that the run would replace, unless it may.
+
+    Raises:
+        InputError: as said.
+    """
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or write to another folder")
 
 
 class RunLog:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from data.arrays import map_array, read_array
 from utils import InputError, is_plain_name, some_of, stop
@@ -112,6 +113,22 @@ class Features:
             precise = np.promote_types(array.dtype, np.float32)
             array = array.mean(0, dtype=precise) if self.crop is None else array[self.crop]
         return array
+
+
+def temporal_means(features: Features, chosen: Sequence[int], feature_size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Read videos once, and keep their temporal means `[B, D]` and their lengths `[B]`.
+
+    Raises:
+        InputError: see `Features.read`; `feature_size` is None to take that of the first video.
+    """
+    means, lengths = [], []
+    for i in tqdm(chosen, desc="reading features", unit="video", leave=False):
+        raw = features.read(i, feature_size)
+        feature_size = raw.shape[1]
+        features.forget(i)
+        means.append(raw.mean(0))
+        lengths.append(len(raw))
+    return torch.stack(means), torch.tensor(lengths)
 
 
 def feature_file(folder: Path, video: str, name: str = LAYOUTS[0][0]) -> Path:

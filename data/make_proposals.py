@@ -18,12 +18,54 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.annotations import Annotations
+from data.features import Features
 from losses import multiple_instance_loss
 from model import SnippetNetwork
 from proposals import distinct, snippets_to_seconds, standing_out
 from utils import InputError, seed_everything, to_device
 
 TOPK_DIVISOR = 8  # a video's class logit is the mean over its T / 8 strongest snippets
+
+
+def make_results(
+    features: Features,
+    annotations: Annotations,
+    *,
+    training: Sequence[int],
+    testing: Sequence[int],
+    rate: float,
+    device: torch.device,
+    feature_size: int | None,
+    epochs: int,
+    per_video: int,
+    seed: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Train the snippet network and make the proposals of all videos, as entries of a result file.
+
+    Args:
+        features: of the videos.
+        annotations: of which only class names and the video-level labels of the training videos are used.
+        training: indices of the training videos.
+        testing: indices of the test videos.
+        rate: snippets per second.
+        device: what to train on.
+        feature_size: D to insist on; None takes it from the data.
+        epochs: see `train_snippet_network`.
+        per_video: see `propose`.
+        seed: see `train_snippet_network`.
+
+    Raises:
+        InputError: features cannot be used, or the loss is not finite.
+    """
+    chosen = [*training, *testing]
+    for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # of all, before any work is done
+        feature_size = features.read(i, feature_size).shape[1]
+    read, labels = features.read_again, torch.from_numpy(annotations.labels)
+    network = train_snippet_network(read, training, labels, device=device, epochs=epochs, seed=seed)
+    found = propose_all(network, read, training, labels=labels, per_video=per_video)
+    found |= propose_all(network, read, testing, per_video=per_video)
+    return {annotations.videos[i]: result_entries(found[i], annotations.class_names, rate) for i in chosen}
 
 
 def train_snippet_network(

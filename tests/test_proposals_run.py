@@ -56,6 +56,11 @@ def test_taken_from_one_result_file_of_both_parts(demo_home, proposals, tmp_path
     table = re.findall(r"^all .*", out, re.MULTILINE)
     assert len(table) == 2
 
+    (tmp_path / "data/Demo").mkdir(parents=True)  # and it takes no features to do so
+    (tmp_path / "data/Demo/Demo-Annotations").symlink_to(demo_home / "data/Demo/Demo-Annotations")
+    status, _, err = proposals("--proposals_from", both, "--overwrite", "--dataset_root", tmp_path / "data/Demo")
+    assert status == 0, err
+
     apart = [demo_home / f"proposals4Thumos14/Proposals_Demo_{part}.json" for part in ("train", "test")]
     status, again, _ = proposals("--proposals_from", *apart, "--overwrite")
     assert status == 0 and re.findall(r"^all .*", again, re.MULTILINE) == table
