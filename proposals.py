@@ -267,7 +267,7 @@ def standing_out(
     contrast_of: np.ndarray,
     *,
     min_length: float = 3.0,
-    num_thresholds: int = 19,
+    num_thresholds: int = 9,
     factor: int = 8,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Stretches of a video in which activations stay above a threshold, at many thresholds.
@@ -280,7 +280,7 @@ def standing_out(
         contrast_of: `[T]` the activation whose `outer_inner_contrast` is a stretch's score.
         min_length: snippets; shorter stretches are left out. They are the most active parts of actions, and what
             learns from proposals by multiple instances would take them for the whole.
-        num_thresholds: of each sequence.
+        num_thresholds: of each sequence. Twice as many reach few instances more, and add wrong stretches.
         factor: cells a snippet, so boundaries lie between snippets too.
 
     Returns:
@@ -301,8 +301,8 @@ def upsample(sequences: np.ndarray, factor: int) -> np.ndarray:
     position = ((np.arange(factor * num_snippets) + 0.5) / factor - 0.5).clip(0, num_snippets - 1)
     low = np.floor(position).astype(np.int64)
     fraction = position - low
-    high = (low + 1).clip(max=num_snippets - 1)
-    return sequences[:, low] * (1 - fraction) + sequences[:, high] * fraction
+    before, after = sequences[:, low], sequences[:, (low + 1).clip(max=num_snippets - 1)]
+    return before + fraction * (after - before)  # in this order, what is flat stays flat to the bit
 
 
 def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -344,11 +344,15 @@ def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float 
     return inner / (end - start) - outer / np.maximum(2 * wide, 1e-9)
 
 
-def distinct(segments: np.ndarray, max_tiou: float = 0.75) -> np.ndarray:
-    """Which segments `[M, 2]`, the best first, are left when each removes the later ones too close to it: indices."""
-    close = tiou(segments[:, None], segments[None]) > max_tiou
-    keep = np.ones(len(segments), dtype=bool)
-    for i in range(len(segments)):  # in turn, since what was removed removes nothing
-        if keep[i]:
-            keep[i + 1 :] &= ~close[i, i + 1 :]
-    return np.flatnonzero(keep)
+def distinct(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
+    """Which segments `[M, 2]`, the best first, are left when each removes the later ones that are too close to it.
+
+    Returns:
+        Indices, rising; the first `limit` of them.
+    """
+    kept, left = [], np.arange(len(segments))
+    while len(left) and len(kept) != limit:  # one by one, since what was removed removes nothing
+        best, left = left[0], left[1:]
+        kept.append(best)
+        left = left[tiou(segments[left], segments[best]) <= max_tiou]
+    return np.array(kept, dtype=np.int64)

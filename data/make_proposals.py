@@ -89,6 +89,13 @@ def train_snippet_network(
         training: the indices of the training videos.
         labels: `[V, C]` 0 or 1, of all videos; only the rows of training videos are read.
         device: what to train on.
+        epochs: more are not better. On simulated data, 40 reached fewer of the test instances closely than 20 did.
+        batch_size: videos in a batch.
+        lr: learning rate of Adam.
+        weight_decay: L2 penalty.
+        hidden: width of the network behind its first layer.
+        dropout_ratio: of the hidden features.
+        seed: of the initial weights, dropout and the order of the videos; torch itself is seeded with it.
 
     Returns:
         The network, in evaluation mode.
@@ -187,7 +194,7 @@ def propose(
         parts.append((segments, score, np.full(len(score), class_idx)))
     segments, score, class_idx = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(-score, kind="stable")
-    order = order[distinct(segments[order])][:per_video]
+    order = order[distinct(segments[order], limit=per_video)]
     return Proposals(segments[order], score[order], class_idx[order])
 
 

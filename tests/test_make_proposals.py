@@ -79,6 +79,8 @@ def test_distinct_by_hand():
     segments = np.array([[0.0, 10.0], [0.0, 8.0], [0.0, 6.5], [20.0, 30.0], [0.0, 10.0]])
     # The second is too close to the first; the third only to the second, which is gone.
     assert distinct(segments, max_tiou=0.75).tolist() == [0, 2, 3]
+    assert distinct(segments, max_tiou=0.75, limit=2).tolist() == [0, 2]
+    assert distinct(segments, max_tiou=1.0).tolist() == [0, 1, 2, 3, 4]
     assert distinct(np.empty((0, 2))).tolist() == []
 
 
@@ -127,7 +129,7 @@ def train(demo, epochs: int = 1, labels: torch.Tensor | None = None, **options) 
 
 @pytest.fixture(scope="module")
 def trained(demo) -> SnippetNetwork:
-    return train(demo, epochs=12, lr=4e-3)
+    return train(demo, epochs=10, lr=4e-3)
 
 
 def test_it_finds_actions(demo, trained):
@@ -142,7 +144,7 @@ def test_it_finds_actions(demo, trained):
         made[annotations.videos[i]] = snippets_to_seconds(proposals.segments_snip, SNIPPETS_PER_SECOND)
         random[annotations.videos[i]] = snippets_to_seconds(np.hstack([start, start + length]), SNIPPETS_PER_SECOND)
     recall, chance = (average_recall(p, annotations.ground_truth("test"), counts=(20, 100)) for p in (made, random))
-    assert recall[0.5][100] > 0.85
+    assert recall[0.5][100] > 0.75
     assert recall[0.7][20] > 1.6 * chance[0.7][20], f"{recall}\n{chance}"
 
 
