@@ -130,12 +130,12 @@ def train(options: Namespace) -> None:
                 best = {**last, "checkpoint": str(best_path)}
     run_log.close()
 
-    log.info(f"weights in {last_path}")
-    if not options.interval:
-        log.info("not evaluated, as --interval 0 asks")
-        return
     if not last:
-        write_detections_alone(model, data, options)
+        log.info(f"weights in {last_path}")
+        if options.interval:
+            write_detections_alone(model, data, options)
+        else:
+            log.info("not evaluated, as --interval 0 asks")
         return
     write_results(options, {**last, "best": best}, detections, data.annotations)
     log.info(f"\nlast checkpoint, epoch {last['epoch']}: {last_path}\n{summary(last)}")

@@ -54,9 +54,9 @@ class Findings:
         for kind, details in self.warnings.items():
             lines += [f"warning: {kind} ({len(details)}):", *(f"  {detail}" for detail in details)]
         lines += [f"error: {message}" for message in self.errors]
-        num_warnings = sum(map(len, self.warnings.values()))
         end = "a run would stop" if self.errors else "nothing that would stop a run"
-        return "\n".join([*lines, f"{len(self.errors)} errors, {num_warnings} warnings: {end}"])
+        counts = f"errors: {len(self.errors)}, warnings: {sum(map(len, self.warnings.values()))}"
+        return "\n".join([*lines, f"{counts}; {end}"])
 
 
 def check_dataset(

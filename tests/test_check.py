@@ -203,7 +203,7 @@ def check(run, *argv):
 def test_the_demo_is_sound(home, run_in):
     run = run_in(home)
     status, out = check(run)
-    assert status == 0 and "\n0 errors, 0 warnings: nothing that would stop a run" in out
+    assert status == 0 and "\nerrors: 0, warnings: 0; nothing that would stop a run" in out
     assert re.search(r"train  validation +80 +\d+ +6 +\d+ +\d+\ntest +test +60 ", out)
     assert "recall of the train proposals" in out and "recall of the test proposals" in out
     assert check(run, "--dataset_root", "data/Demo", "--num_class", 7)[0] == 1
@@ -245,7 +245,7 @@ def test_a_warning_does_not_stop_training(home, run_in, tmp_path, name):
     defect(home)
     run = run_in(home)
     status, out = check(run)
-    assert status == 0 and re.search(f"warning: {message}", out) and "\n0 errors, " in out, out
+    assert status == 0 and re.search(f"warning: {message}", out) and "\nerrors: 0, " in out, out
     run.train(tmp_path / "run", "--max_epoch", 1)
 
 
@@ -256,7 +256,7 @@ def test_everything_at_once(home, run_in):
     assert status == 1
     for name, (_, message, *_) in (ERRORS | WARNINGS).items():
         assert re.search(message.replace(r"\(1\)", r"\(\d+\)").replace(r":\n  ", r":(?:\n  .*)*?\n  "), out), name
-    assert f"\n{len(ERRORS)} errors, " in out
+    assert f"\nerrors: {len(ERRORS)}, " in out
 
 
 def test_classes_without_training_video(home, run_in):
