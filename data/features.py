@@ -2,7 +2,7 @@
 
 Either one object array holds all videos, or a folder holds, of each video, one of
 
-    <video>.npy                              [T, D]: RGB, then flow
+    <video>.npy, or v_<video>.npy            [T, D]: RGB, then flow; ActivityNet's files often have the v_
     <video>-rgb.npz and <video>-flow.npz     `feature` [crops, T, D/2] each, as the usual I3D extractors write it
     rgb/<video>.npy and flow/<video>.npy     [T, D/2] each
 
@@ -24,7 +24,7 @@ from data.arrays import map_array, read_array
 from utils import InputError, is_plain_name, some_of, stop
 
 # Of RGB and flow, where they are apart; the video's name goes into the braces.
-LAYOUTS = (("{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))
+LAYOUTS = (("{}.npy",), ("v_{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))
 
 
 class Features:

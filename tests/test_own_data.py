@@ -43,6 +43,11 @@ def test_every_layout_of_a_folder(tmp_path, arrays):
         np.save(apart / name / "v.npy", array.mean(0))
     assert read_one(apart) == pytest.approx(averaged, rel=1e-6)
 
+    named = tmp_path / "named"
+    named.mkdir()
+    np.save(named / "v_v.npy", averaged)
+    assert (read_one(named) == averaged).all()
+
     np.save(tmp_path / "v.npy", averaged)  # one file goes before two
     (tmp_path / "v-rgb.npz").unlink()
     assert (read_one(tmp_path) == averaged).all()
