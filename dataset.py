@@ -51,7 +51,6 @@ def load_videos(
     *,
     roi_size: int,
     rate: float,
-    feature_size: int | None = None,
     device: torch.device | str = "cpu",
     cache: str = "memory",
     pooled_dtype: torch.dtype = torch.float32,
@@ -64,7 +63,6 @@ def load_videos(
         proposals: `[M, 2]` in snippets per video; videos not named here are not loaded.
         roi_size: R.
         rate: snippets per second, for messages.
-        feature_size: D to insist on; None takes it from the data.
         device: where the pooled proposals go.
         cache: `memory` keeps the pooled proposals; `none` pools them again for each batch; `auto` keeps them if they
             fit, see `fits_in_memory`. The numbers are the same.
@@ -76,9 +74,9 @@ def load_videos(
     device = torch.device(device)
     chosen = [i for i, name in enumerate(annotations.videos) if name in proposals]
     features.require(chosen)
-    feature_size = features.read(chosen[0], feature_size).shape[1]
+    features.read(chosen[0])  # to know how wide they are
     sizes = [len(proposals[annotations.videos[i]]) for i in chosen]
-    shape = (sum(sizes), 3, feature_size)
+    shape = (sum(sizes), 3, features.feature_size)
     kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
     if not kept and features.in_memory is not None:
         log.info(
@@ -89,15 +87,13 @@ def load_videos(
     videos = {}
     progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
     for i, pooled in zip(progress, stores, strict=True):
-        name, raw = annotations.videos[i], features.read(i, feature_size)
+        name, raw = annotations.videos[i], features.read(i)
         segments = proposals[name]
-        check_range(raw, features.file(i), name, pooled_dtype)
+        check_range(raw, features.where(i), name, pooled_dtype)
         check_unit(segments, name, len(raw), rate)
         if kept:
             pooled.copy_(roi_pool(raw, torch.from_numpy(segments), roi_size))
             features.forget(i)
-            if len(videos) % 16 == 0:  # often enough to keep the peak low, and too seldom to cost time
-                release_memory()
         videos[name] = Video(
             name=name,
             labels=torch.from_numpy(annotations.labels[i]).to(device),

@@ -31,12 +31,12 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.annotations import Annotations, read_annotations, usual_subsets
+from data.annotations import Annotations, read_annotations, require_trained, usual_subsets
 from data.check import Findings, check_dataset
 from data.features import Features, temporal_means
 from data.make_demo import make_demo
 from data.make_proposals import make_results
-from data.required import READS, require_files
+from data.required import READS, annotation_files, require_files
 from dataset import Batch, Video, evaluation_batches, load_videos, training_batches
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import (
@@ -49,21 +49,30 @@ from descriptors import (
 )
 from eval.classification import video_figures
 from eval.postprocess import LOGITS, VideoDetections, detect_batch
-from eval.protocols import detection_table, evaluate, figures, read_detections, results_table, summary, write_detections
+from eval.protocols import (
+    classification_summary,
+    detection_table,
+    evaluate,
+    figures,
+    read_detections,
+    results_table,
+    summary,
+    write_detections,
+)
 from eval.recall import average_recall, recall_table
 from losses import Criterion
 from model import SEAL
 from options import DatasetFiles, dataset_files, describe, parse_options
-from proposals import merge_results, ranked_segments, read_proposals, require_entries
+from proposals import merge_results, parse_results, ranked_segments, read_proposals, require_entries
 from utils import (
     InputError,
     RunLog,
     check_run_folder,
+    check_targets,
     keep_previous,
     load_weights,
     log,
     pick_device,
-    refuse_to_replace,
     release_memory,
     save_weights,
     seed_everything,
@@ -77,6 +86,9 @@ __version__ = "0.1.0"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status is 2 when the input cannot be used, and `check`'s 1 when it finds that."""
+    for stream in (sys.stdout, sys.stderr):  # a name in a file may hold what the terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     # PyTorch's switch for large pages under large CPU tensors: fewer page faults, and less memory lost between tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -198,14 +210,11 @@ def test(options: Namespace) -> None:
 def evaluate_file(options: Namespace) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
     check_exp_dir(options)
-    make_demo_on_first_use(options)
-    require_input(options)
-    annotations = read_annotations(dataset_files(options).annotations, options.class_list)
-    subset = subsets_of(options, annotations)["test"]
+    source = open_dataset(options)
+    annotations, subset = source.annotations, source.subsets["test"]
     videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
     if truth.empty:
-        folder = dataset_files(options).annotations
-        raise InputError(f"{folder}: no instance in subset {subset!r} to evaluate on")
+        raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
     detections = read_detections(options.detections, videos, annotations.class_names, options.rate)
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
     without = sorted(set(videos) - set(detections["video"]))
@@ -219,49 +228,31 @@ def evaluate_file(options: Namespace) -> None:
 
 def make_descriptors(options: Namespace) -> None:
     """`--run_type descriptors`: class descriptors of the training videos, and how good their pseudo-labels are."""
-    make_demo_on_first_use(options)
-    require_input(options)
-    files = dataset_files(options)
-    refuse_to_replace([files.descriptors / name for name in DESCRIPTOR_FILES], options.overwrite)
-    annotations = read_annotations(files.annotations, options.class_list)
-    subset = subsets_of(options, annotations)["train"]
-    videos = annotations.videos_of(subset)
-    chosen = [i for i, own in enumerate(annotations.subsets) if own == subset]
+    source = open_dataset(options)
+    folder, annotations, training = source.files.descriptors, source.annotations, source.videos("train")
+    check_targets([folder / name for name in DESCRIPTOR_FILES], "--descriptors_root", options.overwrite)
+    require_trained(annotations, training)
+    features, chosen = open_features(options, source, training)
+    means, lengths = temporal_means(features, chosen)
     labels = torch.from_numpy(annotations.labels[chosen])
-    lacking = [name for name, has in zip(annotations.class_names, labels.any(0), strict=True) if not has]
-    if lacking:
-        raise InputError(
-            f"{files.annotations}: no video of subset {subset!r} has the label {some_of(lacking, None)}, so there is "
-            "nothing to make its descriptor of; add a video, or take the class out"
-        )
-
-    features, _ = open_features(options, annotations, videos)
-    means, lengths = temporal_means(features, chosen, options.feature_size)
     descriptors = build_descriptors(means, labels, lengths if options.descriptor_pooling == "snippet" else None)
-    write_descriptors(files.descriptors, descriptors)
-    log.info(f"descriptors of {len(annotations.class_names)} classes from {len(videos)} videos: {files.descriptors}")
+    write_descriptors(folder, descriptors)
+    log.info(f"descriptors of {len(annotations.class_names)} classes from {len(training)} videos: {folder}")
     log.info(pseudo_label_report(pseudo_labels(means, descriptors), labels, annotations.class_names))
 
 
 def make_proposals(options: Namespace) -> None:
     """`--run_type proposals`: take proposals from result files, or make them; and report their recall."""
-    make_demo_on_first_use(options)
-    require_input(options)
-    files = dataset_files(options)
-    sources = options.proposals_from or []
-    in_place = {path.resolve() for path in sources}
-    targets = {part: path for part, path in files.proposals.items() if path.resolve() not in in_place}
-    refuse_to_replace(targets.values(), options.overwrite)
-    annotations = read_annotations(files.annotations, options.class_list)
-    subsets = subsets_of(options, annotations)
-    parts = {part: annotations.videos_of(subset) for part, subset in subsets.items()}
-
-    if sources:
-        results = merge_results(sources)
-        names = ", ".join(map(str, sources))
+    source = open_dataset(options)
+    targets, annotations = source.files.proposals, source.annotations
+    parts = {part: source.videos(part) for part in targets}
+    if options.proposals_from:
+        results = merge_results(options.proposals_from)
+        names = ", ".join(map(str, options.proposals_from))
         require_entries(names, results, [*parts["train"], *parts["test"]], options.missing_proposals)
     else:
-        features, chosen = open_features(options, annotations, [*parts["train"], *parts["test"]])
+        check_targets(targets.values(), "--proposals_root", options.overwrite)
+        features, chosen = open_features(options, source, [*parts["train"], *parts["test"]])
         results = make_results(
             features,
             annotations,
@@ -269,33 +260,32 @@ def make_proposals(options: Namespace) -> None:
             testing=chosen[len(parts["train"]) :],
             rate=options.rate,
             device=pick_device(options.device, tf32=options.tf32),
-            feature_size=options.feature_size,
             epochs=options.proposal_epochs,
             per_video=options.proposals_per_video,
             seed=options.seed,
         )
+    own = {part: {video: results.get(video, []) for video in videos} for part, videos in parts.items()}
+    unchanged = [part for part in own if holds(targets[part], own[part]) and not options.overwrite]
+    check_targets(
+        [path for part, path in targets.items() if part not in unchanged], "--proposals_root", options.overwrite
+    )
     for part, videos in parts.items():
-        own = {video: results.get(video, []) for video in videos}
-        if part in targets:
-            content = {"version": f"SEAL {__version__}, {options.dataset_name}", "results": own, "external_data": {}}
-            write_json(targets[part], content)
-        count = sum(map(len, own.values()))
-        log.info(f"\n{part} (subset {subsets[part]}): {len(videos)} videos, {count} proposals: {files.proposals[part]}")
-        truth = annotations.ground_truth(subsets[part])
+        if part not in unchanged:
+            version = f"SEAL {__version__}, {options.dataset_name}"
+            write_json(targets[part], {"version": version, "results": own[part], "external_data": {}})
+        count = sum(map(len, own[part].values()))
+        log.info(f"\n{part} (subset {source.subsets[part]}): {len(videos)} videos, {count} proposals: {targets[part]}")
+        truth = annotations.ground_truth(source.subsets[part])
         if truth.empty:
             log.info("no recall can be had, since the subset has no instances in the annotations")
         else:
-            ranked = {video: ranked_segments(entries) for video, entries in own.items()}
+            ranked = {video: ranked_segments(entries) for video, entries in own[part].items()}
             log.info(f"recall, %\n{recall_table(average_recall(ranked, truth))}")
 
 
-def open_features(options: Namespace, annotations: Annotations, videos: Sequence[str]) -> tuple[Features, list[int]]:
-    """The features of these videos, which are there but not yet read, and the videos' places in the annotations."""
-    row_of = {video: i for i, video in enumerate(annotations.videos)}
-    chosen = [row_of[video] for video in videos]
-    features = Features(dataset_files(options).features, annotations.videos, options.crop)
-    features.require(chosen)
-    return features, chosen
+def holds(path: Path, results: dict[str, list[dict[str, Any]]]) -> bool:
+    """Whether a result file is there and holds just these results, so that there is nothing to write."""
+    return path.exists() and parse_results(path).results == results
 
 
 def check(options: Namespace) -> int:
@@ -304,7 +294,7 @@ def check(options: Namespace) -> int:
     files, found = dataset_files(options), Findings()
     with found.collecting():
         require_input(options)
-    if files.annotations.exists():
+    if all(path.is_file() for path in annotation_files(files.annotations, options.class_list)):
         with found.collecting():
             check_what_is_there(options, files, found)
     log.info(found.report())
@@ -314,24 +304,33 @@ def check(options: Namespace) -> int:
 def check_what_is_there(options: Namespace, files: DatasetFiles, found: Findings) -> None:
     """Check the files of a dataset that exist; an InputError that ends this early is for the caller to collect."""
     annotations = read_annotations(files.annotations, options.class_list, found.error)
-    subsets = subsets_of(options, annotations)
+    parts: dict[str, list[str]] = {"train": [], "test": []}
+    for part, subset in subsets_of(options, annotations).items():
+        with found.collecting():
+            parts[part] = annotations.videos_of(subset)
     with found.collecting():
-        require_agreement(options, annotations, annotations.videos_of(subsets["train"]))
-    tables, feature_size = check_dataset(
+        require_agreement(options, annotations, parts["train"])
+    features = None
+    if files.features.exists():
+        with found.collecting():
+            features = Features(files.features, annotations.videos, options.crop, options.feature_size)
+    tables = check_dataset(
         annotations,
-        subsets,
-        files.features,
+        parts,
+        features,
         files.proposals,
         found,
         rate=options.rate,
-        crop=options.crop,
-        feature_size=options.feature_size,
         pooled_dtype=getattr(torch, options.pooled_dtype),
         missing=options.missing_proposals,
     )
     log.info(tables)
     num_class = len(annotations.class_names)
-    if feature_size and all((files.descriptors / name).exists() for name in DESCRIPTOR_FILES):
+    feature_size = features and features.feature_size
+    if not all((files.descriptors / name).exists() for name in DESCRIPTOR_FILES):
+        with found.collecting():
+            require_trained(annotations, parts["train"])
+    elif feature_size:
         with found.collecting():
             read_descriptors(files.descriptors, num_class, feature_size)
     if feature_size and options.pretrained_ckpt is not None and options.pretrained_ckpt.exists():
@@ -370,7 +369,12 @@ def detect_all(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoD
 
 def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
     """Write `detections.json` of test videos that have no ground truth."""
-    write_found(options, detect_all(model, data, options)[1], data.annotations)
+    found, detections = detect_all(model, data, options)
+    keep_previous(options.exp_dir / "results.json")  # which would be taken for that of these detections
+    write_found(options, detections, data.annotations)
+    labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
+    if labels.any():
+        log.info(classification_summary(video_figures(found, labels)))
     log.info(
         "no mAP can be had, since the test videos have no instances in the annotations; detections in "
         f"{options.exp_dir / 'detections.json'}"
@@ -391,12 +395,47 @@ class Data:
     pseudo: PseudoLabels | None  # of the training videos
 
 
+@dataclass(frozen=True)
+class Source:
+    """A dataset that a run has opened: where it lies, and its annotations."""
+
+    files: DatasetFiles
+    annotations: Annotations
+    subsets: dict[str, str]  # of the parts, `train` and `test`
+
+    def videos(self, part: str) -> list[str]:
+        """The videos of a part."""
+        return self.annotations.videos_of(self.subsets[part])
+
+
+def open_dataset(options: Namespace) -> Source:
+    """See that the files that a run reads are there, and read the annotations."""
+    make_demo_on_first_use(options)
+    require_input(options)
+    files = dataset_files(options)
+    annotations = read_annotations(files.annotations, options.class_list)
+    source = Source(files, annotations, subsets_of(options, annotations))
+    require_agreement(options, annotations, source.videos("train") if options.run_type == "train" else None)
+    return source
+
+
+def open_features(options: Namespace, source: Source, videos: Sequence[str]) -> tuple[Features, list[int]]:
+    """The features of these videos, which are there but not yet read, and the videos' places in the annotations."""
+    all_videos = source.annotations.videos
+    row_of = {video: i for i, video in enumerate(all_videos)}
+    chosen = [row_of[video] for video in videos]
+    features = Features(source.files.features, all_videos, options.crop, options.feature_size)
+    features.require(chosen)
+    return features, chosen
+
+
 def make_demo_on_first_use(options: Namespace) -> None:
     """Make the demo dataset when it is asked for, at its own place, and not there; its features are written last."""
-    own_place = options.dataset_root == Path("data/Demo")
+    root = Path("data/Demo")
+    own_place = options.dataset_root == root and options.annotations is None and options.features is None
     if options.dataset_name == "Demo" and own_place and not dataset_files(options).features.exists():
-        log.info(f"making the demo dataset (simulated) in {options.dataset_root}")
-        make_demo(options.dataset_root, options.proposals_root, options.descriptors_root)
+        log.info(f"making the demo dataset (simulated) in {root}")
+        make_demo(root, options.proposals_root, options.descriptors_root)
 
 
 def require_input(options: Namespace) -> None:
@@ -404,14 +443,12 @@ def require_input(options: Namespace) -> None:
     others = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
     if options.run_type == "eval":
         others[options.detections] = "the detections to evaluate"
-    if options.class_list is not None:
-        others[options.class_list] = "the class names that --class_list gives"
     if options.pretrained_ckpt is not None:
         others[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
     reads = READS[options.run_type]
     if options.proposals_from:
         reads = reads._replace(features=False)
-    require_files(reads, dataset_files(options), others, demo=options.dataset_name == "Demo")
+    require_files(reads, dataset_files(options), options.class_list, others, demo=options.dataset_name == "Demo")
 
 
 def subsets_of(options: Namespace, annotations: Annotations) -> dict[str, str]:
@@ -437,16 +474,11 @@ def require_agreement(options: Namespace, annotations: Annotations, training: Se
 
 def load_data(options: Namespace, device: torch.device) -> Data:
     """Read what training or testing needs, and pool the proposals."""
-    make_demo_on_first_use(options)
-    require_input(options)
-    files = dataset_files(options)
-    annotations = read_annotations(files.annotations, options.class_list)
+    source = open_dataset(options)
+    files, annotations, subsets = source.files, source.annotations, source.subsets
     num_class = len(annotations.class_names)
-    subsets = subsets_of(options, annotations)
-    names = {part: annotations.videos_of(subsets[part]) for part in READS[options.run_type].parts}
-    require_agreement(options, annotations, names.get("train"))
+    names = {part: source.videos(part) for part in READS[options.run_type].parts}
     truth = annotations.ground_truth(subsets["test"])
-
     if truth.empty:
         log.info(f"notice: subset {subsets['test']!r} has no instances, so no mAP can be had")
 
@@ -455,11 +487,10 @@ def load_data(options: Namespace, device: torch.device) -> Data:
         proposals |= read_proposals(files.proposals[part], videos, options.rate, options.missing_proposals)
     loaded = load_videos(
         annotations,
-        Features(files.features, annotations.videos, options.crop),
+        Features(files.features, annotations.videos, options.crop, options.feature_size),
         proposals,
         roi_size=options.roi_size,
         rate=options.rate,
-        feature_size=options.feature_size,
         device=device,
         cache=options.cache,
         pooled_dtype=getattr(torch, options.pooled_dtype),
@@ -475,6 +506,8 @@ def load_data(options: Namespace, device: torch.device) -> Data:
 
     pseudo = None
     if "train" in parts:
+        if unlabelled := [video.name for video in parts["train"] if not video.labels.any()]:
+            log.info(f"notice: {len(unlabelled)} training videos have no label: {some_of(unlabelled)}")
         descriptors = read_descriptors(files.descriptors, num_class, feature_size)
         pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
     return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo)

@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="train",
         help="train, test weights, evaluate detections; check a dataset, make its descriptors, make its proposals",
     )
-    add("--exp_dir", type=Path, default=Path("outputs"), help="folder for everything that a run writes")
+    add("--exp_dir", type=Path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
     add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
     add("--pretrained_ckpt", type=Path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
     add("--detections", type=Path, help="for eval: detections in ActivityNet result format")
@@ -221,10 +221,15 @@ class DatasetFiles:
 def dataset_files(options: argparse.Namespace) -> DatasetFiles:
     """The files of the dataset that the options name."""
     name, root = options.dataset_name, options.dataset_root
-    per_video, one_json = root / "features", root / "annotations.json"
+    per_video = root / "features"
+    annotations = options.annotations or root
+    if (annotations / "annotations.json").is_file():
+        annotations = annotations / "annotations.json"
+    elif options.annotations is None:
+        annotations = root / f"{name}-Annotations"
     return DatasetFiles(
         features=options.features or (per_video if per_video.is_dir() else root / f"{name}-I3D-JOINTFeatures.npy"),
-        annotations=options.annotations or (one_json if one_json.is_file() else root / f"{name}-Annotations"),
+        annotations=annotations,
         descriptors=options.descriptors_root / name,
         proposals={part: options.proposals_root / f"Proposals_{name}_{part}.json" for part in ("train", "test")},
     )

@@ -1,7 +1,6 @@
 """What every module needs: the error a user sees, seeding, the device, safe reading and whole-file writing.
 
-Nothing read here can run code: object arrays go through an unpickler that admits arrays of numbers, strings and lists
-and refuses everything else; checkpoints go through `torch.load(weights_only=True)`.
+Nothing read here can run code; checkpoints go through `torch.load(weights_only=True)`. `data/arrays.py` reads arrays.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ import logging
 import math
 import os
 import re
+import reprlib
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,21 +119,31 @@ def some_of(names: Sequence[str], limit: int | None = 5) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name can name a folder and files without leaving the folder that they are put in."""
-    return name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
+    strange = any(char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name)
+    return name not in ("", ".", "..") and not strange and len(name.encode()) <= 200  # most systems take 255 bytes
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing or is not JSON; the message says where.
+        InputError: the file is missing or is not JSON, or says something twice; the message says where.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({one_line(error)})") from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name that is there twice, Python would keep the last value without a word."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"{reprlib.repr(twice)} is there more than once")
+    return content
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
@@ -180,17 +191,24 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
-    """Open a file for writing that appears whole or not at all: written beside, flushed, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Open a file for writing that appears whole or not at all: written beside, flushed, renamed.
+
+    Raises:
+        InputError: it cannot be written; what was there is still there.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def keep_previous(path: Path) -> None:
@@ -238,9 +256,7 @@ def check_run_folder(folder: Path, training: bool, overwrite: bool, checkpoint: 
     Raises:
         InputError: the folder cannot be written to, holds a training run already, or holds the weights to start from.
     """
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"--exp_dir {folder}: {there} is not a folder that can be written to")
+    _require_writable(folder, "--exp_dir")
     if training and (folder / "metrics.jsonl").exists():
         if not overwrite:
             raise InputError(f"{folder} holds a training run: choose another --exp_dir, or --overwrite it")
@@ -265,12 +281,26 @@ def start_run_folder(folder: Path, replace: bool, lines: Sequence[str]) -> None:
         raise InputError(f"--exp_dir {folder}: {error}") from None
 
 
-def refuse_to_replace(paths: Iterable[Path], overwrite: bool) -> None:
-    """Stop before any work when a file is there that the run would replace, unless it may.
+def _require_writable(folder: Path, option: str) -> None:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"{option} {folder}: {there} is not a folder that can be written to")
+
+
+def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
+    """Find out before any work whether files can be written.
+
+    Args:
+        paths: of the files.
+        option: that names their folder, for messages.
+        overwrite: whether they may replace others.
 
     Raises:
-        InputError: as said.
+        InputError: their folder cannot be written to, or one is there already and may not be replaced.
     """
+    paths = list(paths)
+    for folder in {path.parent for path in paths}:
+        _require_writable(folder, option)
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or write to another folder")

@@ -62,9 +62,28 @@ class Annotations:
         return self.instances[self.instances["video"].isin(videos)].reset_index(drop=True)
 
 
+def untrained_classes(annotations: Annotations, training: Sequence[str]) -> list[str]:
+    """The classes that no training video has."""
+    trained = annotations.labels[np.isin(annotations.videos, list(training))].any(0)
+    return [name for name, has in zip(annotations.class_names, trained, strict=True) if not has]
+
+
+def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
+    """Stop when there is a class of which no descriptor can be made.
+
+    Raises:
+        InputError: as said.
+    """
+    if lacking := untrained_classes(annotations, training):
+        raise InputError(
+            f"no training video has the label {some_of(lacking, None)}, so no descriptor can be made of it; add a "
+            "video, or leave the class out of the annotations and the class list"
+        )
+
+
 def usual_subsets(present: Sequence[str]) -> dict[str, str]:
     """The subsets to train and test on, of those that annotations have: named as by ActivityNet or by THUMOS14."""
-    if "training" not in present:
+    if "training" not in present and "test" in present:
         return {"train": "validation", "test": "test"}
     return {"train": "training", "test": next((name for name in ("validation", "testing") if name in present), "test")}
 
@@ -83,6 +102,8 @@ def read_annotations(path: Path, class_list: Path | None = None, on_error: Calla
         InputError: a file is missing or damaged, the files disagree in length, a label is not in the class list,
             a segment is not two finite seconds, or a video is listed twice.
     """
+    if path.is_dir() and class_list is not None:
+        raise InputError(f"--class_list {class_list}: {path} has a class list of its own, classlist.npy")
     raw = _read_folder(path) if path.is_dir() else _read_database(path, class_list, on_error)
     for name, texts in (("videos", raw.videos), ("class_names", raw.class_names)):
         twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
@@ -114,7 +135,7 @@ def read_annotations(path: Path, class_list: Path | None = None, on_error: Calla
         labels,
         table[~empty].reset_index(drop=True),
         table[empty].reset_index(drop=True),
-        read_ambiguous(raw.files["ambiguous"]),
+        read_ambiguous(raw.files["ambiguous"], on_error),
         raw.durations,
     )
 
@@ -137,7 +158,7 @@ def _read_folder(folder: Path) -> _Raw:
     raw = {name: read_array(folder / f"{name}.npy") for name in ANNOTATION_FILES}
     for name, array in raw.items():
         per_video = name in ("labels_all", "labels", "segments")  # numpy stacks lists that happen to be equally long
-        if not array.size or (array.ndim != 1 and not per_video):
+        if not array.ndim or not len(array) or (array.ndim != 1 and not per_video):
             raise InputError(f"{folder / name}.npy: expected a list of one entry each, found shape {list(array.shape)}")
         if name != "classlist" and len(array) != len(raw["videoname"]):
             raise InputError(
@@ -145,7 +166,7 @@ def _read_folder(folder: Path) -> _Raw:
                 "must come from one release"
             )
     texts = {
-        name: [_text(folder / f"{name}.npy", value) for value in raw[name]]
+        name: [_text(f"{folder / name}.npy", value) for value in raw[name]]
         for name in ("videoname", "subset", "classlist")
     }
     files = {name: folder / f"{name}.npy" for name in ("labels_all", "labels", "segments")}
@@ -188,16 +209,17 @@ def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str]
         if not isinstance(entry, dict) or not isinstance(entry.get("subset"), str):
             on_error(f'{where}: expected {{"subset": text, …}}, found {reprlib.repr(entry)}')
             continue
-        duration, annotations = entry.get("duration"), entry.get("annotations") or []
+        duration, annotations = entry.get("duration"), entry.get("annotations")
+        annotations = [] if annotations is None else annotations
         if duration is not None and not is_finite_number(duration):
             on_error(f"{where}: duration {reprlib.repr(duration)} is not a number of seconds")
             duration = None
         if not isinstance(annotations, list) or not all(
-            isinstance(one, dict) and isinstance(one.get("label"), str) for one in annotations
+            isinstance(one, dict) and isinstance(one.get("label"), str) and one["label"] for one in annotations
         ):
             on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {reprlib.repr(annotations)}')
             annotations = []
-        located = [one for one in annotations if one.get("segment")]
+        located = [one for one in annotations if one.get("segment") not in (None, [])]
         raw.videos.append(video)
         raw.subsets.append(entry["subset"])
         durations.append(np.nan if duration is None else float(duration))
@@ -211,7 +233,10 @@ def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str]
         raw.class_names = _read_class_list(class_list)
         raw.files["class_names"] = class_list
     if not raw.class_names:
-        raise InputError(f"{raw.files['class_names']}: there is not a single class")
+        raise InputError(
+            f"{raw.files['class_names']}: there is not a single class; where no video has a label, --class_list FILE "
+            "names the classes"
+        )
     return raw
 
 
@@ -222,13 +247,13 @@ def _read_class_list(path: Path) -> list[str]:
         raise InputError(f"{path}: not a readable list of class names, one a line ({error})") from None
 
 
-def _text(path: Path, value: Any) -> str:
+def _text(where: str, value: Any) -> str:
     try:
         text = value.decode("utf-8") if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         text = None
     if not isinstance(text, str):
-        raise InputError(f"{path}: expected text, found {reprlib.repr(value)}")
+        raise InputError(f"{where}: expected text, found {reprlib.repr(value)}")
     return str(text)  # numpy's own string type becomes Python's
 
 
@@ -236,7 +261,7 @@ def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[st
     path = raw.files[name]
     if not isinstance(labels, (list, tuple, np.ndarray)):
         raise InputError(f"{path}: video {video}: expected a list of labels, found {reprlib.repr(labels)}")
-    labels = [_text(path, label) for label in labels]
+    labels = [_text(f"{path}: video {video}", label) for label in labels]
     unknown = [label for label in labels if label not in index]
     if unknown:
         raise InputError(f"{path}: video {video}: not in {raw.files['class_names'].name}: {some_of(unknown)}")
@@ -255,7 +280,7 @@ def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
     return np.array(segments, dtype=np.float64).reshape(-1, 2)
 
 
-def read_ambiguous(path: Path) -> dict[str, np.ndarray]:
+def read_ambiguous(path: Path, on_error: Callable[[str], None] = stop) -> dict[str, np.ndarray]:
     """Segments per video in which detections do not count, `[A, 2]` seconds; the file may be absent or empty.
 
     Raises:
@@ -269,9 +294,10 @@ def read_ambiguous(path: Path) -> dict[str, np.ndarray]:
         try:
             if fields:
                 video, start, end = fields
-                segments.setdefault(video, []).append([float(start), float(end)])
-                if not np.isfinite(segments[video][-1]).all():
+                segment = [float(start), float(end)]
+                if not np.isfinite(segment).all():
                     raise ValueError
+                segments.setdefault(video, []).append(segment)
         except ValueError:
-            raise InputError(f"{path}: line {number}: expected `video start end` in seconds, found {line!r}") from None
+            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {line!r}")
     return {video: np.array(rows) for video, rows in segments.items()}

@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from data.annotations import Annotations
-from data.features import Features, check_range, check_width
+from data.annotations import Annotations, untrained_classes
+from data.features import Features, check_range
 from eval.recall import average_recall, recall_table
-from proposals import check_unit, parse_results, ranked_segments, require_entries
+from proposals import check_unit, parse_results, ranked_segments, require_entries, seconds_to_snippets
 from utils import InputError
 
 
@@ -35,6 +35,10 @@ class Findings:
     def error(self, message: str) -> None:
         """Take an error; it is what readers are given as `on_error`."""
         self.errors.append(message)
+
+    def mentions(self, video: str) -> bool:
+        """Whether an error names a video."""
+        return any(f"video {video}:" in message for message in self.errors)
 
     def warn(self, kind: str, detail: str) -> None:
         """Take a warning."""
@@ -61,45 +65,36 @@ class Findings:
 
 def check_dataset(
     annotations: Annotations,
-    subsets: dict[str, str],
-    feature_path: Path,
+    parts: dict[str, list[str]],
+    features: Features | None,
     proposal_paths: dict[str, Path],
     found: Findings,
     *,
     rate: float,
-    crop: int | None,
-    feature_size: int | None,
     pooled_dtype: torch.dtype,
     missing: str,
-) -> tuple[str, int | None]:
+) -> str:
     """Read a dataset's features and proposals, as far as they are there, and check all of it.
 
     Args:
         annotations: of the dataset.
-        subsets: those of `train` and `test`.
-        feature_path: a file or folder.
+        parts: the videos of `train` and `test`.
+        features: of the videos; None if there are none.
         proposal_paths: of `train` and `test`.
         found: takes errors and warnings.
         rate: snippets per second.
-        crop: see `Features`.
-        feature_size: D to insist on, or None.
         pooled_dtype: what pooled proposals would be kept in.
         missing: see `proposals.require_entries`.
 
     Returns:
-        A table of what there is and the proposals' recall, as text; and D, or None if no features can be read.
-
-    Raises:
-        InputError: a subset has no video.
+        A table of what there is and the proposals' recall, as text.
     """
-    parts = {part: annotations.videos_of(subset) for part, subset in subsets.items()}
     check_labels(annotations, parts, found)
     num_snippets: dict[str, int] = {}
-    if feature_path.exists():
-        with found.collecting():
-            features = Features(feature_path, annotations.videos, crop)
-            chosen = [i for i, subset in enumerate(annotations.subsets) if subset in subsets.values()]
-            feature_size = check_features(features, chosen, num_snippets, feature_size, pooled_dtype, found)
+    if features is not None:
+        used = {video for videos in parts.values() for video in videos}
+        chosen = [i for i, video in enumerate(annotations.videos) if video in used]
+        num_snippets = check_features(features, chosen, pooled_dtype, found)
     lengths = dict(zip(annotations.videos, annotations.durations, strict=True))  # seconds
     for video, count in num_snippets.items():
         check_length(video, count, lengths[video], rate, found)
@@ -118,41 +113,40 @@ def check_dataset(
                 if len(instances):
                     recalls.append(f"\nrecall of the {part} proposals, %")
                     recalls.append(recall_table(average_recall(proposals, instances)))
+        own = np.flatnonzero(np.isin(annotations.videos, videos))
         rows[part] = {
-            "subset": subsets[part],
+            "subset": annotations.subsets[own[0]] if len(own) else "none",
             "videos": len(videos),
             "snippets": sum(num_snippets.get(video, 0) for video in videos),
-            "classes": annotations.labels[np.array(annotations.subsets) == subsets[part]].any(0).sum(),
+            "classes": annotations.labels[own].any(0).sum(),
             "instances": len(instances),
             "proposals": sum(map(len, proposals.values())),
         }
-    return "\n".join([pd.DataFrame(rows).T.to_string(), *recalls]), feature_size
+    return "\n".join([pd.DataFrame(rows).T.to_string(), *recalls])
 
 
 def check_features(
-    features: Features,
-    chosen: Sequence[int],
-    num_snippets: dict[str, int],
-    feature_size: int | None,
-    pooled_dtype: torch.dtype,
-    found: Findings,
-) -> int | None:
-    """Read the features of chosen videos; fills in the T of each that can be used, and returns their D."""
-    features.require(chosen, found.error)
-    widths = {}
-    for i in tqdm(chosen, desc="reading features", unit="video", leave=False):
-        if features.files(i):
-            with found.collecting():
-                raw = features.read(i)
-                check_range(raw, features.file(i), features.videos[i], pooled_dtype)
-                num_snippets[features.videos[i]], widths[i] = raw.shape
-            features.forget(i)
-    if widths and feature_size is None:
-        feature_size = Counter(widths.values()).most_common(1)[0][0]
-    for i, width in widths.items():
+    features: Features, chosen: Sequence[int], pooled_dtype: torch.dtype, found: Findings
+) -> dict[str, int]:
+    """Read the features of chosen videos: the number of snippets of each whose features can be used."""
+    shapes = {}
+    for i in tqdm(features.require(chosen, found.error), desc="reading features", unit="video", leave=False):
         with found.collecting():
-            check_width((num_snippets[features.videos[i]], width), features.file(i), features.videos[i], feature_size)
-    return feature_size if widths else None
+            raw = features.read(i, any_size=True)
+            check_range(raw, features.where(i), features.videos[i], pooled_dtype)
+            shapes[i] = raw.shape
+        features.forget(i)
+    if features.feature_size is None and shapes:  # the usual width is the right one, whichever video is read first
+        usual = Counter(width for _, width in shapes.values()).most_common(1)[0][0]
+        features.insist_on(next(i for i, (_, width) in shapes.items() if width == usual), usual)
+    for i, shape in shapes.items():
+        with found.collecting():
+            features.check_size(i, *shape)
+    for i, lengths in features.apart.items():
+        if abs(lengths[0] - lengths[1]) > max(1, 0.02 * max(lengths)):
+            detail = f"{features.videos[i]}: {lengths[0]} and {lengths[1]} snippets, of which {min(lengths)} are used"
+            found.warn("RGB and flow of different length", detail)
+    return {features.videos[i]: num_snippets for i, (num_snippets, _) in shapes.items()}
 
 
 def check_proposals(
@@ -166,18 +160,20 @@ def check_proposals(
 ) -> dict[str, np.ndarray]:
     """Read and check a proposal file: `[M, 2]` seconds of each video, best first."""
     results = parse_results(path, found.error).results
-    require_entries(path, results, videos, missing, found.error)
+    if missing == "error":
+        require_entries(path, results, videos, missing, found.error)
     for video in sorted(set(results) - set(videos)):
         found.warn("proposals that are not used, of videos that are not in the subset", f"{path}: {video}")
-    proposals = {video: ranked_segments(results.get(video, [])) for video in videos}
-    for video, segments in proposals.items():
-        if video in results and not len(segments):
+    for video in videos:
+        if not results.get(video) and (video in results or missing == "empty"):
             found.warn("videos without proposals", f"{path}: {video}")
-        if video in num_snippets:
+        elif video in results and video in num_snippets:
             with found.collecting():
-                check_unit(segments * rate, video, num_snippets[video], rate)
-    table = pd.DataFrame(np.concatenate([*proposals.values()]), columns=["start_sec", "end_sec"])
-    table.insert(0, "video", np.repeat([*proposals], [len(segments) for segments in proposals.values()]))
+                segments = seconds_to_snippets([entry["segment"] for entry in results[video]], rate)
+                check_unit(segments, video, num_snippets[video], rate)
+    proposals = {video: ranked_segments(results.get(video, [])) for video in videos}
+    table = pd.DataFrame(np.concatenate([np.empty((0, 2)), *proposals.values()]), columns=["start_sec", "end_sec"])
+    table.insert(0, "video", np.repeat(np.array([*proposals], object), [len(own) for own in proposals.values()]))
     check_segments("proposals", table, lengths, rate, found)
     return proposals
 
@@ -196,19 +192,17 @@ def check_labels(annotations: Annotations, parts: dict[str, list[str]], found: F
     names = annotations.class_names
     for part, videos in parts.items():
         labels = {video: set(np.flatnonzero(annotations.labels[row_of[video]]).tolist()) for video in videos}
-        if part == "test" and not any(labels.values()):
-            found.warn("no mAP can be had", f"none of the {len(videos)} test videos has a label or an instance")
-            continue
+        if part == "test" and videos and not any(video in shown for video in videos):
+            found.warn("no mAP can be had", f"none of the {len(videos)} test videos has an instance")
+        expected = part == "train" or any(labels.values())
         for video, own in labels.items():
-            if not own:
+            if expected and not own and not found.mentions(video):  # what is wrong with its labels is said there
                 found.warn("videos without a label", f"{video} ({part})")
             if video in shown and shown[video] != own:
                 lists = [", ".join(names[i] for i in sorted(classes)) or "none" for classes in (own, shown[video])]
-                found.warn("labels_all differs from labels", f"{video}: {lists[0]} against {lists[1]}")
-    trained = annotations.labels[[row_of[video] for video in parts["train"]]].any(0)
-    for name, has in zip(names, trained, strict=True):
-        if not has:
-            found.warn("classes without a training video, of which no descriptor can be made", name)
+                found.warn("video-level labels differ from those of instances", f"{video}: {' against '.join(lists)}")
+    for name in untrained_classes(annotations, parts["train"]):
+        found.warn("classes without a training video, of which no descriptor can be made", name)
 
 
 def check_length(video: str, num_snippets: int, duration: float, rate: float, found: Findings) -> None:

@@ -2,15 +2,18 @@
 
 Either one object array holds all videos, or a folder holds, of each video, one of
 
-    <video>.npy, or v_<video>.npy            [T, D]: RGB, then flow; ActivityNet's files often have the v_
+    <video>.npy                              [T, D]: RGB, then flow
     <video>-rgb.npz and <video>-flow.npz     `feature` [crops, T, D/2] each, as the usual I3D extractors write it
     rgb/<video>.npy and flow/<video>.npy     [T, D/2] each
+
+or the same with `v_` before the video's name, as ActivityNet's files often have it.
 
 Axes: T snippets of a video, D features, RGB then flow.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.arrays import map_array, read_array
-from utils import InputError, is_plain_name, some_of, stop
+from utils import InputError, is_plain_name, release_memory, some_of, stop
 
 # Of RGB and flow, where they are apart; the video's name goes into the braces.
-LAYOUTS = (("{}.npy",), ("v_{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))
+LAYOUTS = (("{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))
 
 
 class Features:
@@ -36,14 +39,21 @@ class Features:
         path: the object array, or the folder.
         videos: their names.
         crop: which crop of `[crops, T, D/2]` features to take; None averages them.
+        feature_size: D to insist on; None insists on that of the video that is read first.
 
     Raises:
         InputError: the array is damaged, or its number of videos is not that of the annotations.
     """
 
-    def __init__(self, path: Path, videos: Sequence[str], crop: int | None = None) -> None:
+    def __init__(
+        self, path: Path, videos: Sequence[str], crop: int | None = None, feature_size: int | None = None
+    ) -> None:
         self.path, self.videos, self.crop = path, videos, crop
         self.in_memory = None if path.is_dir() else read_object_array(path, videos)
+        self.feature_size, self.size_of = feature_size, "--feature_size is"
+        self.apart: dict[int, list[int]] = {}  # T of RGB and of flow, of the videos read in which these differ
+        self._names = set(videos)
+        self._reads = 0
 
     def files(self, i: int) -> list[Path]:
         """The file or, of a video whose RGB and flow are apart, the two files; none if there are none.
@@ -53,55 +63,94 @@ class Features:
         """
         if self.in_memory is not None:
             return [self.path]
-        for layout in LAYOUTS:
-            files = [feature_file(self.path, self.videos[i], name) for name in layout]
+        video = self.videos[i]
+        names = [video] if f"v_{video}" in self._names else [video, f"v_{video}"]  # which may be another video
+        for name, layout in itertools.product(names, LAYOUTS):
+            files = [feature_file(self.path, name, form) for form in layout]
             if any(file.is_file() for file in files):  # of two, reading names the one that is missing
                 return files
         return []
 
-    def require(self, chosen: Sequence[int], on_error: Callable[[str], None] = stop) -> None:
-        """See that these videos are there, and give back the memory of all others.
+    def where(self, i: int) -> str:
+        """The video's file or files, for messages."""
+        return " and ".join(map(str, self.files(i) or [self.path]))
+
+    def require(self, chosen: Sequence[int], on_error: Callable[[str], None] = stop) -> list[int]:
+        """See that these videos are there, and give back the memory of all others; returns those that are.
 
         Raises:
             InputError: one of these has no file.
         """
-        if missing := [self.videos[i] for i in chosen if not self.files(i)]:
+        there, missing = [], []
+        for i in chosen:
+            try:
+                (there if self.files(i) else missing).append(i)
+            except InputError as error:
+                on_error(str(error))
+        if missing:
+            names = some_of([self.videos[i] for i in missing], 5 if on_error is stop else None)
             layouts = ", or ".join(" with ".join(name.format("<video>") for name in layout) for layout in LAYOUTS)
-            names = some_of(missing, 5 if on_error is stop else None)
             on_error(
-                f"{self.path}: {len(missing)} of {len(chosen)} videos have no file: {names}; expected "
-                f"{layouts}; add them, or remove the folder if the features are in one array"
+                f"{self.path}: {len(missing)} of {len(chosen)} videos have no file: {names}; expected {layouts}; add "
+                "them, or remove the folder if the features are in one array"
             )
         for i in set(range(len(self.videos))) - set(chosen):
             self.forget(i)
+        return there
 
-    def read(self, i: int, feature_size: int | None = None) -> Tensor:
+    def read(self, i: int, *, any_size: bool = False) -> Tensor:
         """One video's features as float32 `[T, D]`, checked.
 
         Raises:
-            InputError: a file is missing or damaged, or see `check_features`.
+            InputError: a file is missing or damaged, see `check_features`; or, unless `any_size`, D is another.
         """
-        return check_features(self._stored(i), self.file(i), self.videos[i], feature_size)
+        features = check_features(self._stored(i), self.where(i), self.videos[i])
+        if not any_size:
+            if self.feature_size is None:
+                self.insist_on(i, features.shape[1])
+            self.check_size(i, *features.shape)
+        self._reads += 1
+        if self._reads % 16 == 0:  # often enough to keep the peak of memory low, and too seldom to cost time
+            release_memory()
+        return features
 
     def read_again(self, i: int) -> Tensor:
         """The same, of a video that was read before, and without checking it again."""
         return as_tensor(self._stored(i))
-
-    def file(self, i: int) -> Path:
-        """The video's file, or the first of two, for messages."""
-        return next(iter(self.files(i)), self.path)
 
     def forget(self, i: int) -> None:
         """Give back the memory of a video that is not needed again."""
         if self.in_memory is not None:
             self.in_memory[i] = None
 
+    def insist_on(self, i: int, feature_size: int) -> None:
+        """From here on every video must be as wide as this one."""
+        self.feature_size, self.size_of = feature_size, f"those of {self.videos[i]} are"
+
+    def check_size(self, i: int, num_snippets: int, feature_size: int) -> None:
+        """Refuse `[T, D]` features of another D than is insisted on.
+
+        Raises:
+            InputError: as said.
+        """
+        if feature_size != self.feature_size:
+            turned = "; rows and columns may be exchanged" if num_snippets == self.feature_size else ""
+            raise InputError(
+                f"{self.where(i)}: video {self.videos[i]}: features are {feature_size} wide, but {self.size_of} "
+                f"{self.feature_size}{turned}"
+            )
+
     def _stored(self, i: int) -> Any:
         if self.in_memory is not None:
             return self.in_memory[i]
         files = self.files(i) or [feature_file(self.path, self.videos[i])]
         parts = [self._part(file) for file in files]
-        return parts[0] if len(parts) == 1 else _join(parts, files[0], self.videos[i])
+        if len(parts) == 1:
+            return parts[0]
+        joined = _join(parts, self.where(i), self.videos[i])
+        if len(parts[0]) != len(parts[1]):
+            self.apart[i] = [len(part) for part in parts]
+        return joined
 
     def _part(self, file: Path) -> np.ndarray:
         if file.suffix == ".npy":
@@ -115,16 +164,15 @@ class Features:
         return array
 
 
-def temporal_means(features: Features, chosen: Sequence[int], feature_size: int | None = None) -> tuple[Tensor, Tensor]:
+def temporal_means(features: Features, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Read videos once, and keep their temporal means `[B, D]` and their lengths `[B]`.
 
     Raises:
-        InputError: see `Features.read`; `feature_size` is None to take that of the first video.
+        InputError: see `Features.read`.
     """
     means, lengths = [], []
     for i in tqdm(chosen, desc="reading features", unit="video", leave=False):
-        raw = features.read(i, feature_size)
-        feature_size = raw.shape[1]
+        raw = features.read(i)
         features.forget(i)
         means.append(raw.mean(0))
         lengths.append(len(raw))
@@ -172,7 +220,10 @@ def read_extracted(path: Path) -> np.ndarray:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:  # numpy leaves bad ones open
             if "feature" not in content:
                 raise InputError(f"{path}: expected an array named feature, found {some_of(content.files) or 'none'}")
-            return content["feature"]
+            array = content["feature"]
+            if array.dtype.kind != "f":
+                raise InputError(f"{path}: expected floats, found {array.dtype} {list(array.shape)}")
+            return array
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; RGB and flow features go together") from None
     except InputError:
@@ -181,48 +232,34 @@ def read_extracted(path: Path) -> np.ndarray:
         raise InputError(f"{path}: not a readable .npz file of numbers ({error}); extract this video again") from None
 
 
-def _join(parts: Sequence[np.ndarray], path: Path, video: str) -> np.ndarray:
+def _join(parts: Sequence[np.ndarray], where: str, video: str) -> np.ndarray:
     """RGB and flow side by side, both cut to the shorter one, since extractors often give flow a snippet less."""
     if any(part.ndim != 2 or part.dtype.kind != "f" for part in parts) or parts[0].shape[1] != parts[1].shape[1]:
         found = " and ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
-        raise InputError(f"{path}: video {video}: expected RGB and flow of equal width, found {found}")
+        raise InputError(f"{where}: video {video}: expected RGB and flow of equal width, found {found}")
     length = min(len(part) for part in parts)
     return np.concatenate([part[:length] for part in parts], axis=1)
 
 
-def check_features(array: Any, path: Path, video: str, feature_size: int | None) -> Tensor:
+def check_features(array: Any, where: str, video: str) -> Tensor:
     """One video's features as float32 `[T, D]`.
 
     Raises:
-        InputError: not a `[T, D]` array of finite numbers with T >= 1, D even and D = feature_size if given.
+        InputError: not a `[T, D]` array of finite numbers with T >= 1 and D even.
     """
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or not len(array):
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{path}: video {video}: expected a [T, D] array of floats, found {found}")
-    if feature_size is not None:
-        check_width(array.shape, path, video, feature_size)
+        raise InputError(f"{where}: video {video}: expected a [T, D] array of floats, found {found}")
     if array.shape[1] < 2 or array.shape[1] % 2:
-        raise InputError(f"{path}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
+        raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
     features = as_tensor(array)
     finite = features.isfinite().all(1)
     if not finite.all():
         snippet = int((~finite).nonzero()[0])
-        raise InputError(f"{path}: video {video}: snippet {snippet} is not finite in float32; extract this video again")
-    return features
-
-
-def check_width(shape: Sequence[int], path: Path, video: str, feature_size: int) -> None:
-    """Refuse features of another width than those of other videos.
-
-    Raises:
-        InputError: `[T, D]` is of another D.
-    """
-    if shape[1] != feature_size:
-        turned = "; rows and columns may be exchanged" if shape[0] == feature_size else ""
         raise InputError(
-            f"{path}: video {video}: features are {shape[1]} wide, not {feature_size} like --feature_size or the "
-            f"other videos{turned}"
+            f"{where}: video {video}: snippet {snippet} is not finite in float32; extract this video again"
         )
+    return features
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -231,7 +268,7 @@ def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
-def check_range(features: Tensor, path: Path, video: str, pooled_dtype: torch.dtype) -> None:
+def check_range(features: Tensor, where: str, video: str, pooled_dtype: torch.dtype) -> None:
     """Refuse features whose differences float16 cannot hold, if that is what is asked for.
 
     Raises:
@@ -240,6 +277,6 @@ def check_range(features: Tensor, path: Path, video: str, pooled_dtype: torch.dt
     limit = torch.finfo(torch.float16).max / 2
     if pooled_dtype == torch.float16 and (largest := float(features.abs().max())) > limit:
         raise InputError(
-            f"{path}: video {video}: features reach {largest:g}, and --pooled_dtype float16 can hold differences of "
+            f"{where}: video {video}: features reach {largest:g}, and --pooled_dtype float16 can hold differences of "
             f"up to {limit:g}; choose float32"
         )

@@ -36,7 +36,6 @@ def make_results(
     testing: Sequence[int],
     rate: float,
     device: torch.device,
-    feature_size: int | None,
     epochs: int,
     per_video: int,
     seed: int,
@@ -50,7 +49,6 @@ def make_results(
         testing: indices of the test videos.
         rate: snippets per second.
         device: what to train on.
-        feature_size: D to insist on; None takes it from the data.
         epochs: see `train_snippet_network`.
         per_video: see `propose`.
         seed: see `train_snippet_network`.
@@ -60,7 +58,7 @@ def make_results(
     """
     chosen = [*training, *testing]
     for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # of all, before any work is done
-        feature_size = features.read(i, feature_size).shape[1]
+        features.read(i)
     read, labels = features.read_again, torch.from_numpy(annotations.labels)
     network = train_snippet_network(read, training, labels, device=device, epochs=epochs, seed=seed)
     found = propose_all(network, read, training, labels=labels, per_video=per_video)

@@ -29,33 +29,38 @@ READS = {
 }
 
 
-def require_files(reads: Reads, files: DatasetFiles, others: dict[Path, str], *, demo: bool) -> None:
+def annotation_files(annotations: Path, class_list: Path | None) -> list[Path]:
+    """The files that `read_annotations` reads."""
+    if annotations.is_file() or annotations.suffix == ".json":
+        files = [annotations]
+    else:
+        files = [annotations / f"{name}.npy" for name in ANNOTATION_FILES]
+    return files if class_list is None else [*files, class_list]
+
+
+def require_files(
+    reads: Reads, files: DatasetFiles, class_list: Path | None, others: dict[Path, str], *, demo: bool
+) -> None:
     """Stop when files that a run reads are missing, naming all of them and where each comes from.
 
     Args:
         reads: what the run type reads, of `READS`.
         files: of the dataset.
+        class_list: the file of `--class_list`, if given.
         others: further files that the run reads, and what each is.
         demo: whether it is the demo dataset, which is not suggested then.
 
     Raises:
         InputError: as said.
     """
-    release = "the public I3D release that W-TALC and its successors use"
-    needed = {}
-    if files.annotations.suffix == ".json":
-        needed[files.annotations] = "annotations, see data/README.md"
-    else:
-        needed |= {files.annotations / f"{name}.npy": f"annotations, from {release}" for name in ANNOTATION_FILES}
+    needed = dict.fromkeys(annotation_files(files.annotations, class_list), "annotations, see data/README.md")
     if reads.features and not files.features.is_dir():  # a folder is looked into when it is read
-        needed[files.features] = f"I3D features, from {release}"
+        needed[files.features] = "I3D features, see data/README.md"
     for part in reads.parts:
         needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
     if reads.descriptors:
-        needed |= {
-            files.descriptors / name: "class descriptors: make them with --run_type descriptors"
-            for name in DESCRIPTOR_FILES
-        }
+        source = "class descriptors: make them with --run_type descriptors"
+        needed |= {files.descriptors / name: source for name in DESCRIPTOR_FILES}
     missing = [f"  {path}: {source}" for path, source in (needed | others).items() if not path.is_file()]
     if missing:
         hint = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"

@@ -119,10 +119,14 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
 
 def summary(results: dict[str, Any]) -> str:
     """An evaluation as printed."""
+    return f"{results_table(results)}\n{classification_summary(results)}"
+
+
+def classification_summary(results: dict[str, Any]) -> str:
+    """The video classification of an evaluation as printed."""
     mean_precision = results["classification_mAP"]
     shown = "not to be had, no video has a label" if mean_precision is None else f"{mean_precision:.3f}"
-    accuracy = results["classification_accuracy"]
-    return f"{results_table(results)}\nvideo classification: mAP {shown}, accuracy {accuracy:.3f}"
+    return f"video classification: mAP {shown}, accuracy {results['classification_accuracy']:.3f}"
 
 
 # -------------------------------------------------------------------------------------- detections on disk

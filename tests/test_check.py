@@ -60,7 +60,7 @@ ERRORS = {
     ),
     "features of another width": (
         lambda home: change_features(home, "demo_train_0003", lambda array: array[:, :30]),
-        r"video demo_train_0003: features are 30 wide, not 32 like --feature_size or the other videos",
+        r"video demo_train_0003: features are 30 wide, but those of demo_train_000[1-6] are 32",
         ("train", "descriptors", "proposals"),
     ),
     "features not finite": (
@@ -128,7 +128,7 @@ WARNINGS = {
     ),
     "video-level labels differ": (
         lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: array[20].append(b"Spin")),
-        r"labels_all differs from labels \(\d\):(\n  .*)*\n  demo_train_0021: Throw, Spin against Throw",
+        r"video-level labels differ from those of instances \(\d\):(\n  .*)*\n  demo_train_0021: Throw, Spin against",
     ),
     "video without a label": (
         lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: put(array, 21, [])),
@@ -208,7 +208,11 @@ def test_the_demo_is_sound(home, run_in):
     assert "recall of the train proposals" in out and "recall of the test proposals" in out
     assert check(run, "--dataset_root", "data/Demo", "--num_class", 7)[0] == 1
     status, out = check(run, "--feature_size", 64, "--batch_size", 81)
-    assert status == 1 and "features are 32 wide, not 64" in out and "there are only 80 training videos" in out
+    assert (
+        status == 1
+        and "features are 32 wide, but --feature_size is 64" in out
+        and "there are only 80 training videos" in out
+    )
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -306,7 +310,7 @@ def test_real_thumos_annotations(thumos, run_in, tmp_path):
         np.save(home / f"descriptors/Thumos14reduced/general_{name}_descriptors.npy", np.ones((20, 1)))
     status, out, err = run_in(home)("--run_type", "check", "--proposals_root", thumos)
     assert status == 0, err
-    assert "warning: labels_all differs from labels (28):" in out
+    assert "warning: video-level labels differ from those of instances (28):" in out
     assert "videos without a label (1):\n  video_test_0000270 (test)" in out
     outside = out.split("instances outside the video (5):\n")[1].split("warning")[0]
     assert re.findall(r"video_(\w+): ", outside) == [

@@ -88,11 +88,10 @@ def test_unknown_subset(folder):
 # ----------------------------------------------------------------------------------------------- features
 
 
-def load_path(folder, path, proposals, **options):
+def load_path(folder, path, proposals, feature_size=None, **options):
     annotations = read_annotations(folder)
-    return load_videos(
-        annotations, Features(path, annotations.videos), proposals, roi_size=12, rate=SNIPPETS_PER_SECOND, **options
-    )
+    features = Features(path, annotations.videos, feature_size=feature_size)
+    return load_videos(annotations, features, proposals, roi_size=12, rate=SNIPPETS_PER_SECOND, **options)
 
 
 def load(folder, *features, **options):
@@ -212,7 +211,7 @@ def test_float16_cannot_hold_every_difference(folder):
         (np.ones((0, 4)), r"video v2: expected a \[T, D\] array of floats, found float64 \[0, 4\]"),
         (np.ones((5, 4), dtype=int), r"video v2: expected a \[T, D\] array of floats, found int64"),
         (None, r"video v2: expected a \[T, D\] array of floats, found NoneType"),
-        (np.ones((5, 6)), r"video v2: features are 6 wide, not 4"),
+        (np.ones((5, 6)), r"video v2: features are 6 wide, but those of v1 are 4"),
         (np.array([[1.0] * 4, [1, np.inf, 1, 1]]), r"video v2: snippet 1 is not finite"),
     ],
 )
@@ -253,7 +252,7 @@ def test_odd_width(folder):
 
 
 def test_feature_size_that_contradicts_the_data(folder):
-    with pytest.raises(InputError, match=r"video v1: features are 4 wide, not 2048"):
+    with pytest.raises(InputError, match=r"video v1: features are 4 wide, but --feature_size is 2048"):
         load(folder, np.ones((5, 4)), np.ones((5, 4)), feature_size=2048)
 
 

@@ -196,7 +196,7 @@ def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
     ("argv", "message"),
     [
         (["--num_class", 7], r"--num_class 7: .*Demo-Annotations has 6 classes"),
-        (["--feature_size", 2048], r"features are 32 wide, not 2048"),
+        (["--feature_size", 2048], r"features are 32 wide, but --feature_size is 2048"),
         (["--batch_size", 500], r"--batch_size 500: there are only 80 training videos"),
         (["--train_subset", "training"], r"no video has subset 'training'"),
         (["--pretrained_ckpt", "none.pkl"], r"none.pkl: weights"),

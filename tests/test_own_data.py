@@ -77,7 +77,7 @@ def test_half_precision_crops_are_averaged_in_single(tmp_path, arrays):
             {"feature": np.ones((5, 4))},
             r"expected an array named feature",
         ),
-        ({"feature": np.ones((5, 4))}, {"feature": np.full((5, 4), "x")}, r"video v: expected RGB and flow"),
+        ({"feature": np.ones((5, 4))}, {"feature": np.full((5, 4), "x")}, r"v-flow.npz: expected floats, found <U1"),
         (
             {"feature": np.array([None])},
             {"feature": np.ones((5, 4))},
@@ -108,9 +108,9 @@ def test_a_truncated_archive(tmp_path, arrays):
 
 
 def test_rows_and_columns_exchanged(tmp_path):
-    np.save(tmp_path / "v.npy", np.ones((8, 5), np.float32))
-    with pytest.raises(InputError, match=r"features are 5 wide, not 8 .*; rows and columns may be exchanged"):
-        Features(tmp_path, ["v"]).read(0, feature_size=8)
+    np.save(tmp_path / "v.npy", np.ones((8, 6), np.float32))
+    with pytest.raises(InputError, match=r"features are 6 wide, but --feature_size is 8; rows and columns may be"):
+        Features(tmp_path, ["v"], feature_size=8).read(0)
 
 
 # --------------------------------------------------------------------------------------- annotations as JSON
@@ -324,7 +324,7 @@ def test_a_class_without_a_training_video(demo_home, run_in, tmp_path):
     status, _, err = run_in(home)(
         "--run_type", "descriptors", "--dataset_name", "Demo", "--descriptors_root", tmp_path / "made"
     )
-    assert status == 2 and "no video of subset 'validation' has the label Nothing" in err
+    assert status == 2 and "no training video has the label Nothing, so no descriptor can be made" in err
     assert not (tmp_path / "made").exists()
 
 
