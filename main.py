@@ -357,8 +357,15 @@ def detect_all(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoD
             outputs = model.scores(batch.rows)
             parts.append({name: outputs[name] for name in LOGITS})
             progress.update(len(batch.videos))
+    logits = {name: torch.cat([part[name] for part in parts]) for name in LOGITS}
+    finite = sum(values.view(len(values), -1).sum(1) for values in logits.values()).isfinite()  # [N]
+    sizes = [len(video.proposals) for video in data.test]
+    if bad := [video.name for video, own in zip(data.test, finite.split(sizes), strict=True) if not own.all()]:
+        raise InputError(
+            f"outputs of the network are not finite on {some_of(bad)}; check their features, and the weights"
+        )
     found = detect_batch(
-        {name: torch.cat([part[name] for part in parts]) for name in LOGITS},
+        logits,
         [video.segments_snip for video in data.test],
         [data.annotations.ambiguous.get(video.name) for video in data.test],
         threshold_cls=options.threshold_cls,

@@ -117,7 +117,7 @@ class SnippetNetwork(nn.Module):
         *,
         feature_size: int,
         num_class: int,
-        hidden: int = 256,
+        hidden: int = 128,
         dropout_ratio: float = 0.5,
         kernel_size: int = 3,
     ) -> None:

@@ -10,7 +10,7 @@ M proposals of a video.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from data.features import Features
 from losses import multiple_instance_loss
 from model import SnippetNetwork
 from proposals import distinct, snippets_to_seconds, standing_out
-from utils import InputError, seed_everything, to_device
+from utils import InputError, release_memory, seed_everything, to_device
 
 TOPK_DIVISOR = 8  # a video's class logit is the mean over its T / 8 strongest snippets
 
@@ -59,15 +59,15 @@ def make_results(
     chosen = [*training, *testing]
     for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # of all, before any work is done
         features.read(i)
-    read, labels = features.read_again, torch.from_numpy(annotations.labels)
-    network = train_snippet_network(read, training, labels, device=device, epochs=epochs, seed=seed)
-    found = propose_all(network, read, training, labels=labels, per_video=per_video)
-    found |= propose_all(network, read, testing, per_video=per_video)
+    labels = torch.from_numpy(annotations.labels)
+    network = train_snippet_network(features, training, labels, device=device, epochs=epochs, seed=seed)
+    found = propose_all(network, features, training, labels=labels, per_video=per_video)
+    found |= propose_all(network, features, testing, per_video=per_video)
     return {annotations.videos[i]: result_entries(found[i], annotations.class_names, rate) for i in chosen}
 
 
 def train_snippet_network(
-    read: Callable[[int], Tensor],
+    features: Features,
     training: Sequence[int],
     labels: Tensor,
     *,
@@ -83,7 +83,7 @@ def train_snippet_network(
     """Learn class activations and attention of snippets from the labels of the training videos.
 
     Args:
-        read: gives a video's float32 features `[T, D]`; called when a batch needs them, and nothing is kept.
+        features: of the videos, which have been read, and so checked, before; a batch reads its own again.
         training: the indices of the training videos.
         labels: `[V, C]` 0 or 1, of all videos; only the rows of training videos are read.
         device: what to train on.
@@ -103,7 +103,7 @@ def train_snippet_network(
     """
     order = seed_everything(seed)
     network = SnippetNetwork(
-        feature_size=read(training[0]).shape[1],
+        feature_size=features.feature_size,
         num_class=labels.shape[1],
         hidden=hidden,
         dropout_ratio=dropout_ratio,
@@ -112,19 +112,23 @@ def train_snippet_network(
     training = torch.as_tensor(training)
     progress = tqdm(range(1, epochs + 1), desc="training the snippet network", unit="epoch", leave=False)
     for epoch in progress:
-        losses = []
+        losses, batches = [], []
         for batch in training[torch.randperm(len(training), generator=order)].split(batch_size):
-            videos = [read(i) for i in batch.tolist()]
+            videos = [features.read_again(i) for i in batch.tolist()]
             rows, sizes = to_device(torch.cat(videos), device), [len(video) for video in videos]
             loss = snippet_loss(network(rows, sizes), sizes, to_device(labels[batch], device))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.detach())
-        mean = float(torch.stack(losses).mean())  # the one place in an epoch that waits for the device
-        if not np.isfinite(mean):
-            raise InputError(f"snippet network, epoch {epoch}: the loss is not finite; lower its learning rate")
-        progress.set_postfix(loss=f"{mean:.3f}")
+            batches.append(batch)
+        values = torch.stack(losses).cpu()  # the one place in an epoch that waits for the device
+        if not values.isfinite().all():
+            first = batches[int((~values.isfinite()).nonzero()[0])]
+            names = ", ".join(features.videos[i] for i in first.tolist())
+            raise InputError(f"snippet network, epoch {epoch}: the loss is not finite on {names}; check their features")
+        progress.set_postfix(loss=f"{float(values.mean()):.3f}")
+        release_memory()
     return network.eval()
 
 
@@ -182,7 +186,7 @@ def propose(
     else:
         strongest = outputs["class_logits"].topk(max(1, len(features) // TOPK_DIVISOR), dim=0).values.mean(0)
         video_prob = strongest.softmax(0)[:-1].cpu().numpy()  # [C]
-        reported = video_prob >= min(threshold_cls, video_prob.max())
+        reported = ~(video_prob < min(threshold_cls, video_prob.max()))  # all classes, where it is not a number
 
     parts = []
     for class_idx in np.flatnonzero(reported):
@@ -198,7 +202,7 @@ def propose(
 
 def propose_all(
     network: SnippetNetwork,
-    read: Callable[[int], Tensor],
+    features: Features,
     videos: Sequence[int],
     *,
     labels: Tensor | None = None,
@@ -208,16 +212,26 @@ def propose_all(
 
     Args:
         network: in evaluation mode.
-        read: gives a video's float32 features `[T, D]`.
+        features: of the videos, see `train_snippet_network`.
         videos: their indices.
         labels: `[V, C]` of all videos, if these are training videos, whose labels may be used.
         options: of `propose`.
+
+    Raises:
+        InputError: features are so large that the network's outputs are not finite.
     """
     device = next(network.parameters()).device
-    return {
-        i: propose(network, to_device(read(i), device), known_labels=None if labels is None else labels[i], **options)
-        for i in tqdm(videos, desc="making proposals", unit="video", leave=False)
-    }
+    found = {}
+    for i in tqdm(videos, desc="making proposals", unit="video", leave=False):
+        own = to_device(features.read_again(i), device)
+        found[i] = propose(network, own, known_labels=None if labels is None else labels[i], **options)
+        if not np.isfinite(found[i].score).all():
+            name = features.videos[i]
+            raise InputError(
+                f"{features.where(i)}: video {name}: the snippet network's outputs are not finite; check "
+                "the size of its features"
+            )
+    return found
 
 
 def result_entries(found: Proposals, class_names: Sequence[str], rate: float) -> list[dict[str, Any]]:

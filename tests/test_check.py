@@ -282,6 +282,53 @@ def test_what_is_missing_is_said_and_the_rest_is_checked(home, run_in):
     assert status == 1 and "Demo-Annotations/videoname.npy" in out
 
 
+def test_it_goes_on_after_what_cannot_be_used(home, run_in):
+    """A name that can name no file, bad lines, a subset without videos: what is behind them is found, too."""
+    change_array(home, ANNOTATIONS / "videoname.npy", lambda array: put(array, 10, b"x/y"))
+    change_features(home, "demo_train_0004", with_nan)
+    (home / ANNOTATIONS / "Ambiguous_test.txt").write_text("one line\n\nanother\n")
+    status, out = check(run_in(home), "--test_subset", "nothing")
+    assert status == 1 and "video 'x/y' cannot name a file" in out and "demo_train_0004: snippet 3 is not" in out
+    assert "Ambiguous_test.txt: line 1" in out and "Ambiguous_test.txt: line 3" in out
+    assert "no video has subset 'nothing'" in out and "\nerrors: 6, " in out  # and the proposals of x/y
+
+
+def test_the_width_that_is_usual_is_right(home, run_in, tmp_path):
+    """Whichever video is read first; both sentences are true."""
+    change_features(home, "demo_train_0001", lambda array: array[:, :30])
+    run = run_in(home)
+    status, out = check(run)
+    assert status == 1 and "features are 30 wide, but those of demo_train_0002 are 32" in out and "errors: 1," in out
+    status, _, err = run("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
+    assert status == 2 and "features are 32 wide, but those of demo_train_0001 are 30" in err
+
+
+def test_test_videos_without_instances(home, run_in):
+    for name in ("labels", "segments"):
+        change_array(home, ANNOTATIONS / f"{name}.npy", lambda array: array[80:].fill([]))
+    status, out = check(run_in(home))
+    assert status == 0 and "no mAP can be had (1):\n  none of the 60 test videos has an instance" in out
+    assert "recall of the train" in out and "recall of the test" not in out
+
+
+def test_videos_that_are_taken_as_having_no_proposals(home, run_in):
+    change_proposals(home, "test", lambda results: [results.pop(f"demo_test_{i:04d}") for i in range(1, 61)])
+    status, out = check(run_in(home), "--missing_proposals", "empty")
+    assert status == 0 and "videos without proposals (60)" in out
+
+
+def test_rgb_and_flow_of_different_length(home, run_in):
+    array = np.load(home / FEATURES / "demo_train_0001.npy")
+    (home / FEATURES / "demo_train_0001.npy").unlink()
+    for name, half in (("rgb", array[:, :16]), ("flow", array[:-20, 16:])):
+        np.savez(home / FEATURES / f"demo_train_0001-{name}.npz", feature=half)
+    _, out = check(run_in(home))
+    count = len(array)
+    assert (
+        f"RGB and flow of different length (1):\n  demo_train_0001: {count} and {count - 20} snippets, of which" in out
+    )
+
+
 def test_a_bad_checkpoint_is_found(home, run_in):
     torch.save({"x": torch.ones(1)}, home / "weights.pkl")
     status, out = check(run_in(home), "--pretrained_ckpt", "weights.pkl")

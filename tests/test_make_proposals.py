@@ -118,13 +118,15 @@ def demo(demo_home):
     training, testing = (
         [i for i, own in enumerate(annotations.subsets) if own == subset] for subset in ("validation", "test")
     )
-    return annotations, features.read, training, testing
+    for i in (*training, *testing):
+        features.read(i)
+    return annotations, features, training, testing
 
 
 def train(demo, epochs: int = 1, labels: torch.Tensor | None = None, **options) -> SnippetNetwork:
-    annotations, read, training, _ = demo
+    annotations, features, training, _ = demo
     labels = torch.from_numpy(annotations.labels) if labels is None else labels
-    return train_snippet_network(read, training, labels, device=CPU, epochs=epochs, hidden=32, **options)
+    return train_snippet_network(features, training, labels, device=CPU, epochs=epochs, hidden=32, **options)
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +136,13 @@ def trained(demo) -> SnippetNetwork:
 
 def test_it_finds_actions(demo, trained):
     """Far more than random segments do, as many and as long; that the videos are unseen makes it a test."""
-    annotations, read, _, testing = demo
-    found = propose_all(trained, read, testing)
+    annotations, features, _, testing = demo
+    found = propose_all(trained, features, testing)
     assert list(found) == testing
     rng, made, random = np.random.default_rng(0), {}, {}
     for i, proposals in found.items():
         length = np.diff(proposals.segments_snip)
-        start = rng.random(length.shape) * (len(read(i)) - length)
+        start = rng.random(length.shape) * (len(features.read(i)) - length)
         made[annotations.videos[i]] = snippets_to_seconds(proposals.segments_snip, SNIPPETS_PER_SECOND)
         random[annotations.videos[i]] = snippets_to_seconds(np.hstack([start, start + length]), SNIPPETS_PER_SECOND)
     recall, chance = (average_recall(p, annotations.ground_truth("test"), counts=(20, 100)) for p in (made, random))
@@ -149,19 +151,19 @@ def test_it_finds_actions(demo, trained):
 
 
 def test_proposals_are_sorted_distinct_and_inside_the_video(demo, trained):
-    _, read, _, testing = demo
-    for i, found in propose_all(trained, read, testing[:10], min_length=2.0).items():
+    _, features, _, testing = demo
+    for i, found in propose_all(trained, features, testing[:10], min_length=2.0).items():
         segments = found.segments_snip
         assert segments.dtype == np.float64 and len(segments) == len(found.score) == len(found.class_idx) > 3
-        assert (segments >= 0).all() and (segments <= len(read(i))).all() and (np.diff(segments) >= 2).all()
+        assert (segments >= 0).all() and (segments <= len(features.read(i))).all() and (np.diff(segments) >= 2).all()
         assert (np.diff(found.score) <= 0).all()
         assert tiou(segments[:, None], segments[None])[~np.eye(len(segments), dtype=bool)].max() <= 0.75
-    assert [len(propose(trained, read(testing[0]), per_video=n).score) for n in (1, 5)] == [1, 5]
+    assert [len(propose(trained, features.read(testing[0]), per_video=n).score) for n in (1, 5)] == [1, 5]
 
 
 def test_classes_of_training_and_of_test_videos(demo, trained):
     """Known labels are used as they are; else it is the classes that are probable, and one at least."""
-    features = demo[1](demo[3][0])
+    features = demo[1].read(demo[3][0])
     known = torch.tensor([0.0, 1, 0, 0, 1, 0])
     assert set(propose(trained, features, known_labels=known).class_idx) == {1, 4}
     unlabelled = propose(trained, features, known_labels=torch.zeros(6))
@@ -171,7 +173,7 @@ def test_classes_of_training_and_of_test_videos(demo, trained):
 
 
 def test_a_video_of_one_snippet(demo, trained):
-    found = propose(trained, demo[1](0)[:1])
+    found = propose(trained, demo[1].read(0)[:1])
     assert found.segments_snip.tolist() == [[0, 1]] and np.isfinite(found.score).all()
     entries = result_entries(found, demo[0].class_names, SNIPPETS_PER_SECOND)
     assert [entry["segment"] for entry in entries] == [[0.0, 0.64]]

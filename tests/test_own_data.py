@@ -1,6 +1,7 @@
 """Data of one's own: feature layouts, annotations as JSON, another frame rate, making descriptors."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -43,10 +44,14 @@ def test_every_layout_of_a_folder(tmp_path, arrays):
         np.save(apart / name / "v.npy", array.mean(0))
     assert read_one(apart) == pytest.approx(averaged, rel=1e-6)
 
-    named = tmp_path / "named"
-    named.mkdir()
-    np.save(named / "v_v.npy", averaged)
-    assert (read_one(named) == averaged).all()
+    named = tmp_path / "named"  # as ActivityNet's often are
+    (named / "rgb").mkdir(parents=True)
+    (named / "flow").mkdir()
+    for name, array in (("rgb", rgb), ("flow", flow)):
+        np.save(named / name / "v_v.npy", array.mean(0))
+    assert read_one(named) == pytest.approx(averaged, rel=1e-6)
+    with pytest.raises(InputError, match=r"1 of 1 videos have no file: v; expected"):
+        Features(named, ["v", "v_v"]).require([0])  # what is another video's own file is not taken
 
     np.save(tmp_path / "v.npy", averaged)  # one file goes before two
     (tmp_path / "v-rgb.npz").unlink()
@@ -162,6 +167,8 @@ def test_what_is_left_out_of_the_ground_truth_is_said(tmp_path, caplog):
         ({"subset": 3}, r"video bad: expected \{\"subset\""),
         ({"subset": "validation", "duration": "long"}, r"video bad: duration 'long' is not a number"),
         ({"subset": "validation", "annotations": {"label": "x"}}, r"video bad: expected \"annotations\""),
+        ({"subset": "validation", "annotations": {}}, r"video bad: expected \"annotations\""),
+        ({"subset": "validation", "annotations": [{"label": ""}]}, r"video bad: expected \"annotations\""),
         ({"subset": "validation", "annotations": [{"segment": [0, 1]}]}, r"video bad: expected \"annotations\""),
         (
             {"subset": "validation", "annotations": [{"label": "Jump", "segment": [1]}]},
@@ -194,6 +201,19 @@ def test_bad_databases(tmp_path):
         read_annotations(path, tmp_path / "classes.txt")
 
 
+def test_names_said_twice(tmp_path):
+    """Python's reader would keep the last without a word."""
+    (tmp_path / "a.json").write_text('{"database": {"v": {"subset": "training"}, "v": {"subset": "testing"}}}')
+    with pytest.raises(InputError, match=r"a.json: not a readable JSON file \('v' is there more than once\)"):
+        read_annotations(tmp_path / "a.json")
+
+
+def test_a_class_list_is_for_json(demo_home, tmp_path):
+    (tmp_path / "classes.txt").write_text("Jump\n")
+    with pytest.raises(InputError, match=r"classes.txt: .* has a class list of its own"):
+        read_annotations(demo_home / "data/Demo/Demo-Annotations", tmp_path / "classes.txt")
+
+
 @pytest.mark.parametrize(
     ("present", "expected"),
     [
@@ -205,6 +225,14 @@ def test_bad_databases(tmp_path):
 )
 def test_usual_subsets(present, expected):
     assert tuple(usual_subsets(present).values()) == expected
+
+
+def test_arrays_without_any_instance(demo_home, tmp_path):
+    shutil.copytree(demo_home / "data/Demo/Demo-Annotations", tmp_path / "a")
+    for name in ("labels", "segments"):
+        np.save(tmp_path / "a" / f"{name}.npy", np.array([[]] * 140, dtype=object))  # which has the shape [140, 0]
+    annotations = read_annotations(tmp_path / "a")
+    assert annotations.instances.empty and annotations.labels.any(1).all()
 
 
 # --------------------------------------------------------------------------------------------- whole runs
@@ -255,6 +283,38 @@ def test_a_json_and_a_folder_give_the_digits_of_the_demo(demo_home, run_in, tmp_
         results.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert results[0]["snippet"]["mAP"] == pytest.approx(results[1]["snippet"]["mAP"], abs=1e-6)
     assert results[0]["seconds"]["mAP"] == pytest.approx(results[1]["seconds"]["mAP"], abs=1e-6)
+
+
+def test_annotations_may_lie_anywhere(demo_home, run, tmp_path):
+    """As a folder that holds annotations.json, or as a file of any name."""
+    names = [f"demo_{part}_{i:04d}" for part, count in (("train", 80), ("test", 60)) for i in range(1, count + 1)]
+    path = write_database(tmp_path, {name: {"subset": name.split("_")[1], "annotations": []} for name in names})
+    path.with_name("other.txt").write_bytes(path.read_bytes())
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    for annotations in (tmp_path, path, tmp_path / "other.txt"):
+        argv = ("--train_subset", "train", "--test_subset", "test", "--class_list", tmp_path / "classes.txt")
+        status, out, _ = run("--run_type", "check", "--dataset_name", "Demo", "--annotations", annotations, *argv)
+        assert status == 1 and re.search(r"\ntrain +train +80 +\d+ +0 +0 +\d+\n", out), out
+
+
+def test_a_mistyped_path_does_not_make_the_demo_again(demo_home, run):
+    path = demo_home / "data/Demo/Demo-I3D-JOINTFeatures.npy"
+    before = path.stat().st_mtime_ns
+    status, out, _ = run("--run_type", "check", "--dataset_name", "Demo", "--features", "typo.npy")
+    assert status == 1 and "typo.npy: I3D features" in out and path.stat().st_mtime_ns == before
+
+
+def test_a_video_whose_outputs_are_not_finite(demo_home, run_in, tmp_path):
+    home = copy_demo(demo_home, tmp_path)
+    path = home / "data/Demo/Demo-I3D-JOINTFeatures.npy"
+    arrays = read_array(path)
+    arrays[100] = arrays[100] + np.float32(3e38) * np.sign(arrays[100] - 0.5)
+    np.save(path, arrays)
+    run, argv = run_in(home), ("--dataset_name", "Demo", "--exp_dir", tmp_path / "run", "--max_epoch", 1)
+    status, _, err = run(*argv)
+    assert status == 2 and "outputs of the network are not finite on demo_test_0021" in err
+    status, _, err = run("--run_type", "proposals", *argv, "--overwrite", "--proposal_epochs", 1)
+    assert status == 2 and "video demo_test_0021: the snippet network's outputs are not finite" in err
 
 
 def test_another_frame_rate_changes_the_clock_and_nothing_else(demo_home, run_in, tmp_path):

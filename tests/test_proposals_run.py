@@ -88,6 +88,28 @@ def test_videos_that_a_result_file_lacks(demo_home, proposals, tmp_path):
     assert "0.0" in re.search(r"^all .*", out, re.MULTILINE).group()
 
 
+def test_a_source_among_the_targets_is_rewritten_if_it_lacks_videos(demo_home, proposals, tmp_path):
+    """Never silently: it needs --overwrite, since the file is there."""
+    given = {part: read(demo_home / "proposals4Thumos14", part) for part in ("train", "test")}
+    moved = {"demo_train_0001": given["train"].pop("demo_train_0001")}
+    (tmp_path / "made").mkdir()
+    paths = [tmp_path / "made" / f"Proposals_Demo_{part}.json" for part in given] + [tmp_path / "other.json"]
+    for path, results in zip(paths, (*given.values(), moved), strict=True):
+        path.write_text(json.dumps({"results": results}))
+    status, _, err = proposals("--proposals_from", *paths)
+    assert status == 2 and "Proposals_Demo_train.json: there already; pass --overwrite" in err
+    status, _, err = proposals("--proposals_from", *paths, "--overwrite")
+    assert status == 0 and len(read(tmp_path / "made", "train")) == 80, err
+
+
+def test_a_target_that_cannot_be_written_is_found_before_any_work(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    for run_type, option in (("proposals", "--proposals_root"), ("descriptors", "--descriptors_root")):
+        status, out, err = run("--run_type", run_type, "--dataset_name", "Demo", option, tmp_path / "file" / "made")
+        assert status == 2 and f"error: {option} " in err and "is not a folder that can be written to" in err
+        assert "pseudo-labels" not in out and "recall" not in out
+
+
 def test_bad_command_lines(proposals, run, tmp_path):
     status, _, err = proposals("--proposals_from", "none.json")
     assert status == 2 and "none.json: a result file to take proposals from" in err
