@@ -249,7 +249,10 @@ def make_proposals(options: Namespace) -> None:
     if options.proposals_from:
         results = merge_results(options.proposals_from)
         names = ", ".join(map(str, options.proposals_from))
-        require_entries(names, results, [*parts["train"], *parts["test"]], options.missing_proposals)
+        videos = [*parts["train"], *parts["test"]]
+        require_entries(
+            names, results, videos, options.missing_proposals, most=None
+        )  # all, which is what one asks here
     else:
         check_targets(targets.values(), "--proposals_root", options.overwrite)
         features, chosen = open_features(options, source, [*parts["train"], *parts["test"]])

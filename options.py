@@ -13,16 +13,17 @@ from typing import NoReturn
 
 from utils import is_plain_name
 
-# 9,337 training videos are 291 batches of 32, so 30 epochs are twice the steps of 200 epochs of THUMOS14. The schedules
-# of the losses keep their share of the epochs.
+# 9,337 training videos are 291 batches of 32, so 14 epochs have the steps of THUMOS14's 200, and the schedules of the
+# losses keep their share of them. Three epochs of the snippet network have seven times the steps of THUMOS14's 20.
 _ACTIVITYNET = {
     "tiou": "activitynet",
     "batch_size": 32,
-    "max_epoch": 30,
-    "interval": 5,
-    "sc_epochs": 10,
-    "sme_epochs": 24,
-    "sc_decay": 1.2,
+    "max_epoch": 14,
+    "interval": 2,
+    "sc_epochs": 5,
+    "sme_epochs": 11,
+    "sc_decay": 0.56,
+    "proposal_epochs": 3,
 }
 
 # Defaults of a dataset where they differ from the general ones, which are those of THUMOS14.

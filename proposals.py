@@ -114,15 +114,20 @@ def merge_results(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
 
 
 def require_entries(
-    path: Path | str, results: dict, videos: Sequence[str], missing: str, on_error: Callable[[str], None] = stop
+    path: Path | str,
+    results: dict,
+    videos: Sequence[str],
+    missing: str,
+    on_error: Callable[[str], None] = stop,
+    most: int | None = 5,
 ) -> None:
-    """See that videos are in a result file; if `missing` is `empty` they need not be, but are named.
+    """See that videos are in a result file; if `missing` is `empty` they need not be, but `most` of them are named.
 
     Raises:
         InputError: they are not, and `missing` is `error`.
     """
     absent = [video for video in videos if video not in results]
-    names = some_of(absent, 5 if on_error is stop else None)
+    names = some_of(absent, most)
     if absent and missing == "error":
         on_error(
             f"{path}: {len(absent)} of {len(videos)} videos have no entry: {names}; add them, or pass "

@@ -161,7 +161,7 @@ def check_proposals(
     """Read and check a proposal file: `[M, 2]` seconds of each video, best first."""
     results = parse_results(path, found.error).results
     if missing == "error":
-        require_entries(path, results, videos, missing, found.error)
+        require_entries(path, results, videos, missing, found.error, most=None)
     for video in sorted(set(results) - set(videos)):
         found.warn("proposals that are not used, of videos that are not in the subset", f"{path}: {video}")
     for video in videos:

@@ -82,6 +82,7 @@ def test_videos_that_a_result_file_lacks(demo_home, proposals, tmp_path):
     part = demo_home / "proposals4Thumos14" / "Proposals_Demo_test.json"
     status, _, err = proposals("--proposals_from", part)
     assert status == 2 and "80 of 140 videos have no entry: demo_train_0001, demo_train_0002" in err
+    assert all(f"demo_train_{i:04d}" in err for i in range(1, 81))
     assert not (tmp_path / "made").exists()
     status, out, err = proposals("--proposals_from", part, "--missing_proposals", "empty")
     assert status == 0 and read(tmp_path / "made", "train")["demo_train_0001"] == [], err
