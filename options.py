@@ -78,7 +78,20 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser with the general defaults; `parse_options` puts a dataset's preset over them."""
     description = "SEAL: weakly-supervised temporal action localisation."
     parser = _Parser(prog="main.py", description=description, formatter_class=_Help, allow_abbrev=False)
-    add = parser.add_argument_group("what to do").add_argument
+    groups = {
+        "what to do": _add_run_options,
+        "data": _add_data_options,
+        "optimisation": _add_optimisation_options,
+        "losses (SPEC section 5)": _add_loss_options,
+        "making proposals and descriptors": _add_making_options,
+        "evaluation": _add_evaluation_options,
+    }
+    for title, add_options in groups.items():
+        add_options(parser.add_argument_group(title).add_argument)
+    return parser
+
+
+def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--run_type",
         choices=("train", "test", "eval", "check", "descriptors", "proposals"),
@@ -97,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the initial weights, dropout and the order of the data",
     )
 
-    add = parser.add_argument_group("data").add_argument
+
+def _add_data_options(add: Callable[..., argparse.Action]) -> None:
     add("--dataset_name", default="Thumos14reduced", help="names folders and files; Demo is made on first use")
     add("--dataset_root", type=Path, help="the dataset's own folder (data/<name> when not given)")
     add("--annotations", type=Path, help="folder of .npy files, or JSON file (see data/README.md when not given)")
@@ -127,14 +141,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="what pooled proposals are kept in (--precision when not given, which loses nothing)",
     )
 
-    add(
-        "--descriptor_pooling",
-        choices=("video", "snippet"),
-        default="video",
-        help="for descriptors: a class's videos weigh alike, or its snippets",
-    )
 
-    add = parser.add_argument_group("optimisation").add_argument
+def _add_optimisation_options(add: Callable[..., argparse.Action]) -> None:
     add("--batch_size", type=_count, default=10, help="videos in a batch")
     add(
         "--precision",
@@ -149,7 +157,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_epoch", type=_count, default=200, help="epochs to train")
     add("--interval", type=_number(int, 0, 1e9), default=10, help="epochs between evaluations; 0 never evaluates")
 
-    add = parser.add_argument_group("losses (SPEC section 5)").add_argument
+
+def _add_loss_options(add: Callable[..., argparse.Action]) -> None:
     add("--weight_pc", "--alpha_1", type=_weight, default=3.4, help="weight of process consistency")
     add("--sc_epochs", "--alpha_2", type=_count, default=70, help="last epoch of semantic consistency")
     add("--sme_epochs", "--alpha_3", type=_count, default=160, help="last epoch of similar modality enhancement")
@@ -165,15 +174,22 @@ def build_parser() -> argparse.ArgumentParser:
         help="PC's centre term: released, or one to one",
     )
 
-    add = parser.add_argument_group("making proposals").add_argument
+
+def _add_making_options(add: Callable[..., argparse.Action]) -> None:
     add("--proposals_from", type=Path, nargs="+", help="result files to take, instead of making proposals")
     add("--proposal_epochs", type=_count, default=20, help="epochs to train the snippet network")
     add("--proposals_per_video", type=_count, default=200, help="at most")
+    add(
+        "--descriptor_pooling",
+        choices=("video", "snippet"),
+        default="video",
+        help="for descriptors: a class's videos weigh alike, or its snippets",
+    )
 
-    add = parser.add_argument_group("evaluation").add_argument
+
+def _add_evaluation_options(add: Callable[..., argparse.Action]) -> None:
     add("--threshold_cls", type=_share, default=0.25, help="video score from which a class is reported")
     add("--tiou", choices=("thumos14", "activitynet"), default="thumos14", help="tIoU 0.1:0.1:0.7, or 0.5:0.05:0.95")
-    return parser
 
 
 def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
