@@ -31,12 +31,20 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.annotations import Annotations, read_annotations, require_trained, usual_subsets
+from data.annotations import Annotations, read_annotations, require_trained
 from data.check import Findings, check_dataset
 from data.features import Features, temporal_means
-from data.make_demo import make_demo
 from data.make_proposals import make_results
-from data.required import READS, annotation_files, require_files
+from data.source import (
+    READS,
+    annotation_files,
+    make_demo_on_first_use,
+    open_dataset,
+    open_features,
+    require_agreement,
+    require_input,
+    subsets_of,
+)
 from dataset import Batch, Video, evaluation_batches, load_videos, training_batches
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import (
@@ -403,83 +411,6 @@ class Data:
     test: list[Video]
     train: list[Video]  # empty when only testing
     pseudo: PseudoLabels | None  # of the training videos
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset that a run has opened: where it lies, and its annotations."""
-
-    files: DatasetFiles
-    annotations: Annotations
-    subsets: dict[str, str]  # of the parts, `train` and `test`
-
-    def videos(self, part: str) -> list[str]:
-        """The videos of a part."""
-        return self.annotations.videos_of(self.subsets[part])
-
-
-def open_dataset(options: Namespace) -> Source:
-    """See that the files that a run reads are there, and read the annotations."""
-    make_demo_on_first_use(options)
-    require_input(options)
-    files = dataset_files(options)
-    annotations = read_annotations(files.annotations, options.class_list)
-    source = Source(files, annotations, subsets_of(options, annotations))
-    require_agreement(options, annotations, source.videos("train") if options.run_type == "train" else None)
-    return source
-
-
-def open_features(options: Namespace, source: Source, videos: Sequence[str]) -> tuple[Features, list[int]]:
-    """The features of these videos, which are there but not yet read, and the videos' places in the annotations."""
-    all_videos = source.annotations.videos
-    row_of = {video: i for i, video in enumerate(all_videos)}
-    chosen = [row_of[video] for video in videos]
-    features = Features(source.files.features, all_videos, options.crop, options.feature_size)
-    features.require(chosen)
-    return features, chosen
-
-
-def make_demo_on_first_use(options: Namespace) -> None:
-    """Make the demo dataset when it is asked for, at its own place, and not there; its features are written last."""
-    root = Path("data/Demo")
-    own_place = options.dataset_root == root and options.annotations is None and options.features is None
-    if options.dataset_name == "Demo" and own_place and not dataset_files(options).features.exists():
-        log.info(f"making the demo dataset (simulated) in {root}")
-        make_demo(root, options.proposals_root, options.descriptors_root)
-
-
-def require_input(options: Namespace) -> None:
-    """Stop when files that this run type reads are missing, see `require_files`."""
-    others = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
-    if options.run_type == "eval":
-        others[options.detections] = "the detections to evaluate"
-    if options.pretrained_ckpt is not None:
-        others[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
-    reads = READS[options.run_type]
-    if options.proposals_from:
-        reads = reads._replace(features=False)
-    require_files(reads, dataset_files(options), options.class_list, others, demo=options.dataset_name == "Demo")
-
-
-def subsets_of(options: Namespace, annotations: Annotations) -> dict[str, str]:
-    """The subset that each part, `train` and `test`, is."""
-    given = {"train": options.train_subset, "test": options.test_subset}
-    return {part: given[part] or usual for part, usual in usual_subsets(annotations.subsets).items()}
-
-
-def require_agreement(options: Namespace, annotations: Annotations, training: Sequence[str] | None) -> None:
-    """Stop when the options contradict the annotations; `training` are the videos to train on, if that is to be done.
-
-    Raises:
-        InputError: as said.
-    """
-    num_class = len(annotations.class_names)
-    if options.num_class not in (None, num_class):
-        raise InputError(
-            f"--num_class {options.num_class}: {dataset_files(options).annotations} has {num_class} classes"
-        )
-    if training is not None and len(training) < options.batch_size:
-        raise InputError(f"--batch_size {options.batch_size}: there are only {len(training)} training videos")
 
 
 def load_data(options: Namespace, device: torch.device) -> Data:

@@ -232,7 +232,7 @@ def test_the_demo_is_made_on_first_use(run_in, tmp_path, monkeypatch):
         made.append(roots)
         demo.make_demo(*roots, feature_size=16)
 
-    monkeypatch.setattr("main.make_demo", make)
+    monkeypatch.setattr("data.source.make_demo", make)
     run = run_in(tmp_path)
     (tmp_path / "data" / "Demo").mkdir(parents=True)
     run.train(tmp_path / "a", "--max_epoch", 1, "--interval", 0)

@@ -1,0 +1,157 @@
+"""From the command line to a dataset on disk: which of its files a run reads, whether they are there, its annotations.
+
+Beside main.py, this is the one module that reads the parsed options.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
+from data.features import Features
+from data.make_demo import make_demo
+from descriptors import FILES as DESCRIPTOR_FILES
+from options import DatasetFiles, dataset_files
+from utils import InputError, log
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset that a run has opened: where it lies, and its annotations."""
+
+    files: DatasetFiles
+    annotations: Annotations
+    subsets: dict[str, str]  # of the parts, `train` and `test`
+
+    def videos(self, part: str) -> list[str]:
+        """The videos of a part."""
+        return self.annotations.videos_of(self.subsets[part])
+
+
+def open_dataset(options: Namespace) -> Source:
+    """See that the files that a run reads are there, and read the annotations."""
+    make_demo_on_first_use(options)
+    require_input(options)
+    files = dataset_files(options)
+    annotations = read_annotations(files.annotations, options.class_list)
+    source = Source(files, annotations, subsets_of(options, annotations))
+    require_agreement(options, annotations, source.videos("train") if options.run_type == "train" else None)
+    return source
+
+
+def open_features(options: Namespace, source: Source, videos: Sequence[str]) -> tuple[Features, list[int]]:
+    """The features of these videos, which are there but not yet read, and the videos' places in the annotations."""
+    all_videos = source.annotations.videos
+    row_of = {video: i for i, video in enumerate(all_videos)}
+    chosen = [row_of[video] for video in videos]
+    features = Features(source.files.features, all_videos, options.crop, options.feature_size)
+    features.require(chosen)
+    return features, chosen
+
+
+def make_demo_on_first_use(options: Namespace) -> None:
+    """Make the demo dataset when it is asked for, at its own place, and not there; its features are written last."""
+    root = Path("data/Demo")
+    own_place = options.dataset_root == root and options.annotations is None and options.features is None
+    if options.dataset_name == "Demo" and own_place and not dataset_files(options).features.exists():
+        log.info(f"making the demo dataset (simulated) in {root}")
+        make_demo(root, options.proposals_root, options.descriptors_root)
+
+
+def require_input(options: Namespace) -> None:
+    """Stop when files that this run type reads are missing, see `require_files`."""
+    others = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
+    if options.run_type == "eval":
+        others[options.detections] = "the detections to evaluate"
+    if options.pretrained_ckpt is not None:
+        others[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
+    reads = READS[options.run_type]
+    if options.proposals_from:
+        reads = reads._replace(features=False)
+    require_files(reads, dataset_files(options), options.class_list, others, demo=options.dataset_name == "Demo")
+
+
+def subsets_of(options: Namespace, annotations: Annotations) -> dict[str, str]:
+    """The subset that each part, `train` and `test`, is."""
+    given = {"train": options.train_subset, "test": options.test_subset}
+    return {part: given[part] or usual for part, usual in usual_subsets(annotations.subsets).items()}
+
+
+def require_agreement(options: Namespace, annotations: Annotations, training: Sequence[str] | None) -> None:
+    """Stop when the options contradict the annotations; `training` are the videos to train on, if that is to be done.
+
+    Raises:
+        InputError: as said.
+    """
+    num_class = len(annotations.class_names)
+    if options.num_class not in (None, num_class):
+        raise InputError(
+            f"--num_class {options.num_class}: {dataset_files(options).annotations} has {num_class} classes"
+        )
+    if training is not None and len(training) < options.batch_size:
+        raise InputError(f"--batch_size {options.batch_size}: there are only {len(training)} training videos")
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+class Reads(NamedTuple):
+    """What a run type reads beside the annotations."""
+
+    features: bool
+    parts: tuple[str, ...]  # those whose proposals it reads
+    descriptors: bool
+
+
+READS = {
+    "train": Reads(True, ("train", "test"), True),
+    "check": Reads(True, ("train", "test"), True),
+    "test": Reads(True, ("test",), False),
+    "eval": Reads(False, (), False),
+    "descriptors": Reads(True, (), False),
+    "proposals": Reads(True, (), False),
+}
+
+
+def annotation_files(annotations: Path, class_list: Path | None) -> list[Path]:
+    """The files that `read_annotations` reads."""
+    if annotations.is_file() or annotations.suffix == ".json":
+        files = [annotations]
+    else:
+        files = [annotations / f"{name}.npy" for name in ANNOTATION_FILES]
+    return files if class_list is None else [*files, class_list]
+
+
+def require_files(
+    reads: Reads, files: DatasetFiles, class_list: Path | None, others: dict[Path, str], *, demo: bool
+) -> None:
+    """Stop when files that a run reads are missing, naming all of them and where each comes from.
+
+    Args:
+        reads: what the run type reads, of `READS`.
+        files: of the dataset.
+        class_list: the file of `--class_list`, if given.
+        others: further files that the run reads, and what each is.
+        demo: whether it is the demo dataset, which is not suggested then.
+
+    Raises:
+        InputError: as said.
+    """
+    needed = dict.fromkeys(annotation_files(files.annotations, class_list), "annotations, see data/README.md")
+    if reads.features and not files.features.is_dir():  # a folder is looked into when it is read
+        needed[files.features] = "I3D features, see data/README.md"
+    for part in reads.parts:
+        needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
+    if reads.descriptors:
+        source = "class descriptors: make them with --run_type descriptors"
+        needed |= {files.descriptors / name: source for name in DESCRIPTOR_FILES}
+    missing = [f"  {path}: {source}" for path, source in (needed | others).items() if not path.is_file()]
+    if missing:
+        hint = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
+        lines = [f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (from {Path.cwd()}):", *missing]
+        nothing_there = not files.annotations.exists() and not demo
+        raise InputError("\n".join([*lines, hint] if nothing_there else lines))
