@@ -252,21 +252,18 @@ def make_descriptors(options: Namespace) -> None:
 def make_proposals(options: Namespace) -> None:
     """`--run_type proposals`: take proposals from result files, or make them; and report their recall."""
     source = open_dataset(options)
-    targets, annotations = source.files.proposals, source.annotations
+    targets = source.files.proposals
     parts = {part: source.videos(part) for part in targets}
     if options.proposals_from:
         results = merge_results(options.proposals_from)
-        names = ", ".join(map(str, options.proposals_from))
-        videos = [*parts["train"], *parts["test"]]
-        require_entries(
-            names, results, videos, options.missing_proposals, most=None
-        )  # all, which is what one asks here
+        names, videos = ", ".join(map(str, options.proposals_from)), [*parts["train"], *parts["test"]]
+        require_entries(names, results, videos, options.missing_proposals, most=None)
     else:
         check_targets(targets.values(), "--proposals_root", options.overwrite)
         features, chosen = open_features(options, source, [*parts["train"], *parts["test"]])
         results = make_results(
             features,
-            annotations,
+            source.annotations,
             training=chosen[: len(parts["train"])],
             testing=chosen[len(parts["train"]) :],
             rate=options.rate,
@@ -276,26 +273,25 @@ def make_proposals(options: Namespace) -> None:
             seed=options.seed,
         )
     own = {part: {video: results.get(video, []) for video in videos} for part, videos in parts.items()}
-    unchanged = [part for part in own if holds(targets[part], own[part]) and not options.overwrite]
-    check_targets(
-        [path for part, path in targets.items() if part not in unchanged], "--proposals_root", options.overwrite
-    )
-    for part, videos in parts.items():
-        if part not in unchanged:
-            version = f"SEAL {__version__}, {options.dataset_name}"
-            write_json(targets[part], {"version": version, "results": own[part], "external_data": {}})
-        count = sum(map(len, own[part].values()))
-        log.info(f"\n{part} (subset {source.subsets[part]}): {len(videos)} videos, {count} proposals: {targets[part]}")
-        truth = annotations.ground_truth(source.subsets[part])
+    # A file that was among the sources and holds all that it should is reported, and left alone.
+    changed = [part for part, path in targets.items() if options.overwrite or not holds(path, own[part])]
+    check_targets([targets[part] for part in changed], "--proposals_root", options.overwrite)
+    for part in changed:
+        version = f"SEAL {__version__}, {options.dataset_name}"
+        write_json(targets[part], {"version": version, "results": own[part], "external_data": {}})
+    for part, entries in own.items():
+        count = sum(map(len, entries.values()))
+        log.info(f"\n{part} (subset {source.subsets[part]}): {len(entries)} videos, {count} proposals: {targets[part]}")
+        truth = source.annotations.ground_truth(source.subsets[part])
         if truth.empty:
             log.info("no recall can be had, since the subset has no instances in the annotations")
         else:
-            ranked = {video: ranked_segments(entries) for video, entries in own[part].items()}
+            ranked = {video: ranked_segments(listed) for video, listed in entries.items()}
             log.info(f"recall, %\n{recall_table(average_recall(ranked, truth))}")
 
 
 def holds(path: Path, results: dict[str, list[dict[str, Any]]]) -> bool:
-    """Whether a result file is there and holds just these results, so that there is nothing to write."""
+    """Whether a result file is there and holds just these results."""
     return path.exists() and parse_results(path).results == results
 
 
