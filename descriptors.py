@@ -16,25 +16,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.arrays import read_array
-from utils import InputError, whole_file
+from utils import InputError, read_json, whole_file, write_json
 
+CLASSES = "classes.json"  # the class names of descriptors that were made here, in their order
 FILES = ("general_appearance_descriptors.npy", "general_motion_descriptors.npy")
 
 
-def read_descriptors(folder: Path, num_class: int, feature_size: int) -> Tensor:
+def read_descriptors(
+    folder: Path, num_class: int, feature_size: int, class_names: Sequence[str] | None = None
+) -> Tensor:
     """Read both descriptor files.
 
     Args:
         folder: `descriptors/<name>`.
         num_class: C of the data.
         feature_size: D of the data.
+        class_names: of the data, to compare with those that the descriptors were made for, where that is known.
 
     Returns:
         `[2, C, D/2]`: appearance, motion.
 
     Raises:
-        InputError: a file is missing, has another shape, or holds a number that is not finite.
+        InputError: a file is missing, has another shape, holds a number that is not finite, or is of other classes.
     """
+    again = "--run_type descriptors --overwrite makes them again"
+    if class_names is not None and (folder / CLASSES).is_file() and read_json(folder / CLASSES) != list(class_names):
+        raise InputError(f"{folder / CLASSES}: the descriptors are of other classes, or in another order; {again}")
     descriptors = []
     for name in FILES:
         array = read_array(folder / name)
@@ -42,7 +49,7 @@ def read_descriptors(folder: Path, num_class: int, feature_size: int) -> Tensor:
         if array.shape != expected or array.dtype.kind not in "fiu":
             raise InputError(
                 f"{folder / name}: expected numbers of shape {list(expected)} for {num_class} classes and features of "
-                f"width {feature_size}, found {array.dtype} {list(array.shape)}"
+                f"width {feature_size}, found {array.dtype} {list(array.shape)}; {again}"
             )
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
@@ -71,8 +78,9 @@ def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = No
     return torch.stack([share.T @ half for half in means.chunk(2, dim=1)])
 
 
-def write_descriptors(folder: Path, descriptors: Tensor) -> None:
-    """Write `[2, C, D/2]` as the two float32 files that `read_descriptors` reads."""
+def write_descriptors(folder: Path, descriptors: Tensor, class_names: Sequence[str]) -> None:
+    """Write `[2, C, D/2]` as the two float32 files that `read_descriptors` reads, and the names of the C classes."""
+    write_json(folder / CLASSES, list(class_names))
     for name, array in zip(FILES, descriptors.float().cpu().numpy(), strict=True):
         with whole_file(folder / name, "wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -121,10 +129,11 @@ def pseudo_label_report(pseudo: PseudoLabels, labels: Tensor, class_names: Seque
     labelled = labels.any(1)
     label, labels = pseudo.label[labelled], labels[labelled] > 0
     right = labels.gather(1, label[:, None])[:, 0]
+    share = 100 * float(right.float().mean())
+    consistent, partial = int(pseudo.consistent[labelled].sum()), int(pseudo.partial[labelled].sum())
     lines = [
-        f"pseudo-labels of {len(label)} labelled training videos: {int(right.sum())} are a true label "
-        f"({100 * float(right.float().mean()):.1f}%); {int(pseudo.consistent[labelled].sum())} videos are consistent, "
-        f"{int(pseudo.partial[labelled].sum())} partially consistent"
+        f"pseudo-labels of {len(label)} labelled training videos: {int(right.sum())} are a true label ({share:.1f}%); "
+        f"{consistent} videos are consistent (appearance and motion agree), {partial} partially consistent"
     ]
     wrong, true = (labels & ~right[:, None]).nonzero(as_tuple=True)  # a row for each true label of a wrong video
     confusions, counts = torch.stack([true, label[wrong]], dim=1).unique(dim=0, return_counts=True)

@@ -244,7 +244,7 @@ def make_descriptors(options: Namespace) -> None:
     means, lengths = temporal_means(features, chosen)
     labels = torch.from_numpy(annotations.labels[chosen])
     descriptors = build_descriptors(means, labels, lengths if options.descriptor_pooling == "snippet" else None)
-    write_descriptors(folder, descriptors)
+    write_descriptors(folder, descriptors, annotations.class_names)
     log.info(f"descriptors of {len(annotations.class_names)} classes from {len(training)} videos: {folder}")
     log.info(pseudo_label_report(pseudo_labels(means, descriptors), labels, annotations.class_names))
 
@@ -301,7 +301,8 @@ def check(options: Namespace) -> int:
     files, found = dataset_files(options), Findings()
     with found.collecting():
         require_input(options)
-    if all(path.is_file() for path in annotation_files(files.annotations, options.class_list)):
+    needed = annotation_files(files.annotations) + [path for path in (options.class_list,) if path is not None]
+    if all(path.is_file() for path in needed):
         with found.collecting():
             check_what_is_there(options, files, found)
     log.info(found.report())
@@ -331,15 +332,16 @@ def check_what_is_there(options: Namespace, files: DatasetFiles, found: Findings
         pooled_dtype=getattr(torch, options.pooled_dtype),
         missing=options.missing_proposals,
     )
-    log.info(tables)
     num_class = len(annotations.class_names)
     feature_size = features and features.feature_size
+    width = f"features {feature_size} wide; " if feature_size else ""
+    log.info(f"{tables}\n\n{width}classes: {some_of(annotations.class_names, 30)}")
     if not all((files.descriptors / name).exists() for name in DESCRIPTOR_FILES):
         with found.collecting():
             require_trained(annotations, parts["train"])
     elif feature_size:
         with found.collecting():
-            read_descriptors(files.descriptors, num_class, feature_size)
+            read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
     if feature_size and options.pretrained_ckpt is not None and options.pretrained_ckpt.exists():
         with found.collecting():
             build_network(options, feature_size, num_class)
@@ -443,9 +445,7 @@ def load_data(options: Namespace, device: torch.device) -> Data:
 
     pseudo = None
     if "train" in parts:
-        if unlabelled := [video.name for video in parts["train"] if not video.labels.any()]:
-            log.info(f"notice: {len(unlabelled)} training videos have no label: {some_of(unlabelled)}")
-        descriptors = read_descriptors(files.descriptors, num_class, feature_size)
+        descriptors = read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
         pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
     return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo)
 

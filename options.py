@@ -261,6 +261,8 @@ def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list
             continue
         value, default = getattr(options, action.dest), derived.get(action.dest, action.default)
         released = f" ({action.option_strings[1]})" if len(action.option_strings) > 1 else ""
+        if isinstance(value, list):
+            value = " ".join(map(str, value))
         if value != default:
             lines.append(f"{action.dest}{released}: {value}    [default: {default}]")
         elif not changed_only:

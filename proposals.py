@@ -127,6 +127,9 @@ def require_entries(
         InputError: they are not, and `missing` is `error`.
     """
     absent = [video for video in videos if video not in results]
+    if results and videos and len(absent) == len(videos):
+        on_error(f"{path}: none of the {len(videos)} videos has an entry; it is of others: {some_of(sorted(results))}")
+        return
     names = some_of(absent, most)
     if absent and missing == "error":
         on_error(

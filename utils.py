@@ -303,7 +303,7 @@ def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
         _require_writable(folder, option)
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
-        raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or write to another folder")
+        raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or another {option}")
 
 
 class RunLog:

@@ -76,8 +76,8 @@ def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
     """
     if lacking := untrained_classes(annotations, training):
         raise InputError(
-            f"no training video has the label {some_of(lacking, None)}, so no descriptor can be made of it; add a "
-            "video, or leave the class out of the annotations and the class list"
+            f"no training video has the label {some_of(lacking, None)}, so no descriptor can be made of it; is it "
+            "misspelt? Else add a video, or leave the class out of the annotations and the class list"
         )
 
 

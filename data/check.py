@@ -101,6 +101,11 @@ def check_dataset(
         if np.isnan(lengths[video]):
             lengths[video] = count / rate
 
+    own_rate = pd.Series({video: count / lengths[video] for video, count in num_snippets.items()}).median()
+    if abs(own_rate / rate - 1) > 0.1:
+        detail = f"most videos have about {own_rate:.3f}; see --feature_fps and --snippet_frames"
+        found.warn(f"features do not have {rate:g} snippets a second", detail)
+
     rows, recalls = {}, []
     for part, videos in parts.items():
         instances = annotations.instances[annotations.instances["video"].isin(videos)]
@@ -195,12 +200,20 @@ def check_labels(annotations: Annotations, parts: dict[str, list[str]], found: F
         if part == "test" and videos and not any(video in shown for video in videos):
             found.warn("no mAP can be had", f"none of the {len(videos)} test videos has an instance")
         expected = part == "train" or any(labels.values())
+        if part == "test" and any(video in shown for video in videos):
+            for video in videos:
+                if video not in shown:
+                    found.warn("test videos without an instance, in which every detection counts as wrong", video)
         for video, own in labels.items():
             if expected and not own and not found.mentions(video):  # what is wrong with its labels is said there
                 found.warn("videos without a label", f"{video} ({part})")
             if video in shown and shown[video] != own:
                 lists = [", ".join(names[i] for i in sorted(classes)) or "none" for classes in (own, shown[video])]
                 found.warn("video-level labels differ from those of instances", f"{video}: {' against '.join(lists)}")
+    lower = [name.casefold() for name in names]
+    for name, own in zip(names, lower, strict=True):
+        if lower.count(own) > 1:
+            found.warn("classes whose names differ in upper and lower case alone", name)
     for name in untrained_classes(annotations, parts["train"]):
         found.warn("classes without a training video, of which no descriptor can be made", name)
 

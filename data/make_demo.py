@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -207,13 +208,15 @@ def _film_and_write(
     world: World,
     feature_path: Path,
     descriptor_folder: Path,
+    class_names: Sequence[str],
 ) -> None:
     """Film all scenes; write the descriptors that follow from the training videos, and the features."""
     progress = tqdm(list(enumerate(scenes)), desc="simulating features", unit="video", leave=False)
     # Threads: numpy lets go of the interpreter while it draws and multiplies, and nothing has to be copied.
     features = Parallel(n_jobs=-1, prefer="threads")(delayed(world.film)(scene, i) for i, scene in progress)
     means = torch.from_numpy(np.stack([video.mean(0) for video in features]))
-    write_descriptors(descriptor_folder, build_descriptors(means[training], torch.from_numpy(labels[training])))
+    descriptors = build_descriptors(means[training], torch.from_numpy(labels[training]))
+    write_descriptors(descriptor_folder, descriptors, class_names)
     _save(feature_path, _object_array(features))
 
 
@@ -242,7 +245,7 @@ def make_demo(
     training = np.array([subset == "validation" for subset in subsets])
     world = World(len(CLASSES), feature_size, seed)
     feature_path = dataset_root / "Demo-I3D-JOINTFeatures.npy"  # written last: a demo is complete when it is there
-    _film_and_write(scenes, labels, training, world, feature_path, descriptors_root / "Demo")
+    _film_and_write(scenes, labels, training, world, feature_path, descriptors_root / "Demo", CLASSES)
 
 
 def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *, feature_size: int, seed: int) -> None:
@@ -291,7 +294,8 @@ def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *
     training = np.array([subset == train_subset for subset in annotations.subsets])
     world = World(len(annotations.class_names), feature_size, seed)
     feature_path = root / f"{name}-I3D-JOINTFeatures.npy"
-    _film_and_write(scenes, annotations.labels, training, world, feature_path, descriptor_folder)
+    names = annotations.class_names
+    _film_and_write(scenes, annotations.labels, training, world, feature_path, descriptor_folder, names)
 
 
 def main() -> int:

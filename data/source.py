@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
 from data.features import Features
 from data.make_demo import make_demo
 from descriptors import FILES as DESCRIPTOR_FILES
 from options import DatasetFiles, dataset_files
-from utils import InputError, log
+from utils import InputError, log, some_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ def open_dataset(options: Namespace) -> Source:
     annotations = read_annotations(files.annotations, options.class_list)
     source = Source(files, annotations, subsets_of(options, annotations))
     require_agreement(options, annotations, source.videos("train") if options.run_type == "train" else None)
+    if options.run_type in ("train", "descriptors", "proposals"):
+        unlabelled = set(np.array(annotations.videos)[~annotations.labels.any(1)])
+        if own := [video for video in source.videos("train") if video in unlabelled]:
+            log.info(f"notice: {len(own)} training videos without a label, which show background alone: {some_of(own)}")
     return source
 
 
@@ -68,7 +74,8 @@ def require_input(options: Namespace) -> None:
     if options.run_type == "eval":
         others[options.detections] = "the detections to evaluate"
     if options.pretrained_ckpt is not None:
-        others[options.pretrained_ckpt] = "weights, of a training run or of the SEAL release"
+        a_folder = "a folder, which has its weights in files; " if options.pretrained_ckpt.is_dir() else ""
+        others[options.pretrained_ckpt] = f"{a_folder}weights, of a training run or of the SEAL release"
     reads = READS[options.run_type]
     if options.proposals_from:
         reads = reads._replace(features=False)
@@ -93,7 +100,9 @@ def require_agreement(options: Namespace, annotations: Annotations, training: Se
             f"--num_class {options.num_class}: {dataset_files(options).annotations} has {num_class} classes"
         )
     if training is not None and len(training) < options.batch_size:
-        raise InputError(f"--batch_size {options.batch_size}: there are only {len(training)} training videos")
+        raise InputError(
+            f"--batch_size {options.batch_size}: there are only {len(training)} training videos; choose a smaller one"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -117,13 +126,9 @@ READS = {
 }
 
 
-def annotation_files(annotations: Path, class_list: Path | None) -> list[Path]:
-    """The files that `read_annotations` reads."""
-    if annotations.is_file() or annotations.suffix == ".json":
-        files = [annotations]
-    else:
-        files = [annotations / f"{name}.npy" for name in ANNOTATION_FILES]
-    return files if class_list is None else [*files, class_list]
+def annotation_files(annotations: Path) -> list[Path]:
+    """The files that `read_annotations` reads of an annotation folder or file."""
+    return [annotations / f"{name}.npy" for name in ANNOTATION_FILES] if annotations.is_dir() else [annotations]
 
 
 def require_files(
@@ -141,9 +146,14 @@ def require_files(
     Raises:
         InputError: as said.
     """
-    needed = dict.fromkeys(annotation_files(files.annotations, class_list), "annotations, see data/README.md")
+    if files.annotations.exists():
+        needed = dict.fromkeys(annotation_files(files.annotations), "annotations, see data/README.md")
+    else:
+        needed = {files.annotations: "annotations: this folder, or a file annotations.json; see data/README.md"}
+    if class_list is not None:
+        needed[class_list] = "the class names that --class_list gives"
     if reads.features and not files.features.is_dir():  # a folder is looked into when it is read
-        needed[files.features] = "I3D features, see data/README.md"
+        needed[files.features] = "I3D features: this file, or a folder features; see data/README.md"
     for part in reads.parts:
         needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
     if reads.descriptors:

@@ -279,7 +279,7 @@ def test_what_is_missing_is_said_and_the_rest_is_checked(home, run_in):
     assert "make them with --run_type proposals" in out and "make them with --run_type descriptors" in out
     shutil.rmtree(home / ANNOTATIONS)
     status, out = check(run_in(home))
-    assert status == 1 and "Demo-Annotations/videoname.npy" in out
+    assert status == 1 and "Demo-Annotations: annotations: this folder, or a file annotations.json" in out
 
 
 def test_it_goes_on_after_what_cannot_be_used(home, run_in):
@@ -327,6 +327,23 @@ def test_rgb_and_flow_of_different_length(home, run_in):
     assert (
         f"RGB and flow of different length (1):\n  demo_train_0001: {count} and {count - 20} snippets, of which" in out
     )
+
+
+def test_what_is_likely_to_be_meant(home, run_in):
+    """Another rate, descriptors of other classes, a class written in two ways, a test video without instances."""
+    run = run_in(home)
+    _, out = check(run, "--feature_fps", 50)
+    assert "most videos have about 1.5" in out and "see --feature_fps and --snippet_frames" in out
+    change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, slice(None), array[::-1].copy()))
+    status, out = check(run)
+    assert status == 1 and "classes.json: the descriptors are of other classes, or in another order" in out
+    for name in ("labels", "segments"):
+        change_array(home, ANNOTATIONS / f"{name}.npy", lambda array: put(array, 139, []))
+    _, out = check(run)
+    assert "in which every detection counts as wrong (1):\n  demo_test_0060" in out
+    change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, 0, b"DIVE"))
+    _, out = check(run)
+    assert "differ in upper and lower case alone (2):\n  DIVE\n  Dive" in out
 
 
 def test_a_bad_checkpoint_is_found(home, run_in):

@@ -44,7 +44,10 @@ def test_a_zero_vector_resembles_nothing_and_breaks_nothing():
 
 def test_files(tmp_path):
     descriptors = torch.rand(2, 5, 4)
-    write_descriptors(tmp_path, descriptors)
+    write_descriptors(tmp_path, descriptors, list("abcde"))
+    assert torch.equal(read_descriptors(tmp_path, 5, 8, list("abcde")), descriptors)
+    with pytest.raises(InputError, match=r"classes.json: the descriptors are of other classes, or in another order"):
+        read_descriptors(tmp_path, 5, 8, list("edcba"))
     assert torch.equal(read_descriptors(tmp_path, 5, 8), descriptors)
     with pytest.raises(
         InputError, match=r"appearance_descriptors.npy: expected numbers of shape \[6, 4\] for 6 classes"

@@ -182,7 +182,7 @@ def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
     assert status == 2 and "Traceback" not in err
     for name in (
         "data/Thumos14reduced/Thumos14reduced-I3D-JOINTFeatures.npy",
-        "data/Thumos14reduced/Thumos14reduced-Annotations/labels_all.npy",
+        "data/Thumos14reduced/Thumos14reduced-Annotations",
         "proposals4Thumos14/Proposals_Thumos14reduced_train.json",
         "proposals4Thumos14/Proposals_Thumos14reduced_test.json",
         "descriptors/Thumos14reduced/general_motion_descriptors.npy",
@@ -320,6 +320,7 @@ def test_class_without_ground_truth(demo_home, run_in, tmp_path):
     home = copy_home(demo_home, tmp_path)
     path = home / "data" / "Demo" / "Demo-Annotations" / "classlist.npy"
     np.save(path, np.append(read_array(path), b"Nothing"))
+    (home / "descriptors" / "Demo" / "classes.json").unlink()  # as with descriptors from elsewhere
     for name in ("appearance", "motion"):
         path = home / "descriptors" / "Demo" / f"general_{name}_descriptors.npy"
         np.save(path, np.vstack([read_array(path), np.ones((1, 16), np.float32)]))

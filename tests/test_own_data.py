@@ -393,7 +393,7 @@ def test_report_of_pseudo_labels():
     means = torch.eye(3)[[0, 0, 1, 0, 2]].repeat(1, 2)
     labels = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 1, 0], [0, 0, 0]])  # the last has no label
     text = pseudo_label_report(pseudo_labels(means, descriptors), labels, ["a", "b", "c"])
-    assert "4 labelled training videos: 2 are a true label (50.0%); 4 videos are consistent, 0 partially" in text
+    assert "4 labelled training videos: 2 are a true label (50.0%); 4 videos are consistent (appearance" in text
     assert text.splitlines()[1:] == ["  2 x b taken for a"]
     perfect = pseudo_label_report(pseudo_labels(means[:1], descriptors), labels[:1], ["a", "b", "c"])
     assert "1 are a true label (100.0%)" in perfect and "\n" not in perfect

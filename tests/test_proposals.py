@@ -111,7 +111,10 @@ def test_missing_videos(tmp_path):
     path = write(tmp_path / "p.json", {"a": []})
     with pytest.raises(InputError, match=r"p.json: 2 of 3 videos have no entry: b, c; .*--missing_proposals empty"):
         read_proposals(path, ["a", "b", "c"], SNIPPETS_PER_SECOND)
-    assert read_proposals(path, ["b"], SNIPPETS_PER_SECOND, missing="empty")["b"].tolist() == [[0.0, 0.0]]
+    found = read_proposals(path, ["a", "b"], SNIPPETS_PER_SECOND, missing="empty")
+    assert found["a"].tolist() == found["b"].tolist() == [[0.0, 0.0]]
+    with pytest.raises(InputError, match=r"p.json: none of the 2 videos has an entry; it is of others: a"):
+        read_proposals(path, ["b", "c"], SNIPPETS_PER_SECOND, missing="empty")
 
 
 BAD_TIMES = [float("nan"), float("inf"), 10**400, None, True, "1"]
