@@ -101,7 +101,7 @@ def check_dataset(
         if np.isnan(lengths[video]):
             lengths[video] = count / rate
 
-    own_rate = pd.Series({video: count / lengths[video] for video, count in num_snippets.items()}).median()
+    own_rate = pd.Series([n / lengths[video] for video, n in num_snippets.items() if lengths[video] > 0]).median()
     if abs(own_rate / rate - 1) > 0.1:
         detail = f"most videos have about {own_rate:.3f}; see --feature_fps and --snippet_frames"
         found.warn(f"features do not have {rate:g} snippets a second", detail)
