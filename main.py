@@ -33,11 +33,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.annotations import Annotations, read_annotations, require_trained
 from data.check import Findings, check_dataset
-from data.features import Features, temporal_means
+from data.features import temporal_means
 from data.make_proposals import make_results
 from data.source import (
     READS,
     annotation_files,
+    features_of,
     make_demo_on_first_use,
     open_dataset,
     open_features,
@@ -321,7 +322,7 @@ def check_what_is_there(options: Namespace, files: DatasetFiles, found: Findings
     features = None
     if files.features.exists():
         with found.collecting():
-            features = Features(files.features, annotations.videos, options.crop, options.feature_size)
+            features = features_of(options, annotations)
     tables = check_dataset(
         annotations,
         parts,
@@ -426,7 +427,7 @@ def load_data(options: Namespace, device: torch.device) -> Data:
         proposals |= read_proposals(files.proposals[part], videos, options.rate, options.missing_proposals)
     loaded = load_videos(
         annotations,
-        Features(files.features, annotations.videos, options.crop, options.feature_size),
+        features_of(options, annotations),
         proposals,
         roi_size=options.roi_size,
         rate=options.rate,

@@ -14,6 +14,7 @@ import os
 import re
 import reprlib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -141,7 +142,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of a name that is there twice, Python would keep the last value without a word."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"{reprlib.repr(twice)} is there more than once")
     return content
 

@@ -95,16 +95,7 @@ def check_dataset(
         used = {video for videos in parts.values() for video in videos}
         chosen = [i for i, video in enumerate(annotations.videos) if video in used]
         num_snippets = check_features(features, chosen, pooled_dtype, found)
-    lengths = dict(zip(annotations.videos, annotations.durations, strict=True))  # seconds
-    for video, count in num_snippets.items():
-        check_length(video, count, lengths[video], rate, found)
-        if np.isnan(lengths[video]):
-            lengths[video] = count / rate
-
-    own_rate = pd.Series([n / lengths[video] for video, n in num_snippets.items() if lengths[video] > 0]).median()
-    if abs(own_rate / rate - 1) > 0.1:
-        detail = f"most videos have about {own_rate:.3f}; see --feature_fps and --snippet_frames"
-        found.warn(f"features do not have {rate:g} snippets a second", detail)
+    lengths = check_lengths(annotations, num_snippets, rate, found)
 
     rows, recalls = {}, []
     for part, videos in parts.items():
@@ -165,7 +156,7 @@ def check_proposals(
 ) -> dict[str, np.ndarray]:
     """Read and check a proposal file: `[M, 2]` seconds of each video, best first."""
     results = parse_results(path, found.error).results
-    if missing == "error":
+    if missing == "error" or (results and not results.keys() & set(videos)):  # a file of others, which no run takes
         require_entries(path, results, videos, missing, found.error, most=None)
     for video in sorted(set(results) - set(videos)):
         found.warn("proposals that are not used, of videos that are not in the subset", f"{path}: {video}")
@@ -197,14 +188,13 @@ def check_labels(annotations: Annotations, parts: dict[str, list[str]], found: F
     names = annotations.class_names
     for part, videos in parts.items():
         labels = {video: set(np.flatnonzero(annotations.labels[row_of[video]]).tolist()) for video in videos}
-        if part == "test" and videos and not any(video in shown for video in videos):
-            found.warn("no mAP can be had", f"none of the {len(videos)} test videos has an instance")
         expected = part == "train" or any(labels.values())
-        if part == "test" and any(video in shown for video in videos):
-            for video in videos:
-                if video not in shown:
-                    found.warn("test videos without an instance, in which every detection counts as wrong", video)
+        evaluated = part == "test" and any(video in shown for video in videos)
+        if part == "test" and videos and not evaluated:
+            found.warn("no mAP can be had", f"none of the {len(videos)} test videos has an instance")
         for video, own in labels.items():
+            if evaluated and video not in shown:
+                found.warn("test videos without an instance, in which every detection counts as wrong", video)
             if expected and not own and not found.mentions(video):  # what is wrong with its labels is said there
                 found.warn("videos without a label", f"{video} ({part})")
             if video in shown and shown[video] != own:
@@ -218,22 +208,33 @@ def check_labels(annotations: Annotations, parts: dict[str, list[str]], found: F
         found.warn("classes without a training video, of which no descriptor can be made", name)
 
 
-def check_length(video: str, num_snippets: int, duration: float, rate: float, found: Findings) -> None:
+def check_lengths(
+    annotations: Annotations, num_snippets: dict[str, int], rate: float, found: Findings
+) -> dict[str, float]:
     """Warn of features whose length differs from the duration by more than a snippet and more than 2%.
 
     Args:
-        video: its name.
-        num_snippets: T of its features.
-        duration: seconds, or nan.
+        annotations: of the dataset.
+        num_snippets: T of the videos whose features can be used.
         rate: snippets per second.
-        found: takes the warning.
+        found: takes the warnings.
+
+    Returns:
+        The length of each video in seconds: its duration, else that of its features, else nan.
     """
-    expected = duration * rate
-    if abs(num_snippets - expected) > max(1, 0.02 * expected):  # never for nan
-        found.warn(
-            "features and duration disagree",
-            f"{video}: {num_snippets} snippets are {num_snippets / rate:.2f} s, but the duration is {duration:.2f} s",
-        )
+    lengths = dict(zip(annotations.videos, annotations.durations, strict=True))
+    own_rates = pd.Series([n / lengths[video] for video, n in num_snippets.items() if lengths[video] > 0])
+    for video, count in num_snippets.items():
+        expected = lengths[video] * rate
+        if abs(count - expected) > max(1, 0.02 * expected):  # never for nan
+            seconds = f"{count} snippets are {count / rate:.2f} s, but the duration is {lengths[video]:.2f} s"
+            found.warn("features and duration disagree", f"{video}: {seconds}")
+        elif np.isnan(expected):
+            lengths[video] = count / rate
+    if abs(own_rates.median() / rate - 1) > 0.1:
+        detail = f"most videos have about {own_rates.median():.3f}; see --feature_fps and --snippet_frames"
+        found.warn(f"features do not have {rate:g} snippets a second", detail)
+    return lengths
 
 
 def check_segments(what: str, table: pd.DataFrame, lengths: dict[str, float], rate: float, found: Findings) -> None:

@@ -51,12 +51,16 @@ def open_dataset(options: Namespace) -> Source:
 
 def open_features(options: Namespace, source: Source, videos: Sequence[str]) -> tuple[Features, list[int]]:
     """The features of these videos, which are there but not yet read, and the videos' places in the annotations."""
-    all_videos = source.annotations.videos
-    row_of = {video: i for i, video in enumerate(all_videos)}
+    row_of = {video: i for i, video in enumerate(source.annotations.videos)}
     chosen = [row_of[video] for video in videos]
-    features = Features(source.files.features, all_videos, options.crop, options.feature_size)
+    features = features_of(options, source.annotations)
     features.require(chosen)
     return features, chosen
+
+
+def features_of(options: Namespace, annotations: Annotations) -> Features:
+    """The features of a dataset, of which no video has been looked for yet."""
+    return Features(dataset_files(options).features, annotations.videos, options.crop, options.feature_size)
 
 
 def make_demo_on_first_use(options: Namespace) -> None:

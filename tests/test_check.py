@@ -317,6 +317,16 @@ def test_videos_that_are_taken_as_having_no_proposals(home, run_in):
     assert status == 0 and "videos without proposals (60)" in out
 
 
+def test_a_file_of_other_videos_is_none(home, run_in, tmp_path):
+    change_proposals(home, "test", lambda results: (results.clear(), results.update(other=[])))
+    run = run_in(home)
+    status, out = check(run, "--missing_proposals", "empty")
+    message = "Proposals_Demo_test.json: none of the 60 videos has an entry; it is of others: other"
+    assert status == 1 and message in out
+    status, _, err = run("--dataset_name", "Demo", "--missing_proposals", "empty", "--exp_dir", tmp_path / "run")
+    assert status == 2 and message in err
+
+
 def test_rgb_and_flow_of_different_length(home, run_in):
     array = np.load(home / FEATURES / "demo_train_0001.npy")
     (home / FEATURES / "demo_train_0001.npy").unlink()
