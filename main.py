@@ -21,8 +21,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,31 +29,10 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.annotations import Annotations, read_annotations, require_trained
-from data.check import Findings, check_dataset
-from data.features import temporal_means
-from data.make_proposals import make_results
-from data.source import (
-    READS,
-    annotation_files,
-    features_of,
-    make_demo_on_first_use,
-    open_dataset,
-    open_features,
-    require_agreement,
-    require_input,
-    subsets_of,
-)
-from dataset import Batch, Video, evaluation_batches, load_videos, training_batches
-from descriptors import FILES as DESCRIPTOR_FILES
-from descriptors import (
-    PseudoLabels,
-    build_descriptors,
-    pseudo_label_report,
-    pseudo_labels,
-    read_descriptors,
-    write_descriptors,
-)
+from data.annotations import Annotations
+from data.commands import check, make_descriptors, make_proposals
+from data.source import Data, load_data, open_dataset
+from dataset import Batch, evaluation_batches, training_batches
 from eval.classification import video_figures
 from eval.postprocess import LOGITS, VideoDetections, detect_batch
 from eval.protocols import (
@@ -68,16 +45,14 @@ from eval.protocols import (
     summary,
     write_detections,
 )
-from eval.recall import average_recall, recall_table
 from losses import Criterion
 from model import SEAL
-from options import DatasetFiles, dataset_files, describe, parse_options
-from proposals import merge_results, parse_results, ranked_segments, read_proposals, require_entries
+from options import describe, parse_options
 from utils import (
     InputError,
     RunLog,
+    __version__,
     check_run_folder,
-    check_targets,
     keep_previous,
     load_weights,
     log,
@@ -89,8 +64,6 @@ from utils import (
     start_run_folder,
     write_json,
 )
-
-__version__ = "0.1.0"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,119 +208,6 @@ def evaluate_file(options: Namespace) -> None:
     log.info(results_table(results))
 
 
-def make_descriptors(options: Namespace) -> None:
-    """`--run_type descriptors`: class descriptors of the training videos, and how good their pseudo-labels are."""
-    source = open_dataset(options)
-    folder, annotations, training = source.files.descriptors, source.annotations, source.videos("train")
-    check_targets([folder / name for name in DESCRIPTOR_FILES], "--descriptors_root", options.overwrite)
-    require_trained(annotations, training)
-    features, chosen = open_features(options, source, training)
-    means, lengths = temporal_means(features, chosen)
-    labels = torch.from_numpy(annotations.labels[chosen])
-    descriptors = build_descriptors(means, labels, lengths if options.descriptor_pooling == "snippet" else None)
-    write_descriptors(folder, descriptors, annotations.class_names)
-    log.info(f"descriptors of {len(annotations.class_names)} classes from {len(training)} videos: {folder}")
-    log.info(pseudo_label_report(pseudo_labels(means, descriptors), labels, annotations.class_names))
-
-
-def make_proposals(options: Namespace) -> None:
-    """`--run_type proposals`: take proposals from result files, or make them; and report their recall."""
-    source = open_dataset(options)
-    targets = source.files.proposals
-    parts = {part: source.videos(part) for part in targets}
-    if options.proposals_from:
-        results = merge_results(options.proposals_from)
-        names, videos = ", ".join(map(str, options.proposals_from)), [*parts["train"], *parts["test"]]
-        require_entries(names, results, videos, options.missing_proposals, most=None)
-    else:
-        check_targets(targets.values(), "--proposals_root", options.overwrite)
-        features, chosen = open_features(options, source, [*parts["train"], *parts["test"]])
-        results = make_results(
-            features,
-            source.annotations,
-            training=chosen[: len(parts["train"])],
-            testing=chosen[len(parts["train"]) :],
-            rate=options.rate,
-            device=pick_device(options.device, tf32=options.tf32),
-            epochs=options.proposal_epochs,
-            per_video=options.proposals_per_video,
-            seed=options.seed,
-        )
-    own = {part: {video: results.get(video, []) for video in videos} for part, videos in parts.items()}
-    # A file that was among the sources and holds all that it should is reported, and left alone.
-    changed = [part for part, path in targets.items() if options.overwrite or not holds(path, own[part])]
-    check_targets([targets[part] for part in changed], "--proposals_root", options.overwrite)
-    for part in changed:
-        version = f"SEAL {__version__}, {options.dataset_name}"
-        write_json(targets[part], {"version": version, "results": own[part], "external_data": {}})
-    for part, entries in own.items():
-        count = sum(map(len, entries.values()))
-        log.info(f"\n{part} (subset {source.subsets[part]}): {len(entries)} videos, {count} proposals: {targets[part]}")
-        truth = source.annotations.ground_truth(source.subsets[part])
-        if truth.empty:
-            log.info("no recall can be had, since the subset has no instances in the annotations")
-        else:
-            ranked = {video: ranked_segments(listed) for video, listed in entries.items()}
-            log.info(f"recall, %\n{recall_table(average_recall(ranked, truth))}")
-
-
-def holds(path: Path, results: dict[str, list[dict[str, Any]]]) -> bool:
-    """Whether a result file is there and holds just these results."""
-    return path.exists() and parse_results(path).results == results
-
-
-def check(options: Namespace) -> int:
-    """`--run_type check`: read all that training and testing would, and list what is wrong; 1 if they would stop."""
-    make_demo_on_first_use(options)
-    files, found = dataset_files(options), Findings()
-    with found.collecting():
-        require_input(options)
-    needed = annotation_files(files.annotations) + [path for path in (options.class_list,) if path is not None]
-    if all(path.is_file() for path in needed):
-        with found.collecting():
-            check_what_is_there(options, files, found)
-    log.info(found.report())
-    return 1 if found.errors else 0
-
-
-def check_what_is_there(options: Namespace, files: DatasetFiles, found: Findings) -> None:
-    """Check the files of a dataset that exist; an InputError that ends this early is for the caller to collect."""
-    annotations = read_annotations(files.annotations, options.class_list, found.error)
-    parts: dict[str, list[str]] = {"train": [], "test": []}
-    for part, subset in subsets_of(options, annotations).items():
-        with found.collecting():
-            parts[part] = annotations.videos_of(subset)
-    with found.collecting():
-        require_agreement(options, annotations, parts["train"])
-    features = None
-    if files.features.exists():
-        with found.collecting():
-            features = features_of(options, annotations)
-    tables = check_dataset(
-        annotations,
-        parts,
-        features,
-        files.proposals,
-        found,
-        rate=options.rate,
-        pooled_dtype=getattr(torch, options.pooled_dtype),
-        missing=options.missing_proposals,
-    )
-    num_class = len(annotations.class_names)
-    feature_size = features and features.feature_size
-    width = f"features {feature_size} wide; " if feature_size else ""
-    log.info(f"{tables}\n\n{width}classes: {some_of(annotations.class_names, 30)}")
-    if not all((files.descriptors / name).exists() for name in DESCRIPTOR_FILES):
-        with found.collecting():
-            require_trained(annotations, parts["train"])
-    elif feature_size:
-        with found.collecting():
-            read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
-    if feature_size and options.pretrained_ckpt is not None and options.pretrained_ckpt.exists():
-        with found.collecting():
-            build_network(options, feature_size, num_class)
-
-
 # ------------------------------------------------------------------------------------------- evaluation
 
 
@@ -398,57 +258,7 @@ def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
     )
 
 
-# ----------------------------------------------------------------------------------------- what runs need
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run has read."""
-
-    annotations: Annotations
-    truth: pd.DataFrame  # instances of the test videos; may be empty
-    test: list[Video]
-    train: list[Video]  # empty when only testing
-    pseudo: PseudoLabels | None  # of the training videos
-
-
-def load_data(options: Namespace, device: torch.device) -> Data:
-    """Read what training or testing needs, and pool the proposals."""
-    source = open_dataset(options)
-    files, annotations, subsets = source.files, source.annotations, source.subsets
-    num_class = len(annotations.class_names)
-    names = {part: source.videos(part) for part in READS[options.run_type].parts}
-    truth = annotations.ground_truth(subsets["test"])
-    if truth.empty:
-        log.info(f"notice: subset {subsets['test']!r} has no instances, so no mAP can be had")
-
-    proposals = {}
-    for part, videos in names.items():
-        proposals |= read_proposals(files.proposals[part], videos, options.rate, options.missing_proposals)
-    loaded = load_videos(
-        annotations,
-        features_of(options, annotations),
-        proposals,
-        roi_size=options.roi_size,
-        rate=options.rate,
-        device=device,
-        cache=options.cache,
-        pooled_dtype=getattr(torch, options.pooled_dtype),
-    )
-    parts = {part: [loaded[name] for name in videos] for part, videos in names.items()}
-    for part, videos in parts.items():
-        log.info(
-            f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "
-            f"snippets, {sum(len(video.proposals) for video in videos)} proposals"
-        )
-    feature_size = parts["test"][0].mean.numel()
-    log.info(f"{num_class} classes, {len(truth)} test instances, features {feature_size} wide; device {device}")
-
-    pseudo = None
-    if "train" in parts:
-        descriptors = read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
-        pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
-    return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo)
+# ------------------------------------------------------------------------------------------ what is trained
 
 
 def build_model(options: Namespace, data: Data, device: torch.device) -> SEAL:

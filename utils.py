@@ -23,6 +23,8 @@ from typing import IO, Any, NoReturn
 import torch
 from torch import Tensor
 
+__version__ = "0.1.0"
+
 log = logging.getLogger("seal")
 
 

@@ -40,6 +40,7 @@ import main as seal
 from benchmarks import workload
 from benchmarks.padded import padded_step
 from data.annotations import read_annotations
+from data.source import Data, load_data
 from dataset import Batch, training_batches
 from eval.detection import candidate_pairs
 from eval.postprocess import LOGITS, detect_batch
@@ -136,7 +137,7 @@ def extra_memory(result: list[float]) -> Iterator[None]:
         result.append(read("VmHWM") - before)
 
 
-def at_precision(data: seal.Data, options: argparse.Namespace, precision: str) -> tuple[seal.Data, argparse.Namespace]:
+def at_precision(data: Data, options: argparse.Namespace, precision: str) -> tuple[Data, argparse.Namespace]:
     """Data and options as main.py has them at `--precision`: pooled proposals are kept in it."""
     dtype = getattr(torch, precision)
     train, test = ([replace(v, pooled=v.pooled.to(dtype)) for v in part] for part in (data.train, data.test))
@@ -167,7 +168,7 @@ def measure_pooling(table: Table, features: list[Tensor], segments: list[Tensor]
     table.add(f"pooling, {len(pooled)} proposals", took, moved / bandwidth, **extra)
 
 
-def training_times(data: seal.Data, options: argparse.Namespace, features: list[Tensor]) -> pd.DataFrame:
+def training_times(data: Data, options: argparse.Namespace, features: list[Tensor]) -> pd.DataFrame:
     """Seconds of every step of an epoch, of its matrix products, and, every other time, of the padded step."""
     device = data.train[0].proposals.device
     model, criterion = seal.build_model(options, data, device), seal.build_criterion(options)
@@ -203,7 +204,7 @@ def training_times(data: seal.Data, options: argparse.Namespace, features: list[
     return pd.DataFrame(times, columns=["step", "products", "padded"][: len(times[0])])
 
 
-def measure_training(table: Table, data: seal.Data, options: argparse.Namespace, features: list[Tensor]) -> None:
+def measure_training(table: Table, data: Data, options: argparse.Namespace, features: list[Tensor]) -> None:
     """A training epoch in each precision beside its matrix products, and some steps beside the padded ones."""
     padded_float32 = None
     for precision in PRECISIONS:
@@ -220,7 +221,7 @@ def measure_training(table: Table, data: seal.Data, options: argparse.Namespace,
             table.add(f"{len(some)} padded float32 steps over ours, {precision}", padded_float32, ours)
 
 
-def measure_testing(table: Table, data: seal.Data, options: argparse.Namespace, repeats: int) -> None:
+def measure_testing(table: Table, data: Data, options: argparse.Namespace, repeats: int) -> None:
     """A test pass in each precision, and its post-processing alone."""
     device = data.test[0].proposals.device
     sizes = [len(video.proposals) for video in data.test]
@@ -351,13 +352,13 @@ def measure_tenfold(table: Table, home: Path, clips: list[workload.Clip]) -> Non
 # ------------------------------------------------------------------------------------------------ the whole
 
 
-def load(home: Path, device: torch.device) -> tuple[seal.Data, argparse.Namespace, list[Tensor]]:
+def load(home: Path, device: torch.device) -> tuple[Data, argparse.Namespace, list[Tensor]]:
     """The dataset under a folder, main.py's default options for it, and the features of its training videos."""
     root = home / "data" / workload.NAME
     argv = ["--dataset_name", workload.NAME, "--cache", "memory", "--dataset_root", str(root)]
     argv += ["--proposals_root", str(home / "proposals4Thumos14"), "--descriptors_root", str(home / "descriptors")]
     options = parse_options(argv)
-    data = seal.load_data(options, device)
+    data = load_data(options, device)
     return data, options, [torch.from_numpy(np.load(root / "features" / f"{v.name}.npy")) for v in data.train]
 
 

@@ -1,4 +1,4 @@
-"""From the command line to a dataset on disk: which of its files a run reads, whether they are there, its annotations.
+"""From the command line to a run's data: which files it reads, whether they are there, and what they hold.
 
 Beside main.py, this is the one module that reads the parsed options.
 """
@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
 
 from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
 from data.features import Features
 from data.make_demo import make_demo
+from dataset import Video, load_videos
 from descriptors import FILES as DESCRIPTOR_FILES
+from descriptors import PseudoLabels, pseudo_labels, read_descriptors
 from options import DatasetFiles, dataset_files
+from proposals import read_proposals
 from utils import InputError, log, some_of
 
 
@@ -169,3 +174,56 @@ def require_files(
         lines = [f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (from {Path.cwd()}):", *missing]
         nothing_there = not files.annotations.exists() and not demo
         raise InputError("\n".join([*lines, hint] if nothing_there else lines))
+
+
+# ------------------------------------------------------------------------------------- in memory
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run has read."""
+
+    annotations: Annotations
+    truth: pd.DataFrame  # instances of the test videos; may be empty
+    test: list[Video]
+    train: list[Video]  # empty when only testing
+    pseudo: PseudoLabels | None  # of the training videos
+
+
+def load_data(options: Namespace, device: torch.device) -> Data:
+    """Read what training or testing needs, and pool the proposals."""
+    source = open_dataset(options)
+    files, annotations, subsets = source.files, source.annotations, source.subsets
+    num_class = len(annotations.class_names)
+    names = {part: source.videos(part) for part in READS[options.run_type].parts}
+    truth = annotations.ground_truth(subsets["test"])
+    if truth.empty:
+        log.info(f"notice: subset {subsets['test']!r} has no instances, so no mAP can be had")
+
+    proposals = {}
+    for part, videos in names.items():
+        proposals |= read_proposals(files.proposals[part], videos, options.rate, options.missing_proposals)
+    loaded = load_videos(
+        annotations,
+        features_of(options, annotations),
+        proposals,
+        roi_size=options.roi_size,
+        rate=options.rate,
+        device=device,
+        cache=options.cache,
+        pooled_dtype=getattr(torch, options.pooled_dtype),
+    )
+    parts = {part: [loaded[name] for name in videos] for part, videos in names.items()}
+    for part, videos in parts.items():
+        log.info(
+            f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "
+            f"snippets, {sum(len(video.proposals) for video in videos)} proposals"
+        )
+    feature_size = parts["test"][0].mean.numel()
+    log.info(f"{num_class} classes, {len(truth)} test instances, features {feature_size} wide; device {device}")
+
+    pseudo = None
+    if "train" in parts:
+        descriptors = read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
+        pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
+    return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo)

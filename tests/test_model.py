@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import main
+from data.source import Data
 from dataset import Video, training_batches
 from descriptors import PseudoLabels
 from losses import Criterion
@@ -56,7 +57,7 @@ def test_an_epoch_waits_for_the_device_once():
         ]
         truths = torch.ones(len(videos), dtype=torch.bool)
         pseudo = PseudoLabels(truths.long(), truths, truths)
-    data = main.Data(annotations=None, truth=None, test=[], train=videos, pseudo=pseudo)
+    data = Data(annotations=None, truth=None, test=[], train=videos, pseudo=pseudo)
     batches = list(training_batches(videos, 2, 20, torch.Generator().manual_seed(0)))
     used = []
     optimizer = torch.optim.Adam(model.parameters())
