@@ -30,6 +30,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.annotations import Annotations
+from data.checkpoints import load_weights, save_weights
 from data.commands import check, make_descriptors, make_proposals
 from data.source import Data, load_data, open_dataset
 from dataset import Batch, evaluation_batches, training_batches
@@ -54,11 +55,9 @@ from utils import (
     __version__,
     check_run_folder,
     keep_previous,
-    load_weights,
     log,
     pick_device,
     release_memory,
-    save_weights,
     seed_everything,
     some_of,
     start_run_folder,

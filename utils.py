@@ -149,41 +149,6 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint, ours or a released one, into a model.
-
-    Raises:
-        InputError: the file is missing, is no state dict of tensors, or has other names or shapes than the
-            model; the message names them.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint; train one, or pass --pretrained_ckpt") from None
-    except Exception:  # torch.load raises whatever its zip reader or unpickler meets, and advises what is not safe
-        raise InputError(
-            f"{path}: not a readable checkpoint: expected a PyTorch state dict of plain tensors; anything else could "
-            "run code and is not loaded"
-        ) from None
-    wanted = model.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: not a state dict: expected tensors named {next(iter(wanted))}, …")
-    names = sorted(map(str, wanted.keys() ^ state.keys()))
-    if names:
-        raise InputError(f"{path}: not a SEAL checkpoint: missing or unknown parameters {', '.join(names[:4])}")
-    for name, value in wanted.items():
-        if state[name].layout != torch.strided or not state[name].is_floating_point() or state[name].is_meta:
-            raise InputError(f"{path}: {name} is not a plain tensor of floating-point numbers")
-        if state[name].shape != value.shape:
-            raise InputError(
-                f"{path}: {name} is {list(state[name].shape)}, but the data asks for {list(value.shape)}: the "
-                "checkpoint was trained with another number of classes or another feature width"
-            )
-        if not state[name].isfinite().all():
-            raise InputError(f"{path}: {name} holds a number that is not finite; use an earlier checkpoint")
-    model.load_state_dict(state)
-
-
 def one_line(error: BaseException) -> str:
     """An exception's message for use within one of ours."""
     return " ".join(str(error).split())[:200] or type(error).__name__
@@ -227,12 +192,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole."""
     with whole_file(path) as file:
         file.write(json.dumps(content, allow_nan=False) + "\n")  # dumps is several times faster than dump
-
-
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write a model's state dict whole: weights alone, under the names of SPEC section 4."""
-    with whole_file(path, "wb") as file:
-        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, file)
 
 
 # What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch.

@@ -1,36 +1,27 @@
 """Reading `.npy` files, object arrays written by Python 2 too, without running anything that is in them.
 
-A pickled object array is a small program. It is run only after every instruction and every name in it was found to be
-one that arrays of numbers, strings and lists need; and all that those names make are inert stand-ins, from which the
-arrays are built afterwards. So a file can neither run code nor have numpy take its bytes for something else.
+An object array is a pickle; data/pickles.py says how such a one is loaded.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
-import pickletools
 import re
 import reprlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from data.pickles import Factory, Refused, StandIn, load_pickle
 from utils import InputError, one_line
 
-_INSTRUCTIONS = frozenset(
-    """PROTO FRAME STOP MARK GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
-    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT
-    STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
-    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
-    GLOBAL STACK_GLOBAL REDUCE BUILD""".split()  # noqa: SIM905 - a list of 45 quoted names is hard to read
-)
 _MAX_NESTING = 4  # an array of lists of [start, end] has three levels
 
 
-class _Dtype:
+class _Dtype(StandIn):
     """Stands for a `numpy.dtype` of plain numbers, strings or objects."""
 
     __slots__ = ("dtype",)
@@ -58,7 +49,7 @@ def _with_real_characters(array: np.ndarray) -> np.ndarray:
     return array
 
 
-class _Array:
+class _Array(StandIn):
     """Stands for a `numpy.ndarray`; `items` is a list for an object array, else the finished array."""
 
     __slots__ = ("items", "shape")
@@ -78,119 +69,83 @@ class _Array:
             data = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
         self.items = data if objects else _with_real_characters(data)
 
+    def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> np.ndarray:
+        """The array."""
+        if isinstance(self.items, np.ndarray):
+            return self.items
+        result = np.empty(len(self.items), dtype=object)
+        result[:] = finish_all(self.items)
+        return result.reshape(self.shape)
 
-class _Callable:
-    """Base of what a pickle may call; without attributes, so that no pickle can change it."""
 
-    __slots__ = ()
-
-
-class _MakeDtype(_Callable):
+class _MakeDtype(Factory):
     __slots__ = ()
 
     def __call__(self, name: Any, align: Any = False, copy: Any = True) -> _Dtype:
         return _Dtype(name)
 
 
-class _MakeArray(_Callable):
+class _MakeArray(Factory):
     __slots__ = ()
 
     def __call__(self, kind: Any, shape: Any, typecode: Any) -> _Array:
         return _Array()  # numpy makes every array empty first, and gives it its state afterwards
 
 
-class _MakeScalar(_Callable):
+class _Budgeted(Factory):
+    """What makes text or numbers anew: no more than the file has bytes, since a short one could ask again and again."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def _spend(self, length: int) -> None:
+        self._left -= length
+        if self._left < 0:
+            raise pickle.UnpicklingError("more text than the file holds")
+
+
+class _MakeScalar(_Budgeted):
     __slots__ = ()
 
     def __call__(self, dtype: _Dtype, data: bytes) -> Any:
-        if len(data) > 1000:
-            raise pickle.UnpicklingError("a single number or string is unexpectedly long")
+        self._spend(len(data))
         if not isinstance(dtype, _Dtype) or dtype.dtype.hasobject or len(data) != dtype.dtype.itemsize:
             raise pickle.UnpicklingError("a number has data of another size")
         return _with_real_characters(np.frombuffer(data, dtype.dtype))[0].item()
 
 
-class _Latin1(_Callable):
-    """`_codecs.encode`, with which Python 3 writes bytes for Python 2.
+class _Latin1(_Budgeted):
+    """`_codecs.encode`, with which Python 3 writes bytes for Python 2."""
 
-    Args:
-        budget: how many bytes it may make altogether; else a short file could ask for one long text again and again.
-    """
-
-    __slots__ = ("_left",)
-
-    def __init__(self, budget: int) -> None:
-        self._left = budget
+    __slots__ = ()
 
     def __call__(self, text: str, encoding: str) -> bytes:
-        self._left -= len(text)
-        if self._left < 0:
-            raise pickle.UnpicklingError("more text than the file holds")
+        self._spend(len(text))
         if encoding not in ("latin1", b"latin1"):
             raise pickle.UnpicklingError(f"unexpected text encoding {reprlib.repr(encoding)}")
         return text.encode("latin1")
 
 
-# Files of Python 2 and 3 and of numpy 1 and 2 differ in a module's name only.
-_ADMITTED = {
-    ("numpy", "ndarray"): _Callable(),
-    ("numpy", "dtype"): _MakeDtype(),
-    ("numpy.core.multiarray", "_reconstruct"): _MakeArray(),
-    ("numpy.core.multiarray", "scalar"): _MakeScalar(),
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file, encoding="bytes")  # Python 2 strings, and the raw data of its arrays, are bytes
-        self._path = path
-        self._admitted = _ADMITTED | {("_codecs", "encode"): _Latin1(path.stat().st_size)}
-
-    def find_class(self, module: str, name: str) -> _Callable:
-        try:
-            return self._admitted[module.replace("numpy._core", "numpy.core"), name]
-        except KeyError:
-            raise InputError(
-                f"{self._path}: refused to load {module}.{name}: an array file holds only numbers, strings and "
-                "lists, and this name could run code; get the file from a source you trust"
-            ) from None
+def _admitted(size: int) -> dict[tuple[str, str], Factory]:
+    """What a pickle of that many bytes may name. Files of numpy 1 and 2 differ in a module's name only."""
+    make_array, make_scalar = _MakeArray(), _MakeScalar(size)
+    admitted: dict[tuple[str, str], Factory] = {("numpy", "ndarray"): Factory(), ("numpy", "dtype"): _MakeDtype()}
+    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        admitted |= {(core, "_reconstruct"): make_array, (core, "scalar"): make_scalar}
+    return admitted | {("_codecs", "encode"): _Latin1(size)}
 
 
 def _read_object_array(file: IO[bytes], path: Path) -> np.ndarray:
-    start, size = file.tell(), path.stat().st_size
-    frame_end = 0
-    for instruction, argument, position in pickletools.genops(file):
-        # The unpickler reads a frame as one block. An instruction across its end would be read differently there and
-        # here, and what is checked would not be what is run.
-        if position < frame_end < file.tell() or (instruction.name == "FRAME" and position < frame_end):
-            raise pickle.UnpicklingError("an instruction crosses the end of its frame")
-        if instruction.name == "FRAME":
-            frame_end = file.tell() + argument
-        if instruction.name not in _INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"unexpected pickle instruction {instruction.name}")
-        if instruction.name in ("PUT", "LONG_BINPUT") and argument > size:
-            raise pickle.UnpicklingError("more numbered objects than bytes")  # each number would cost memory
-    file.seek(start)
-    return _finished(_ArrayUnpickler(file, path).load(), {}, _MAX_NESTING)
-
-
-def _finished(value: Any, done: dict[int, Any], levels: int) -> Any:
-    """A loaded value with real arrays for the stand-ins; `done` keeps a list met again from being built again."""
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        return value
-    if not levels or not isinstance(value, (list, tuple, _Array)):
-        raise pickle.UnpicklingError("it holds more than arrays and lists of numbers and strings")
-    if id(value) not in done:
-        if isinstance(value, _Array) and isinstance(value.items, np.ndarray):
-            result = value.items
-        elif isinstance(value, _Array):
-            result = np.empty(len(value.items), dtype=object)
-            result[:] = [_finished(item, done, levels - 1) for item in value.items]
-            result = result.reshape(value.shape)
-        else:
-            result = [_finished(item, done, levels - 1) for item in value]
-        done[id(value)] = result
-    return done[id(value)]
+    size = path.stat().st_size
+    try:
+        return load_pickle(file, size, _admitted(size), levels=_MAX_NESTING)
+    except Refused as error:
+        raise InputError(
+            f"{path}: {error}: an array file holds only numbers, strings and lists, and this name could run code; get "
+            "the file from a source you trust"
+        ) from None
 
 
 def read_array(path: Path) -> np.ndarray:

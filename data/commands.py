@@ -15,6 +15,7 @@ import torch
 
 from data.annotations import read_annotations, require_trained
 from data.check import Findings, check_dataset
+from data.checkpoints import load_weights
 from data.features import temporal_means
 from data.make_proposals import make_results
 from data.source import (
@@ -33,7 +34,7 @@ from eval.recall import average_recall, recall_table
 from model import SEAL
 from options import DatasetFiles, dataset_files
 from proposals import merge_results, parse_results, ranked_segments, require_entries
-from utils import __version__, check_targets, load_weights, log, pick_device, some_of, write_json
+from utils import __version__, check_targets, log, pick_device, some_of, write_json
 
 
 def make_descriptors(options: Namespace) -> None:

@@ -11,18 +11,9 @@ import pytest
 import torch
 
 from data.arrays import read_array
+from data.checkpoints import load_weights, save_weights
 from model import SEAL
-from utils import (
-    InputError,
-    free_memory,
-    is_finite_number,
-    is_plain_name,
-    keep_previous,
-    load_weights,
-    pick_device,
-    save_weights,
-    whole_file,
-)
+from utils import InputError, free_memory, is_finite_number, is_plain_name, keep_previous, pick_device, whole_file
 
 
 class Call:

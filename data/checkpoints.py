@@ -1,0 +1,219 @@
+"""Checkpoints: PyTorch's own files, written whole, and read without running anything that is in them.
+
+`torch.save` writes a ZIP archive: a pickle, and a member of raw numbers for each storage. PyTorch's own safe loader
+admits more than checkpoints need, and takes a file's word for how much memory to ask for. Here Python's `zipfile` opens
+the archive, and checks its sums, and the pickle is loaded as data/pickles.py says.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.pickles import Factory, StandIn, load_pickle
+from utils import InputError, one_line, some_of, whole_file
+
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+}
+_INSTRUCTIONS = ("BINPERSID", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS")  # beside those that arrays need
+_MAX_NESTING = 8
+
+
+class _Tensor(StandIn):
+    """Stands for a tensor, a part of a storage."""
+
+    __slots__ = ("offset", "size", "storage", "stride")
+
+    def __init__(self, storage: tuple, offset: int, size: tuple, stride: tuple) -> None:
+        self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+
+    def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> Tensor:
+        """The tensor."""
+        archive, *which = self.storage
+        if not isinstance(archive, _Archive) or len(self.size) != len(self.stride):
+            raise pickle.UnpicklingError("a tensor has no proper storage or shape")
+        numbers = archive.numbers(*which)
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        if min((self.offset, *self.size, *self.stride)) < 0 or (math.prod(self.size) and last >= len(numbers)):
+            raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+        if math.prod(self.size) > len(numbers):  # an expanded one, which is small only until it is used
+            raise pickle.UnpicklingError("a tensor is larger than its storage")
+        return numbers.as_strided(self.size, self.stride, self.offset)
+
+
+class _Mapping(dict):
+    """Stands for an `OrderedDict`; its attributes (a state dict keeps versions of modules in one) are not needed."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _MakeMapping(Factory):
+    __slots__ = ()
+
+    def __call__(self) -> _Mapping:
+        return _Mapping()
+
+
+class _MakeTensor(Factory):
+    __slots__ = ()
+
+    def __call__(self, storage: tuple, offset: int, size: tuple, stride: tuple, *of_gradients: Any) -> _Tensor:
+        return _Tensor(storage, offset, size, stride)
+
+
+class _MakeParameter(Factory):
+    __slots__ = ()
+
+    def __call__(self, tensor: _Tensor, *of_gradients: Any) -> _Tensor:
+        return tensor
+
+
+_ADMITTED = {
+    ("collections", "OrderedDict"): _MakeMapping(),
+    ("torch._utils", "_rebuild_tensor_v2"): _MakeTensor(),
+    ("torch._utils", "_rebuild_parameter"): _MakeParameter(),
+    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+}
+
+
+class _Archive:
+    """An open checkpoint.
+
+    Raises:
+        Exception: of any kind, here and in its methods, if it is damaged, or holds anything but plain data and tensors.
+    """
+
+    def __init__(self, file: zipfile.ZipFile, size: int) -> None:
+        members = file.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile("it is compressed")
+        if sum(member.file_size for member in members) > size:
+            raise zipfile.BadZipFile("it declares more than it holds")
+        (self._root,) = [name[:-8] for name in file.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+        self._file = file
+        self._read: dict[str, Tensor] = {}
+
+    def content(self) -> Any:
+        """What was saved."""
+        byteorder = f"{self._root}byteorder"
+        if byteorder in self._file.namelist() and self._file.read(byteorder) != sys.byteorder.encode():
+            raise ValueError("its numbers have the byte order of another machine")
+        data = self._file.read(f"{self._root}data.pkl")
+        return load_pickle(
+            io.BytesIO(data),
+            len(data),
+            _ADMITTED,
+            levels=_MAX_NESTING,
+            more_instructions=_INSTRUCTIONS,
+            persistent=self._locate,
+        )
+
+    def _locate(self, pid: tuple) -> tuple:
+        """What stands for the storage that a persistent id of the pickle names."""
+        _, dtype, key, _, numel = pid  # "storage", its type, its name, the device it was on, its length
+        return self, dtype, key, numel
+
+    def numbers(self, dtype: torch.dtype, key: str, numel: int) -> Tensor:
+        """All numbers of a storage, `[numel]`."""
+        member = self._file.getinfo(f"{self._root}data/{key}")
+        if member.file_size != numel * dtype.itemsize:
+            raise ValueError(f"storage {key} is of another size than it says")
+        if key not in self._read:
+            self._read[key] = torch.empty(member.file_size, dtype=torch.uint8)
+            buffer = memoryview(self._read[key].numpy())
+            with self._file.open(member) as file:
+                while part := file.read(1 << 20):
+                    buffer[: len(part)] = part
+                    buffer = buffer[len(part) :]
+        return self._read[key].view(dtype)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read a file of `torch.save`: tensors, numbers and text, and dicts and lists of them; tuples come as lists.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds anything else, which could run code.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return _Archive(file, path.stat().st_size).content()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint; train one, or pass --pretrained_ckpt") from None
+    except Exception as error:  # a damaged archive or pickle can raise any exception at all
+        raise InputError(
+            f"{path}: not a readable checkpoint ({one_line(error)}): expected a file of torch.save, of PyTorch 1.6 or "
+            "newer; what is not a plain tensor in it could run code and is not loaded"
+        ) from None
+
+
+def save_checkpoint(path: Path, content: Any) -> None:
+    """Write a file of `torch.save` whole.
+
+    Raises:
+        InputError: it cannot be written; what was there is still there.
+    """
+    with whole_file(path, "wb") as file:
+        torch.save(content, file)
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Write a model's state dict whole: weights alone, under the names of SPEC section 4."""
+    save_checkpoint(path, {name: value.cpu() for name, value in model.state_dict().items()})
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load the weights of a checkpoint, ours or a released one, or of a `resume.pt`, into a model.
+
+    Raises:
+        InputError: the file is missing or damaged, is no state dict of tensors, or has other names or shapes than the
+            model; the message names them.
+    """
+    state = read_checkpoint(path)
+    if isinstance(state, dict) and isinstance(state.get("weights"), dict):
+        state = state["weights"]
+    use_weights(model, state, path)
+
+
+def use_weights(model: torch.nn.Module, state: Any, path: Path) -> None:
+    """Put a state dict that was read from a file into a model, see `load_weights`."""
+    wanted = model.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: not a state dict: expected tensors named {next(iter(wanted))}, …")
+    names = sorted(map(str, wanted.keys() ^ state.keys()))
+    if names:
+        raise InputError(f"{path}: not a SEAL checkpoint: missing or unknown parameters {some_of(names, 4)}")
+    for name, value in wanted.items():
+        if not state[name].is_floating_point():
+            raise InputError(f"{path}: {name} is not a plain tensor of floating-point numbers")
+        if state[name].shape != value.shape:
+            raise InputError(
+                f"{path}: {name} is {list(state[name].shape)}, but the data asks for {list(value.shape)}: the "
+                "checkpoint was trained with another number of classes or another feature width"
+            )
+        if not state[name].isfinite().all():
+            raise InputError(f"{path}: {name} holds a number that is not finite; use an earlier checkpoint")
+    model.load_state_dict(state)
