@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import platform
@@ -21,21 +22,27 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.annotations import Annotations
 from data.checkpoints import load_weights, save_weights
 from data.commands import check, make_descriptors, make_proposals
+from data.resume import TrainingState, about_run, run_to_resume
+from data.run_folder import RunFolder, RunLog
 from data.source import Data, load_data, open_dataset
-from dataset import Batch, evaluation_batches, training_batches
+from dataset import Batch, make_batch, training_batches
 from eval.classification import video_figures
-from eval.postprocess import LOGITS, VideoDetections, detect_batch
+from eval.network import detect_all
+from eval.postprocess import VideoDetections
 from eval.protocols import (
     classification_summary,
     detection_table,
@@ -50,18 +57,20 @@ from losses import Criterion
 from model import SEAL
 from options import describe, parse_options
 from utils import (
+    CannotWrite,
     InputError,
-    RunLog,
+    Interrupted,
     __version__,
-    check_run_folder,
+    catching_signals,
     keep_previous,
     log,
     pick_device,
+    printable,
     release_memory,
     seed_everything,
     some_of,
-    start_run_folder,
-    write_json,
+    uninterrupted,
+    write_json_beside_earlier,
 )
 
 
@@ -70,69 +79,165 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name in a file may hold what the terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
+    logging.getLogger().handlers[0].setFormatter(Printable())
     # PyTorch's switch for large pages under large CPU tensors: fewer page faults, and less memory lost between tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    argv = sys.argv[1:] if argv is None else [*argv]
     options = parse_options(argv)
+    options.argv = argv
     versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
     log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
     try:
-        with logging_redirect_tqdm():
+        with catching_signals(), logging_redirect_tqdm():
             return RUN_TYPES[options.run_type](options) or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return say_end(f"error: {error}", error, 2)
+    except Interrupted as stopped:
+        return say_end(f"stopped by {stopped}", stopped, stopped.status)
+
+
+class Printable(logging.Formatter):
+    """Shows messages as they are, but for control characters, which a file may have brought into them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text to show."""
+        return printable(super().format(record))
+
+
+def say_end(message: str, reason: InputError | Interrupted, status: int) -> int:
+    """Say why the program ends early and, if there is more to say, what to do; returns the exit status."""
+    print(printable("\n".join(filter(None, (message, reason.hint)))), file=sys.stderr)
+    return status
 
 
 # -------------------------------------------------------------------------------------------- run types
 
 
 def train(options: Namespace) -> None:
-    """`--run_type train`: train from scratch or from `--pretrained_ckpt`, evaluating on the way."""
-    check_exp_dir(options)
-    shuffler = seed_everything(options.seed)
-    device = pick_device(options.device, tf32=options.tf32)
-    data = load_data(options, device)
-    model = build_model(options, data, device)
-    criterion = build_criterion(options)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    """`--run_type train`: train from scratch, from `--pretrained_ckpt`, or from where a run stopped (`--resume`)."""
+    with RunFolder(options.exp_dir) as folder:
+        saved = run_to_resume(folder, options)
+        shuffler = seed_everything(options.seed)
+        device = choose_device(options)
+        data = load_data(options, device)
+        model = build_model(options, data, device, options.pretrained_ckpt if saved is None else None)
+        criterion = build_criterion(options)
+        optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        about = about_run(options, data.digest(), step_terms(criterion), device)
+        state = TrainingState(folder.resume, about, model, optimizer, shuffler)
+        if saved is not None:
+            state.restore(saved)
 
-    start_run(options)
-    run_log = RunLog(options.exp_dir)
-    last_path, best_path = (options.exp_dir / "ckpt" / name for name in ("last_model.pkl", "best_model.pkl"))
-    last: dict[str, Any] = {}
-    best: dict[str, Any] = {}
-    progress = tqdm(range(1, options.max_epoch + 1), desc="training", unit="epoch")
-    for epoch in progress:
-        began = time.perf_counter()
-        batches = training_batches(data.train, options.batch_size, options.max_proposal, shuffler, model.precision)
-        terms = train_epoch(model, batches, data, criterion, optimizer, epoch)
-        run_log.epoch(epoch, terms, time.perf_counter() - began)
+        start_run(options, folder)
+        try:
+            if saved is None:
+                state.save()
+            with RunLog(folder.path, None if saved is None else state.epoch) as run_log:
+                run = Training(options, folder, data, criterion, state, run_log)
+                save_due_weights(run)  # if it was killed right before it could
+                left = range(state.epoch, options.max_epoch)
+                progress = tqdm(left, "training", options.max_epoch, unit="epoch", initial=state.epoch)
+                for _ in progress:
+                    progress.set_postfix(loss=f"{run_epoch(run):.3f}")
+                finish(run)
+        except (Interrupted, CannotWrite) as stopped:
+            stopped.hint = f"go on with: {command_to_resume(options)}"
+            raise
+
+
+@dataclass
+class Training:
+    """A training run, with all that takes part in it."""
+
+    options: Namespace
+    folder: RunFolder
+    data: Data
+    criterion: Criterion
+    state: TrainingState
+    log: RunLog
+    evaluation: tuple[dict[str, Any], pd.DataFrame] | None = None  # of the last epoch, if that was evaluated
+
+
+def run_epoch(run: Training) -> float:
+    """Train an epoch, or what is left of it, and evaluate it if that is due; returns the mean loss.
+
+    Raises:
+        InputError: a loss or a gradient is not finite.
+        Interrupted: by then, what was done of the epoch is in `resume.pt`.
+    """
+    options, data, state = run.options, run.data, run.state
+    epoch, began, order = state.epoch + 1, time.perf_counter(), state.shuffler.get_state()
+    batches = training_batches(
+        data.train, options.batch_size, options.max_proposal, state.shuffler, state.model.precision
+    )
+    batches = itertools.islice(batches, len(state.steps), None)
+    run.evaluation = None
+    try:
+        terms = train_epoch(state.model, batches, data, run.criterion, state.optimizer, epoch, state.steps)
+        run.log.epoch(epoch, terms, state.seconds + time.perf_counter() - began)
         release_memory()  # epochs leave gaps of many sizes, which would add up
-        progress.set_postfix(loss=f"{terms['loss_total']:.3f}")
-        due = epoch % (options.interval or 10) == 0 or epoch == options.max_epoch
-        if due:
-            save_weights(model, last_path)
-        if due and options.interval and not data.truth.empty:
-            results, detections = evaluate_model(model, data, options)
-            run_log.evaluation(epoch, results, figures(results))
-            log.info(f"\nepoch {epoch}, mean loss {terms['loss_total']:.4f}\n{summary(results)}")
-            last = {**results, "checkpoint": str(last_path), "epoch": epoch}
-            if not best or results["snippet"]["average"] > best["snippet"]["average"]:
-                save_weights(model, best_path)
-                best = {**last, "checkpoint": str(best_path)}
-    run_log.close()
+        if due(epoch, options) and options.interval and not data.truth.empty:
+            log.info(f"\nepoch {epoch}, mean loss {terms['loss_total']:.4f}")
+            run.evaluation = evaluate_model(state.model, data, options)
+            record_evaluation(run, epoch)
+    except Interrupted:
+        state.seconds += time.perf_counter() - began
+        state.save(order)
+        raise
+    with uninterrupted():
+        state.finish_epoch(run.evaluation and run.evaluation[0])
+        state.save()
+        save_due_weights(run)
+    return terms["loss_total"]
 
-    if not last:
-        log.info(f"weights in {last_path}")
+
+def due(epoch: int, options: Namespace) -> bool:
+    """Whether an epoch's weights are saved and, unless `--interval` is 0, evaluated."""
+    return epoch % (options.interval or 10) == 0 or epoch == options.max_epoch
+
+
+def record_evaluation(run: Training, epoch: int) -> None:
+    """Log and print the results of the evaluation."""
+    results, _ = run.evaluation
+    run.log.evaluation(epoch, results, figures(results))
+    log.info(summary(results))
+
+
+def save_due_weights(run: Training) -> None:
+    """Save the weights at the end of an epoch if they are due, or the best; `resume.pt` has been written before."""
+    state = run.state
+    if not state.epoch or state.steps:  # the weights are not those at the end of an epoch
+        return
+    if due(state.epoch, run.options):
+        save_weights(state.model, run.folder.last)
+    if state.best.get("epoch") == state.epoch:
+        save_weights(state.model, run.folder.best)
+
+
+def finish(run: Training) -> None:
+    """Write what there is at the end of a training run, and print its tables."""
+    options, folder, state = run.options, run.folder, run.state
+    if not options.interval or run.data.truth.empty:
+        log.info(f"weights in {folder.last}")
         if options.interval:
-            write_detections_alone(model, data, options)
+            write_detections_alone(state.model, run.data, options)
         else:
             log.info("not evaluated, as --interval 0 asks")
         return
-    write_results(options, {**last, "best": best}, detections, data.annotations)
-    log.info(f"\nlast checkpoint, epoch {last['epoch']}: {last_path}\n{summary(last)}")
-    log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {best_path}\n{summary(best)}")
+    if run.evaluation is None:  # it was killed, or not evaluated, after its last epoch
+        run.evaluation = evaluate_model(state.model, run.data, options)
+        if state.evaluated < state.epoch:
+            record_evaluation(run, state.epoch)
+            state.note_evaluation(run.evaluation[0])
+            state.save()
+            save_due_weights(run)
+    results, detections = run.evaluation
+    last = {**results, "checkpoint": str(folder.last), "epoch": state.epoch}
+    best = {**state.best, "checkpoint": str(folder.best)}
+    write_results(options, {**last, "best": best}, detections, run.data.annotations)
+    log.info(f"\nlast checkpoint, epoch {last['epoch']}: {folder.last}\n{summary(last)}")
+    log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {folder.best}\n{summary(best)}")
 
 
 def train_epoch(
@@ -142,69 +247,143 @@ def train_epoch(
     criterion: Criterion,
     optimizer: torch.optim.Optimizer,
     epoch: int,
+    steps: list[Tensor] | None = None,
 ) -> dict[str, float]:
-    """One pass over the training videos; returns the mean of each loss term.
+    """One pass over the training videos.
+
+    Args:
+        model: the network.
+        batches: of the training videos; of an epoch that was interrupted, those that are left.
+        data: with the pseudo-labels.
+        criterion: of the losses.
+        optimizer: of the network.
+        epoch: from 1.
+        steps: the `step_terms` of each step, `[K]` on the device; of an epoch that was interrupted, those of the steps
+            before. This adds its own.
+
+    Returns:
+        The mean of each loss term.
 
     Raises:
-        InputError: a loss is not finite.
+        InputError: a loss or a gradient is not finite.
+        Interrupted: between two steps.
     """
     model.train()
-    history, videos = [], []
-    for batch in batches:
-        pseudo = data.pseudo.select(batch.videos)
-        terms = criterion(model(batch.rows), batch.proposals, batch.sizes, batch.labels, pseudo, epoch)
-        terms["loss_total"].backward()
-        optimizer.step()
-        optimizer.zero_grad()  # here, so that gradients and activations are not in memory at once
-        history.append(torch.stack([term.detach() for term in terms.values()]))
-        videos.append(batch.videos)
-    values = torch.stack(history).cpu()  # [steps, terms]; only here does the program wait for the device
-    for step, row in enumerate(values):
-        if not row.isfinite().all():
-            bad = [name for name, value in zip(terms, row, strict=True) if not value.isfinite()][-1]
-            names = ", ".join(data.train[i].name for i in videos[step])
-            raise InputError(
-                f"epoch {epoch}, step {step + 1}: {bad} is not finite, on the videos {names}; lower --lr, or check "
-                "their features; no checkpoint of this epoch was written"
-            )
-    return dict(zip(terms, values.mean(0).tolist(), strict=True))
+    steps = [] if steps is None else steps
+    videos: list[list[int]] = [[] for _ in steps]
+    try:
+        for batch in batches:
+            with uninterrupted():
+                steps.append(training_step(model, batch, data, criterion, optimizer, epoch))
+                videos.append(batch.videos)
+    except Interrupted:
+        require_finite(steps, videos, model, data, criterion, epoch)  # what goes into `resume.pt`
+        raise
+    means = require_finite(steps, videos, model, data, criterion, epoch).mean(0)
+    return dict(zip(step_terms(criterion)[:-1], means.tolist(), strict=False))
+
+
+def training_step(
+    model: SEAL, batch: Batch, data: Data, criterion: Criterion, optimizer: torch.optim.Optimizer, epoch: int
+) -> Tensor:
+    """One step of the optimizer; returns its `step_terms`, `[K]` on the device."""
+    terms = batch_terms(model, batch, data, criterion, epoch)
+    terms["loss_total"].backward()
+    gradient = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    if optimizer.defaults.get(
+        "fused"
+    ):  # From a gradient on that is not finite, weights stay as they are. The optimizer
+        broken = (~gradient.isfinite()).float()  # sees to that on the device, which need not be waited for.
+        optimizer.found_inf = torch.maximum(broken, getattr(optimizer, "found_inf", broken))
+    optimizer.step()
+    optimizer.zero_grad()  # here, so that gradients and activations are not in memory at once
+    return torch.stack([term.detach() for term in (*terms.values(), gradient)])
+
+
+def batch_terms(model: SEAL, batch: Batch, data: Data, criterion: Criterion, epoch: int) -> dict[str, Tensor]:
+    """The loss terms of a batch, see `Criterion`."""
+    pseudo = data.pseudo.select(batch.videos)
+    return criterion(model(batch.rows), batch.proposals, batch.sizes, batch.labels, pseudo, epoch)
+
+
+def step_terms(criterion: Criterion) -> list[str]:
+    """The names of what is recorded of each step: the losses as the criterion gives them, and the gradient's norm."""
+    return ["loss_total", *criterion.weights(1), "gradient"]
+
+
+def require_finite(
+    steps: list[Tensor], videos: list[list[int]], model: SEAL, data: Data, criterion: Criterion, epoch: int
+) -> Tensor:
+    """The terms of all steps, `[S, K]` on the CPU.
+
+    Raises:
+        InputError: one is not finite; the message names the first, and the videos of its batch.
+    """
+    if not steps:
+        return torch.empty(0)
+    values = torch.stack(steps).cpu()  # only here does the program wait for the device
+    bad = ~values.isfinite()
+    if not bad.any():
+        return values
+    step = int(bad.any(1).nonzero()[0])
+    names = [name for name, is_bad in zip(step_terms(criterion), bad[step], strict=True) if is_bad]
+    if names == ["gradient"]:
+        names = [f"the gradient of {term_of_gradient(model, videos[step], data, criterion, epoch)}"]
+    names = [name for name in names if name != "gradient"]
+    raise InputError(
+        f"epoch {epoch}, step {step + 1}: {names[-1]} is not finite, on the videos "
+        f"{some_of([data.train[i].name for i in videos[step]], None)}; lower --lr, or check their features; what is on "
+        "disk is of earlier epochs"
+    )
+
+
+def term_of_gradient(model: SEAL, videos: list[int], data: Data, criterion: Criterion, epoch: int) -> str:
+    """The loss term whose gradient is not finite on a batch, with the weights from before its step."""
+    batch = make_batch(data.train, videos, dtype=model.precision)
+    terms = batch_terms(model, batch, data, criterion, epoch)
+    for name, weight in criterion.weights(epoch).items():
+        model.zero_grad()
+        (weight * terms[name]).backward(retain_graph=True)
+        if not all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None):
+            return name
+    return "loss_total"
 
 
 def test(options: Namespace) -> None:
     """`--run_type test`: detections and figures of a checkpoint."""
-    check_exp_dir(options)
-    device = pick_device(options.device, tf32=options.tf32)
-    data = load_data(options, device)
-    model = build_model(options, data, device)
-    if data.truth.empty:
-        start_run(options)
-        write_detections_alone(model, data, options)
-        return
-    results, detections = evaluate_model(model, data, options)
-    start_run(options)
-    # A checkpoint holds weights alone and does not say which epoch it is of.
-    results |= {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
-    write_results(options, results, detections, data.annotations)
-    log.info(summary(results))
+    with RunFolder(options.exp_dir) as folder:
+        device = choose_device(options)
+        data = load_data(options, device)
+        model = build_model(options, data, device, options.pretrained_ckpt)
+        if data.truth.empty:
+            start_run(options, folder)
+            write_detections_alone(model, data, options)
+            return
+        results, detections = evaluate_model(model, data, options)
+        start_run(options, folder)
+        # A checkpoint holds weights alone and does not say which epoch it is of.
+        results |= {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
+        write_results(options, results, detections, data.annotations)
+        log.info(summary(results))
 
 
 def evaluate_file(options: Namespace) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
-    check_exp_dir(options)
-    source = open_dataset(options)
-    annotations, subset = source.annotations, source.subsets["test"]
-    videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
-    if truth.empty:
-        raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
-    detections = read_detections(options.detections, videos, annotations.class_names, options.rate)
-    log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
-    without = sorted(set(videos) - set(detections["video"]))
-    if without:
-        log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
-    results = evaluate(detections, truth, annotations.class_names, options.tiou, options.rate)
-    start_run(options)
-    write_results(options, results | {"detections": str(options.detections)})
-    log.info(results_table(results))
+    with RunFolder(options.exp_dir) as folder:
+        source = open_dataset(options)
+        annotations, subset = source.annotations, source.subsets["test"]
+        videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
+        if truth.empty:
+            raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
+        detections = read_detections(options.detections, videos, annotations.class_names, options.rate)
+        log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
+        without = sorted(set(videos) - set(detections["video"]))
+        if without:
+            log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
+        results = evaluate(detections, truth, annotations.class_names, options.tiou, options.rate)
+        start_run(options, folder)
+        write_results(options, results | {"detections": str(options.detections)})
+        log.info(results_table(results))
 
 
 # ------------------------------------------------------------------------------------------- evaluation
@@ -212,40 +391,22 @@ def evaluate_file(options: Namespace) -> None:
 
 def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
     """Run the network over the test videos: the figures of `results.json`, and the table of detections."""
-    found, detections = detect_all(model, data, options)
+    found, detections = detect_test_videos(model, data, options)
     labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
     results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou, options.rate)
     return results | video_figures(found, labels), detections
 
 
-def detect_all(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoDetections], pd.DataFrame]:
-    """Run the network over the test videos: what is found in each, and the table of all detections."""
-    parts = []
-    with tqdm(total=len(data.test), desc="testing", unit="video", leave=False) as progress:
-        for batch in evaluation_batches(data.test, dtype=model.precision):
-            outputs = model.scores(batch.rows)
-            parts.append({name: outputs[name] for name in LOGITS})
-            progress.update(len(batch.videos))
-    logits = {name: torch.cat([part[name] for part in parts]) for name in LOGITS}
-    finite = sum(values.view(len(values), -1).sum(1) for values in logits.values()).isfinite()  # [N]
-    sizes = [len(video.proposals) for video in data.test]
-    if bad := [video.name for video, own in zip(data.test, finite.split(sizes), strict=True) if not own.all()]:
-        raise InputError(
-            f"outputs of the network are not finite on {some_of(bad)}; check their features, and the weights"
-        )
-    found = detect_batch(
-        logits,
-        [video.segments_snip for video in data.test],
-        [data.annotations.ambiguous.get(video.name) for video in data.test],
-        threshold_cls=options.threshold_cls,
-        rate=options.rate,
-    )
-    return found, detection_table([video.name for video in data.test], found, options.rate)
+def detect_test_videos(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoDetections], pd.DataFrame]:
+    """What is found in each test video, and the table of all detections."""
+    threshold, rate = options.threshold_cls, options.rate
+    found = detect_all(model, data.test, data.annotations.ambiguous, threshold_cls=threshold, rate=rate)
+    return found, detection_table([video.name for video in data.test], found, rate)
 
 
 def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
     """Write `detections.json` of test videos that have no ground truth."""
-    found, detections = detect_all(model, data, options)
+    found, detections = detect_test_videos(model, data, options)
     keep_previous(options.exp_dir / "results.json")  # which would be taken for that of these detections
     write_found(options, detections, data.annotations)
     labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
@@ -260,22 +421,22 @@ def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
 # ------------------------------------------------------------------------------------------ what is trained
 
 
-def build_model(options: Namespace, data: Data, device: torch.device) -> SEAL:
-    """The network for this data, with the weights of `--pretrained_ckpt` if there are any."""
-    return build_network(options, data.test[0].mean.numel(), len(data.annotations.class_names)).to(device)
+def choose_device(options: Namespace) -> torch.device:
+    """The device to run on, set up as the options say."""
+    return pick_device(options.device, tf32=options.tf32, deterministic=options.deterministic)
 
 
-def build_network(options: Namespace, feature_size: int, num_class: int) -> SEAL:
-    """The network for features and classes, with the weights of `--pretrained_ckpt` if there are any."""
+def build_model(options: Namespace, data: Data, device: torch.device, weights: Path | None = None) -> SEAL:
+    """The network for this data, with the weights of a checkpoint if one is given."""
     model = SEAL(
-        feature_size=feature_size,
-        num_class=num_class,
+        feature_size=data.test[0].mean.numel(),
+        num_class=len(data.annotations.class_names),
         dropout_ratio=options.dropout_ratio,
         precision=getattr(torch, options.precision),
     )
-    if options.pretrained_ckpt is not None:
-        load_weights(model, options.pretrained_ckpt)
-    return model
+    if weights is not None:
+        load_weights(model, weights)
+    return model.to(device)
 
 
 def build_criterion(options: Namespace) -> Criterion:
@@ -297,16 +458,16 @@ def build_criterion(options: Namespace) -> Criterion:
 # -------------------------------------------------------------------------------------- what a run leaves
 
 
-def check_exp_dir(options: Namespace) -> None:
-    """Find out before any work whether `--exp_dir` can take the run, see `check_run_folder`."""
-    training = options.run_type == "train"
-    check_run_folder(options.exp_dir, training, options.overwrite, options.pretrained_ckpt)
+def command_to_resume(options: Namespace) -> str:
+    """What to type to go on with a run."""
+    words = [word for word in options.argv if word != "--overwrite"]
+    return shlex.join(["python", "main.py", *words, *([] if options.resume else ["--resume"])])
 
 
-def start_run(options: Namespace) -> None:
-    """Make `--exp_dir` ready, once all input has been read: a run that stops on bad input touches nothing."""
-    lines = [f"# python {shlex.join(sys.argv)}", *describe(options), "", ""]
-    start_run_folder(options.exp_dir, options.run_type == "train" and options.overwrite, lines)
+def start_run(options: Namespace, folder: RunFolder) -> None:
+    """Note the command in `opt.txt`, once all input has been read: a run that stops on bad input touches nothing."""
+    lines = [f"# python {shlex.join(['main.py', *options.argv])}", *describe(options), "", ""]
+    folder.start("\n".join(lines), replace=options.run_type == "train" and options.overwrite)
 
 
 def write_results(
@@ -316,17 +477,15 @@ def write_results(
     annotations: Annotations | None = None,
 ) -> None:
     """Write `results.json`, and `detections.json` if there are any; what an earlier run left is kept beside them."""
-    keep_previous(options.exp_dir / "results.json")
-    write_json(options.exp_dir / "results.json", results)
+    write_json_beside_earlier(options.exp_dir / "results.json", results, unless_same=options.resume is not None)
     if detections is not None:
         write_found(options, detections, annotations)
 
 
 def write_found(options: Namespace, detections: pd.DataFrame, annotations: Annotations) -> None:
     """Write `detections.json`; what an earlier run left is kept beside it."""
-    path = options.exp_dir / "detections.json"
-    keep_previous(path)
-    write_detections(path, detections, annotations.class_names, f"SEAL {__version__}, {options.dataset_name}")
+    path, version = options.exp_dir / "detections.json", f"SEAL {__version__}, {options.dataset_name}"
+    write_detections(path, detections, annotations.class_names, version, unless_same=options.resume is not None)
 
 
 RUN_TYPES = {

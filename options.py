@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils import is_plain_name
 
@@ -39,6 +39,13 @@ PRESETS = {
     "ActivityNet1.2": _ACTIVITYNET,
     "ActivityNet1.3": _ACTIVITYNET,
 }
+
+
+# Options with which a run may go on that differ from those it began with: how long, how often, and where.
+MAY_CHANGE = frozenset(
+    """max_epoch interval device cache exp_dir resume overwrite
+    dataset_root annotations class_list features proposals_root descriptors_root""".split()  # noqa: SIM905
+)
 
 
 def _number(kind: type, low: float, high: float, *, open_low: bool = False) -> Callable[[str], float]:
@@ -100,9 +107,17 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     )
     add("--exp_dir", type=Path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
     add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
+    add(
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=("always", "auto"),
+        help="go on with the training run in --exp_dir; auto begins one where there is none",
+    )
     add("--pretrained_ckpt", type=Path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
     add("--detections", type=Path, help="for eval: detections in ActivityNet result format")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
+    add("--deterministic", action="store_true", help="use PyTorch's deterministic algorithms alone, see the README")
     add(
         "--seed",
         type=_number(int, 0, 2**32 - 1),
@@ -210,6 +225,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--run_type eval needs --detections FILE.json")
     if options.run_type != "proposals" and options.proposals_from:
         parser.error("--proposals_from goes with --run_type proposals, which writes the files that other runs read")
+    if options.resume and (options.run_type != "train" or options.overwrite):
+        parser.error("--resume goes with --run_type train, and not with --overwrite, which removes what is there")
     for option, value in _derived_defaults(options).items():
         if getattr(options, option) is None:
             setattr(options, option, value)
@@ -252,13 +269,37 @@ def dataset_files(options: argparse.Namespace) -> DatasetFiles:
     )
 
 
+def plain_values(options: argparse.Namespace) -> dict[str, Any]:
+    """Every option as text or numbers."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(part) for part in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {action.dest: plain(getattr(options, action.dest)) for action in _actions()}
+
+
+def differences(before: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """What differs between the options a run began with, see `plain_values`, and those it is to go on with.
+
+    Those of `MAY_CHANGE` are left out; the texts are for a message.
+    """
+    now = {name: value for name, value in plain_values(options).items() if name not in MAY_CHANGE}
+    changed = [name for name, value in now.items() if name not in before or before[name] != value]
+    return [f"--{name} {now[name]}, which was {before.get(name, 'not known')}" for name in changed]
+
+
+def _actions() -> list[argparse.Action]:
+    """All options; argparse has no public list of them."""
+    return [action for action in build_parser()._actions if action.dest != "help"]
+
+
 def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list[str]:
     """One line per option, `name: value`, with the default behind those that differ from it."""
     derived = _derived_defaults(options)
     lines = []
-    for action in build_parser()._actions:  # argparse has no public list of its options
-        if action.dest == "help":
-            continue
+    for action in _actions():
         value, default = getattr(options, action.dest), derived.get(action.dest, action.default)
         released = f" ({action.option_strings[1]})" if len(action.option_strings) > 1 else ""
         if isinstance(value, list):

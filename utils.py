@@ -1,6 +1,6 @@
-"""What every module needs: the error a user sees, seeding, the device, safe reading and whole-file writing.
+"""What every module needs: the error a user sees, seeding, the device, safe reading, whole-file writing, signals.
 
-Nothing read here can run code; checkpoints go through `torch.load(weights_only=True)`. `data/arrays.py` reads arrays.
+`data/arrays.py` reads arrays, `data/checkpoints.py` checkpoints, and neither runs anything that is in them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import json
 import logging
 import math
 import os
+import random
 import re
 import reprlib
-import unicodedata
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +33,22 @@ log = logging.getLogger("seal")
 
 class InputError(Exception):
     """Something the user gave cannot be used. `main.py` prints it as one line and exits with status 2."""
+
+    hint = ""  # a second line: what to type
+
+
+class CannotWrite(InputError):
+    """A file cannot be written: a full disk, a folder that has become read-only."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM has come. `main.py` says so, and exits with the status that shells give such an end."""
+
+    hint = ""  # a second line: what to type
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.status = 128 + signum
 
 
 def stop(message: str) -> NoReturn:
@@ -44,20 +63,27 @@ def stop(message: str) -> NoReturn:
 def seed_everything(seed: int) -> torch.Generator:
     """Seed torch (initial weights, dropout); returns a generator of its own for the order of training videos.
 
-    Nothing else in a run is random, and evaluation draws from neither.
+    Nothing else in a run is random, and evaluation draws from neither. Python's and numpy's own generators are seeded
+    and, as torch's, kept in `resume.pt`, so that a loss or a sampler of yours may draw from any of them.
     """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - it is the global one that is meant
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
-def pick_device(name: str, *, tf32: bool = False) -> torch.device:
+def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -> torch.device:
     """The device to run on: `auto` takes CUDA, else MPS, else the CPU; any other name is PyTorch's own.
 
     `tf32` lets CUDA round what goes into float32 matrix products to TF32; on other devices it changes nothing.
+    `deterministic` has PyTorch use deterministic algorithms alone, and raise a RuntimeError where it has none.
 
     Raises:
         InputError: PyTorch does not know the name, or has no such device here.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it, read when it starts
+    torch.use_deterministic_algorithms(deterministic)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -115,15 +141,35 @@ def is_finite_number(value: Any) -> bool:
         return False
 
 
+def is_time(value: Any) -> bool:
+    """Whether a value from a file can be a time in seconds: a finite number, and no more than thirty years."""
+    return is_finite_number(value) and abs(value) <= 1e9
+
+
 def some_of(names: Sequence[str], limit: int | None = 5) -> str:
     """The first few of many names, for a message; all of them if the limit is None."""
     return ", ".join(names[:limit]) + (", …" if limit is not None and len(names) > limit else "")
 
 
+# Characters that steer a terminal or end a line, halves of characters, and what turns the direction of writing.
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a text from a file holds characters that no name has."""
+    return re.search(f"[{_CONTROL}]", text) is not None
+
+
+def printable(text: str) -> str:
+    """Text with its control characters escaped, but for tabs and ends of lines: safe to show, whatever it quotes."""
+    return re.sub(f"(?![\t\n])[{_CONTROL}]", lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a name can name a folder and files without leaving the folder that they are put in."""
-    strange = any(char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name)
-    return name not in ("", ".", "..") and not strange and len(name.encode()) <= 200  # most systems take 255 bytes
+    if name in ("", ".", "..") or re.search(r"[/\\]", name) or has_control_characters(name):
+        return False
+    return len(name.encode()) <= 200  # most systems take 255 bytes
 
 
 def read_json(path: Path) -> Any:
@@ -149,12 +195,28 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException | str) -> str:
     """An exception's message for use within one of ours."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return printable(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an error of the system tell which file it was that could not be written.
+
+    Raises:
+        CannotWrite: as said.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind its own
+        if not isinstance(cause, OSError):
+            raise
+        raise CannotWrite(f"{path}: cannot be written ({cause.strerror or cause})") from None
 
 
 @contextmanager
@@ -162,21 +224,67 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
     """Open a file for writing that appears whole or not at all: written beside, flushed, renamed.
 
     Raises:
-        InputError: it cannot be written; what was there is still there.
+        CannotWrite: it cannot be written; what was there is still there.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error})") from None
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(beside, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            _flush_folder(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the system put a folder's names on the disk; else a loss of power could undo that a file was renamed."""
+    with suppress(OSError):  # some systems do not have folders opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, and see it on the disk.
+
+    Raises:
+        CannotWrite: it cannot be written, or not all of it.
+    """
+    with writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole."""
+    with whole_file(path) as file:
+        file.write(_as_json(content))
+
+
+def write_json_beside_earlier(path: Path, content: Any, *, unless_same: bool = False) -> None:
+    """Write a JSON file whole; one that an earlier run left becomes `name.1.json`, or the next free number.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        unless_same: leave a file alone that holds just this.
+    """
+    text = _as_json(content)
+    if unless_same and path.is_file() and path.read_bytes() == text.encode():
+        return
+    with whole_file(path) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # the earlier one must not go before this one is safe
+        keep_previous(path)
 
 
 def keep_previous(path: Path) -> None:
@@ -188,62 +296,16 @@ def keep_previous(path: Path) -> None:
         log.info(f"{path} of an earlier run is now {kept}")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole."""
-    with whole_file(path) as file:
-        file.write(json.dumps(content, allow_nan=False) + "\n")  # dumps is several times faster than dump
+def _as_json(content: Any) -> str:
+    return json.dumps(content, allow_nan=False) + "\n"  # dumps is several times faster than dump
 
 
-# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch.
-RUN_FILES = (
-    "opt.txt",
-    "metrics.jsonl",
-    "mAP-results.log",
-    "results.json",
-    "detections.json",
-    "ckpt/*_model.pkl",
-    "logs/events.*",
-)
-
-
-def check_run_folder(folder: Path, training: bool, overwrite: bool, checkpoint: Path | None) -> None:
-    """Find out before any work whether `--exp_dir` can take a run; nothing is written yet.
-
-    Args:
-        folder: `--exp_dir`.
-        training: whether the run trains.
-        overwrite: whether it may replace an earlier training run.
-        checkpoint: the weights to start from, if any.
+def require_writable(folder: Path, option: str) -> None:
+    """Find out before any work whether a folder, which need not exist, can be written to.
 
     Raises:
-        InputError: the folder cannot be written to, holds a training run already, or holds the weights to start from.
+        InputError: it cannot.
     """
-    _require_writable(folder, "--exp_dir")
-    if training and (folder / "metrics.jsonl").exists():
-        if not overwrite:
-            raise InputError(f"{folder} holds a training run: choose another --exp_dir, or --overwrite it")
-        if checkpoint and folder.resolve() in checkpoint.resolve().parents:
-            raise InputError(f"--overwrite would remove {checkpoint}: choose another --exp_dir, or move it")
-
-
-def start_run_folder(folder: Path, replace: bool, lines: Sequence[str]) -> None:
-    """Make `--exp_dir`, remove an earlier training run if it is to be replaced, and add lines to `opt.txt`.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
-    try:
-        for pattern in RUN_FILES if replace else ():
-            for path in folder.glob(pattern):
-                path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "opt.txt", "a", encoding="utf-8") as file:  # testing in a trained folder adds to it
-            file.write("\n".join(lines))
-    except OSError as error:
-        raise InputError(f"--exp_dir {folder}: {error}") from None
-
-
-def _require_writable(folder: Path, option: str) -> None:
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"{option} {folder}: {there} is not a folder that can be written to")
@@ -262,44 +324,54 @@ def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
     """
     paths = list(paths)
     for folder in {path.parent for path in paths}:
-        _require_writable(folder, option)
+        require_writable(folder, option)
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or another {option}")
 
 
-class RunLog:
-    """The record of a training run that grows while it goes: `metrics.jsonl`, `mAP-results.log`, TensorBoard.
+# ------------------------------------------------------------------------------------------ interruption
 
-    Args:
-        folder: `--exp_dir`; the files are written where SPEC section 10 says.
-    """
 
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import; only training needs it
+class _Signals:
+    """Whether SIGINT and SIGTERM have to wait, and which one does."""
 
-        self._metrics, self._table = folder / "metrics.jsonl", folder / "mAP-results.log"
-        self._board = SummaryWriter(str(folder / "logs"))
+    busy = False
+    pending: int | None = None
 
-    def epoch(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
-        """Record the mean loss terms of an epoch and its wall time."""
-        self._append({"epoch": epoch, **terms, "seconds": round(seconds, 3)})
-        for name, value in terms.items():
-            self._board.add_scalar(f"loss/{name}", value, epoch)
 
-    def evaluation(self, epoch: int, results: dict[str, Any], figures: dict[str, float]) -> None:
-        """Record an evaluation: all of it as JSON, its figures (percent) as a line and as TensorBoard scalars."""
-        self._append({"epoch": epoch, "evaluation": results})
-        with open(self._table, "a", encoding="utf-8") as file:
-            file.write(" ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]) + "\n")
-        for name, value in figures.items():
-            self._board.add_scalar(f"test_mAP/{name}", value, epoch)
-        self._board.flush()
+@contextmanager
+def catching_signals() -> Iterator[None]:
+    """Have the first SIGINT or SIGTERM raise `Interrupted` within the block; a second one ends the process at once."""
 
-    def close(self) -> None:
-        """Write out what TensorBoard still holds."""
-        self._board.close()
+    def handle(signum: int, _: Any) -> None:
+        for other in previous:
+            signal.signal(other, signal.SIG_DFL)
+        _Signals.pending = signum
+        if not _Signals.busy:
+            raise Interrupted(signum)
 
-    def _append(self, record: dict[str, Any]) -> None:
-        with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+    if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread alone
+        yield
+        return
+    _Signals.pending = None
+    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for signum in previous:
+            signal.signal(signum, handle)
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Finish the block even when a signal comes; it raises `Interrupted` at the block's end."""
+    _Signals.busy = True
+    try:
+        yield
+    finally:
+        _Signals.busy = False
+    if _Signals.pending is not None:
+        raise Interrupted(_Signals.pending)

@@ -5,6 +5,8 @@ Beside main.py, this is the one module that reads the parsed options.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ def require_input(options: Namespace) -> None:
     others = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
     if options.run_type == "eval":
         others[options.detections] = "the detections to evaluate"
-    if options.pretrained_ckpt is not None:
+    if options.pretrained_ckpt is not None and not options.resume:  # a run that goes on has its own weights
         a_folder = "a folder, which has its weights in files; " if options.pretrained_ckpt.is_dir() else ""
         others[options.pretrained_ckpt] = f"{a_folder}weights, of a training run or of the SEAL release"
     reads = READS[options.run_type]
@@ -188,6 +190,15 @@ class Data:
     test: list[Video]
     train: list[Video]  # empty when only testing
     pseudo: PseudoLabels | None  # of the training videos
+
+    def digest(self) -> str:
+        """A text that is another for other videos, labels, proposals or classes; features may be stored elsewhere."""
+        digest = hashlib.sha256(json.dumps(self.annotations.class_names).encode())
+        for video in (*self.train, *self.test):
+            digest.update(json.dumps([video.name, video.num_snippets, len(video.segments_snip)]).encode())
+            digest.update(video.segments_snip.tobytes())
+            digest.update(video.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def load_data(options: Namespace, device: torch.device) -> Data:

@@ -17,7 +17,7 @@ import pandas as pd
 from eval.detection import TIOU_THRESHOLDS, detection_map
 from eval.postprocess import VideoDetections
 from proposals import parse_results, snippets_to_seconds
-from utils import InputError, is_finite_number, log, some_of, write_json
+from utils import InputError, is_finite_number, log, some_of, write_json_beside_earlier
 
 
 def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
@@ -88,6 +88,27 @@ def evaluate(
     return results
 
 
+def are_results(value: Any) -> bool:
+    """Whether a value from a file has the form of an evaluation's results: of `evaluate`, with `video_figures`."""
+
+    def are_of_a_protocol(part: Any) -> bool:
+        if not isinstance(part, dict) or not is_finite_number(part.get("average")):
+            return False
+        lists = [part.get("tiou"), part.get("mAP")]
+        return all(isinstance(own, list) and all(map(is_finite_number, own)) for own in lists) and (
+            0 < len(lists[0]) == len(lists[1])
+        )
+
+    return (
+        isinstance(value, dict)
+        and are_of_a_protocol(value.get("snippet"))
+        and are_of_a_protocol(value.get("seconds"))
+        and is_finite_number(value.get("classification_accuracy"))
+        and (value.get("classification_mAP") is None or is_finite_number(value["classification_mAP"]))
+        and is_finite_number(value.get("epoch"))
+    )
+
+
 def averages(result: dict[str, Any]) -> dict[str, float]:
     """The means over tIoU ranges that are reported of one protocol's result: THUMOS14 has three, ActivityNet one."""
     tiou, values = np.array(result["tiou"]), np.array(result["mAP"])
@@ -132,8 +153,10 @@ def classification_summary(results: dict[str, Any]) -> str:
 # -------------------------------------------------------------------------------------- detections on disk
 
 
-def write_detections(path: Path, detections: pd.DataFrame, class_names: Sequence[str], version: str) -> None:
-    """Write detections in ActivityNet result format, in seconds.
+def write_detections(
+    path: Path, detections: pd.DataFrame, class_names: Sequence[str], version: str, *, unless_same: bool = False
+) -> None:
+    """Write detections in ActivityNet result format, in seconds; see `write_json_beside_earlier`.
 
     Boundaries are proposals' and so whole hundredths of a snippet; `snippet_decimals` says so, and lets
     `read_detections` restore them to the bit: `eval` of this file then gives the digits that `test` gave.
@@ -142,7 +165,8 @@ def write_detections(path: Path, detections: pd.DataFrame, class_names: Sequence
     for row in detections.itertuples(index=False):
         entry = {"label": class_names[row.class_idx], "score": row.score, "segment": [row.start_sec, row.end_sec]}
         results.setdefault(row.video, []).append(entry)
-    write_json(path, {"version": version, "results": results, "external_data": {"snippet_decimals": 2}})
+    content = {"version": version, "results": results, "external_data": {"snippet_decimals": 2}}
+    write_json_beside_earlier(path, content, unless_same=unless_same)
 
 
 def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> pd.DataFrame:

@@ -1,0 +1,268 @@
+"""`ckpt/resume.pt`: all that a training run needs to go on as if it had never stopped.
+
+It is the one file that says how far a run is. What else a run writes is written around it in this order: the records of
+an epoch, `resume.pt`, the weights of that epoch. So a run can be killed at any moment. Records of an epoch that did not
+get into `resume.pt` are dropped when it is resumed, and weights that did not get onto the disk are in `resume.pt`.
+"""
+
+from __future__ import annotations
+
+import random
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.checkpoints import read_checkpoint, save_checkpoint, use_weights
+from data.run_folder import RunFolder
+from eval.protocols import are_results
+from options import differences, plain_values
+from utils import InputError, log, one_line
+
+_FORMAT = 1
+_FIELDS = {
+    "format": int,
+    "about": dict,  # options, data and machine of the run
+    "epoch": int,
+    "steps": Tensor,
+    "seconds": float,
+    "evaluated": int,
+    "best": dict,
+    "weights": dict,
+    "optimizer": dict,
+    "random": dict,
+    "shuffler": Tensor,
+}
+
+
+class TrainingState:
+    """What training changes, and how far it is.
+
+    Args:
+        path: of `resume.pt`.
+        about: of which run it is, see `about_run`.
+        model: in training.
+        optimizer: of the model.
+        shuffler: the generator of the order of training videos.
+
+    Attributes:
+        epoch: the last one that is over; 0 at the beginning.
+        steps: `[K]` the terms of each step so far of the epoch under way.
+        seconds: that these took.
+        evaluated: the last epoch whose evaluation is recorded.
+        best: results of the evaluation with the best average, and their `epoch`; empty before the first.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        about: dict[str, Any],
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        shuffler: torch.Generator,
+    ) -> None:
+        self.path, self.about = path, about
+        self.model, self.optimizer, self.shuffler = model, optimizer, shuffler
+        self.epoch, self.evaluated = 0, 0
+        self.steps: list[Tensor] = []
+        self.seconds = 0.0
+        self.best: dict[str, Any] = {}
+
+    def save(self, order: Tensor | None = None) -> None:
+        """Write `resume.pt`.
+
+        Args:
+            order: in the middle of an epoch, the state that the shuffler had at its start.
+
+        Raises:
+            CannotWrite: it cannot be written; the previous one is still there.
+        """
+        content = {
+            "format": _FORMAT,
+            "about": self.about,
+            "epoch": self.epoch,
+            "steps": torch.stack(self.steps) if self.steps else torch.empty(0, 0),
+            "seconds": self.seconds,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "weights": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "random": _random_states(self._device()),
+            "shuffler": self.shuffler.get_state() if order is None else order,
+        }
+        save_checkpoint(self.path, _on_cpu(content))
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go back to what `read_resume` has read.
+
+        Raises:
+            InputError: it is damaged, or of another network or other data.
+        """
+        before, now = content["about"], self.about
+        if before["data"] != now["data"]:
+            raise InputError(
+                f"{self.path}: the run began with other data: videos, labels, proposals or classes are not what they "
+                "were; begin another run"
+            )
+        if before["terms"] != now["terms"]:
+            raise InputError(f"{self.path}: the run began with other loss terms, {before['terms']}; begin another run")
+        for name, value in now["machine"].items():
+            if (was := before["machine"].get(name)) != value:
+                log.info(f"notice: {name} is {value}, and was {was}: results will differ in the last bits")
+        self._restore_optimizer(content["optimizer"])
+        use_weights(self.model, content["weights"], self.path)
+        try:
+            _set_random_states(content["random"], self._device())
+            self.shuffler.set_state(content["shuffler"])
+            self.steps = [*content["steps"].to(self._device(), torch.float32)]
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            raise _damaged(self.path, error) from None
+        self.epoch, self.evaluated = content["epoch"], content["evaluated"]
+        self.seconds, self.best = content["seconds"], content["best"]
+
+    def finish_epoch(self, results: dict[str, Any] | None) -> bool:
+        """Note that an epoch is over, and the results of its evaluation, if it had one; whether these are the best."""
+        self.epoch += 1
+        self.steps, self.seconds = [], 0.0
+        return results is not None and self.note_evaluation(results)
+
+    def note_evaluation(self, results: dict[str, Any]) -> bool:
+        """Note the results of the evaluation of the last epoch; whether they are the best."""
+        self.evaluated = self.epoch
+        better = not self.best or results["snippet"]["average"] > self.best["snippet"]["average"]
+        if better:
+            self.best = {**results, "epoch": self.epoch}
+        return better
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _restore_optimizer(self, saved: dict[int, Any]) -> None:
+        """Take over its state; all else of an optimizer follows from the options. Changes the weights, too."""
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()  # shows what this kind of optimizer keeps
+        self.optimizer.zero_grad()
+        own = self.optimizer.state_dict()
+        if saved and not _alike(saved, own["state"]):
+            raise _damaged(self.path, "the optimizer's state does not fit the network, or is not finite")
+        self.optimizer.load_state_dict(own | {"state": saved})
+
+
+def run_to_resume(folder: RunFolder, options: Namespace) -> dict[str, Any] | None:
+    """The content of `resume.pt` if there is a run to go on with and it is asked for; None to begin one.
+
+    Raises:
+        InputError: there is none, or one that is not to be replaced, or one with other options.
+    """
+    if options.resume is None or (options.resume == "auto" and not folder.resume.exists()):
+        folder.require_free(options.overwrite, options.pretrained_ckpt)
+        return None
+    if not folder.resume.exists():
+        raise InputError(
+            f"{folder.path}: no run to resume, since there is no {folder.resume}; --resume auto begins one"
+        )
+    saved = read_resume(folder.resume)
+    before, epoch = saved["about"]["options"], saved["epoch"]
+    if changed := differences(before, options):
+        raise InputError(
+            f"{folder.path}: the run to resume began with other options: {'; '.join(changed)}. Give it those, or begin "
+            "another run in another --exp_dir"
+        )
+    if epoch > options.max_epoch:
+        raise InputError(f"--max_epoch {options.max_epoch}: the run to resume has {epoch} epochs already")
+    step = f", step {len(saved['steps'])} of the next" if len(saved["steps"]) else ""
+    log.info(f"resuming the run in {folder.path} after epoch {epoch}{step}")
+    if (planned := before.get("max_epoch")) != options.max_epoch:
+        log.info(
+            f"notice: --max_epoch was {planned}; the SME loss follows it, so the result is not that of a run of "
+            f"{options.max_epoch} epochs from the start"
+        )
+    return saved
+
+
+def about_run(options: Namespace, data_digest: str, terms: list[str], device: torch.device) -> dict[str, Any]:
+    """Of which run a `resume.pt` is.
+
+    Args:
+        options: of the run.
+        data_digest: see `data.source.Data.digest`.
+        terms: the names of what is recorded of each step.
+        device: that the run is on.
+    """
+    machine = {"PyTorch": str(torch.__version__), "device": device.type, "number of threads": torch.get_num_threads()}
+    return {"options": plain_values(options), "data": data_digest, "terms": terms, "machine": machine}
+
+
+def read_resume(path: Path) -> dict[str, Any]:
+    """Read a `resume.pt`, and see that it has the form of one.
+
+    Raises:
+        InputError: it is missing, damaged, or no such file.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path}: not a resume.pt of this version of the program; begin another run")
+    if content.keys() != _FIELDS.keys() or not all(isinstance(content[name], kind) for name, kind in _FIELDS.items()):
+        raise _damaged(path, "a part of it is missing or of another kind")
+    about, steps, best = content["about"], content["steps"], content["best"]
+    kinds = {"options": dict, "data": str, "terms": list, "machine": dict}
+    if about.keys() != kinds.keys() or not all(isinstance(about[name], kind) for name, kind in kinds.items()):
+        raise _damaged(path, "it does not say of which run it is")
+    if min(content["epoch"], content["evaluated"]) < 0 or not (best == {} or are_results(best)):
+        raise _damaged(path, "what it says of epochs and results makes no sense")
+    if steps.dim() != 2 or (len(steps) and steps.shape[1] != len(about["terms"])) or not steps.isfinite().all():
+        raise _damaged(path, "what it says of the steps of an epoch makes no sense")
+    return content
+
+
+def _damaged(path: Path, error: BaseException | str) -> InputError:
+    return InputError(f"{path}: damaged ({one_line(error)}); begin another run, from ckpt/last_model.pkl if you like")
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same with all tensors, in dicts however deep, on the CPU."""
+    if isinstance(value, dict):
+        return {name: _on_cpu(part) for name, part in value.items()}
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def _alike(value: Any, example: Any) -> bool:
+    """Whether a value from a file has the example's names, shapes and finite numbers, in dicts however deep."""
+    if isinstance(example, dict):
+        same = isinstance(value, dict) and value.keys() == example.keys()
+        return same and all(_alike(value[name], part) for name, part in example.items())
+    if isinstance(example, Tensor):
+        return isinstance(value, Tensor) and value.shape == example.shape and bool(value.isfinite().all())
+    return type(value) is type(example)
+
+
+def _random_states(device: torch.device) -> dict[str, Any]:
+    """The states of all generators there are, but for the shuffler's."""
+    _, key, *position = np.random.get_state()  # noqa: NPY002 - the global one, see `seed_everything`
+    return {
+        "python": random.getstate(),
+        "numpy": {"key": torch.from_numpy(key.astype(np.int64)), "position": position},
+        "torch": torch.get_rng_state(),
+        "device": getattr(torch, device.type).get_rng_state() if device.type in ("cuda", "mps") else None,
+    }
+
+
+def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Set all generators, but for the shuffler.
+
+    Raises:
+        Exception: of several kinds, if the states are none.
+    """
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    key, position = states["numpy"]["key"], states["numpy"]["position"]
+    if key.shape != (624,) or not 0 <= position[0] <= 624:  # numpy itself would read beyond the key
+        raise ValueError("numpy's random state is none")
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *position))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if device.type in ("cuda", "mps") and states["device"] is not None:
+        getattr(torch, device.type).set_rng_state(states["device"])

@@ -1,0 +1,203 @@
+"""`--exp_dir`: one run at a time writes to it, and what it holds is whole, or is mended when a run is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils import InputError, append_line, log, one_line, whole_file, writing
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. `resume.pt`
+# goes first: what is left when that is cut short cannot be taken for a run to go on with.
+RUN_FILES = (
+    "ckpt/resume.pt",
+    "opt.txt",
+    "metrics.jsonl",
+    "mAP-results.log",
+    "results.json",
+    "detections.json",
+    "ckpt/*_model.pkl",
+    "logs/events.*",
+)
+
+
+class RunFolder:
+    """`--exp_dir`, which no other run may write to within the `with` block.
+
+    The folder is made at the block's start. If nothing is in it at the end, because the run came to nothing, it goes
+    again, so that a command that is wrong leaves no trace.
+
+    Raises:
+        InputError: at the start of the block, if another run has the folder, or it cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.resume, self.last, self.best = (
+            path / "ckpt" / name for name in ("resume.pt", "last_model.pkl", "best_model.pkl")
+        )
+        self._made: list[Path] = []
+        self._lock: int | None = None
+
+    def __enter__(self) -> RunFolder:
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            while self._lock is None:
+                self._lock = self._try_lock()
+        except OSError as error:
+            self._remove_if_empty()
+            raise InputError(f"--exp_dir {self.path}: is not a folder that can be written to ({error})") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (self.path / ".lock").unlink(missing_ok=True)  # while it is locked, so that nobody else can have it
+        os.close(self._lock)
+        self._remove_if_empty()
+
+    def _try_lock(self) -> int | None:
+        """The descriptor of the lock file, which the system unlocks when the process ends, however it does."""
+        path = self.path / ".lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = one_line(path.read_text(errors="replace")) or "another run"
+            os.close(descriptor)
+            raise InputError(f"--exp_dir {self.path} is in use by {holder}; wait for it, or choose another") from None
+        except OSError as error:  # some network file systems have no locks
+            log.info(f"notice: {self.path} cannot be locked ({error}); see that no other run uses it")
+        if not os.fstat(descriptor).st_nlink:  # the run that had it has just removed it
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        return descriptor
+
+    def _remove_if_empty(self) -> None:
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+    def require_free(self, overwrite: bool, checkpoint: Path | None) -> None:
+        """Find out before any work whether a new training run may go here.
+
+        Args:
+            overwrite: whether it may replace an earlier one.
+            checkpoint: the weights to start from, if any.
+
+        Raises:
+            InputError: there is an earlier one, or `checkpoint` is among what would be removed.
+        """
+        if not (self.resume.exists() or (self.path / "metrics.jsonl").exists()):
+            return
+        if not overwrite:
+            goes_on = "--resume goes on with it, " if self.resume.exists() else ""
+            raise InputError(
+                f"{self.path} holds a training run: {goes_on}--overwrite replaces it; or choose another --exp_dir"
+            )
+        if checkpoint and self.path.resolve() in checkpoint.resolve().parents:
+            raise InputError(f"--overwrite would remove {checkpoint}: choose another --exp_dir, or move it")
+
+    def start(self, about: str, *, replace: bool = False) -> None:
+        """Note in `opt.txt` what is to be done, which is to be called once all input is known to be good.
+
+        Args:
+            about: text for the end of `opt.txt`.
+            replace: remove an earlier training run.
+        """
+        for pattern in RUN_FILES if replace else ():
+            for path in self.path.glob(pattern):
+                with writing(path):
+                    path.unlink()
+        for folder in (self.path, self.path / "ckpt"):
+            for path in folder.glob(".*.part"):  # of a run that was killed
+                path.unlink(missing_ok=True)
+        options = self.path / "opt.txt"  # testing in a trained folder adds to it
+        before = options.read_bytes() if options.exists() else b""
+        with whole_file(options, "wb") as file:
+            file.write(before + about.encode())
+
+
+class RunLog:
+    """The record of a training run that grows while it goes: `metrics.jsonl`, `mAP-results.log`, TensorBoard.
+
+    Args:
+        folder: `--exp_dir`; the files are written where SPEC section 10 says.
+        resumed_after: of a run that is resumed, the last epoch that counts. What was recorded of later ones is dropped,
+            and so is a line that was cut short; TensorBoard is told to do the same.
+    """
+
+    def __init__(self, folder: Path, resumed_after: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import; only training needs it
+
+        self._metrics, self._table, self._logs = folder / "metrics.jsonl", folder / "mAP-results.log", folder / "logs"
+        if resumed_after is not None:
+            _drop_later(self._metrics, resumed_after, lambda line: json.loads(line)["epoch"])
+            _drop_later(self._table, resumed_after, lambda line: int(line.split()[0]))
+        with writing(self._logs):
+            first = None if resumed_after is None else resumed_after + 1
+            self._board = SummaryWriter(str(self._logs), purge_step=first)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Write out what TensorBoard still holds."""
+        try:
+            with writing(self._logs):
+                self._board.close()
+        except InputError:
+            if kind is None:
+                raise
+
+    def epoch(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
+        """Record the mean loss terms of an epoch and its wall time."""
+        append_line(self._metrics, _json({"epoch": epoch, **terms, "seconds": round(seconds, 3)}))
+        self._scalars({f"loss/{name}": value for name, value in terms.items()}, epoch)
+
+    def evaluation(self, epoch: int, results: dict[str, Any], figures: dict[str, float]) -> None:
+        """Record an evaluation: all of it as JSON, its figures (percent) as a line and as TensorBoard scalars."""
+        append_line(self._metrics, _json({"epoch": epoch, "evaluation": results}))
+        append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
+        self._scalars({f"test_mAP/{name}": value for name, value in figures.items()}, epoch)
+
+    def _scalars(self, scalars: dict[str, float], epoch: int) -> None:
+        with writing(self._logs):
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, epoch)
+            self._board.flush()  # before `resume.pt` says that the epoch is over
+
+
+def _json(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False)
+
+
+def _drop_later(path: Path, epoch: int, epoch_of: Callable[[str], int]) -> None:
+    """Drop the lines of a log that are of later epochs, or are none."""
+
+    def counts(line: str) -> bool:
+        try:
+            return epoch_of(line) <= epoch
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return False
+
+    if not path.exists():
+        return
+    *lines, cut_short = path.read_bytes().decode(errors="replace").split("\n")
+    kept = [line for line in lines if counts(line)]
+    if kept != lines or cut_short:
+        with whole_file(path) as file:
+            file.writelines(line + "\n" for line in kept)
