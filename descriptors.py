@@ -51,10 +51,12 @@ def read_descriptors(
                 f"{folder / name}: expected numbers of shape {list(expected)} for {num_class} classes and features of "
                 f"width {feature_size}, found {array.dtype} {list(array.shape)}; {again}"
             )
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-            raise InputError(f"{folder / name}: the descriptor of class {row} holds a number that is not finite")
-        descriptors.append(torch.from_numpy(array.astype(np.float32)))
+            raise InputError(f"{folder / name}: the descriptor of class {row} is not finite in float32; {again}")
+        descriptors.append(torch.from_numpy(array))
     return torch.stack(descriptors)
 
 

@@ -15,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import InputError, is_finite_number, log, read_json, some_of, stop
+from utils import InputError, has_control_characters, is_finite_number, is_time, log, read_json, some_of, stop
 
 # A snippet covers [i, i + 1) on the snippet axis. This is the usual rate, that of snippets of 16 frames at 25 frames a
 # second; `rate`, here and elsewhere, is in snippets per second.
 SNIPPETS_PER_SECOND = 25 / 16
+
+# Entries of one video in a result file. Real ones have hundreds or some thousands; a network and a soft-NMS over more
+# would take memory and time out of all proportion to the file.
+MOST_OF_A_VIDEO = 50_000
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -68,34 +72,50 @@ def parse_results(path: Path, on_error: Callable[[str], None] = stop) -> ResultF
         on_error: takes the error of one entry, which is then left out.
 
     Raises:
-        InputError: the file is not of that form, or a segment is not two finite numbers in rising order.
+        InputError: the file is not of that form; a segment is not two finite numbers in rising order; a score is not
+            finite; a video has a name that none has, or more segments than can be meant.
     """
     content = read_json(path)
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict):
         raise InputError(f'{path}: expected {{"results": {{video: [{{"segment": [start, end], …}}]}}}}')
-    for video, entries in results.items():
-        if not isinstance(entries, list):
-            on_error(f"{path}: video {video}: expected a list of segments, found {type(entries).__name__}")
-            results[video] = entries = []
-        for entry in entries:
-            if not _has_segment(entry):
-                found = reprlib.repr(entry.get("segment") if isinstance(entry, dict) else entry)
-                on_error(f"{path}: video {video}: bad segment {found}; expected [start, end] seconds, start <= end")
-        results[video] = [entry for entry in entries if _has_segment(entry)]
+    for video in [*results]:
+        if has_control_characters(video):
+            on_error(f"{path}: video {video!r}: the name has characters that no name has")
+            del results[video]
+            continue
+        try:
+            results[video] = _entries(results[video], f"{path}: video {video}", on_error)
+        except InputError as error:
+            on_error(str(error))
+            results[video] = []
     external = content.get("external_data")
     decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
     return ResultFile(results, decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None)
 
 
+def _entries(entries: Any, where: str, on_error: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The entries of a video that can be used."""
+    if not isinstance(entries, list):
+        raise InputError(f"{where}: expected a list of segments, found {type(entries).__name__}")
+    if len(entries) > MOST_OF_A_VIDEO:
+        raise InputError(f"{where}: {len(entries)} segments; a video can have {MOST_OF_A_VIDEO}, so keep the best")
+    good = []
+    for entry in entries:
+        score = entry.get("score") if isinstance(entry, dict) else None
+        if not _has_segment(entry):
+            found = reprlib.repr(entry.get("segment") if isinstance(entry, dict) else entry)
+            on_error(f"{where}: bad segment {found}; expected [start, end] seconds, start <= end")
+        elif isinstance(score, float) and not is_finite_number(score):
+            on_error(f"{where}: score {score} is not a finite number")
+        else:
+            good.append(entry)
+    return good
+
+
 def _has_segment(entry: Any) -> bool:
     segment = entry.get("segment") if isinstance(entry, dict) else None
-    return (
-        isinstance(segment, list)
-        and len(segment) == 2
-        and all(is_finite_number(time) for time in segment)
-        and segment[0] <= segment[1]
-    )
+    return isinstance(segment, list) and len(segment) == 2 and all(map(is_time, segment)) and segment[0] <= segment[1]
 
 
 def merge_results(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from data.arrays import read_array
-from utils import InputError, is_finite_number, log, read_json, some_of, stop
+from utils import InputError, has_control_characters, is_plain_name, is_time, log, one_line, read_json, some_of, stop
 
+_MOST_LABELS = 1 << 28  # videos times classes, a number of four bytes each; ActivityNet has three million
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 
 
@@ -99,8 +100,8 @@ def read_annotations(path: Path, class_list: Path | None = None, on_error: Calla
         on_error: takes the error of one video, which is then read without what is wrong with it.
 
     Raises:
-        InputError: a file is missing or damaged, the files disagree in length, a label is not in the class list,
-            a segment is not two finite seconds, or a video is listed twice.
+        InputError: a file is missing or damaged, the files disagree in length, a label is not in the class list, a
+            segment is not two finite seconds, or a video is listed twice or has a name that cannot name a file.
     """
     if path.is_dir() and class_list is not None:
         raise InputError(f"--class_list {class_list}: {path} has a class list of its own, classlist.npy")
@@ -109,6 +110,17 @@ def read_annotations(path: Path, class_list: Path | None = None, on_error: Calla
         twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
         if twice:
             raise InputError(f"{raw.files[name]}: {twice[0]} is listed more than once")
+    for video in raw.videos:
+        if not is_plain_name(video):
+            on_error(
+                f"{raw.files['videos']}: video {reprlib.repr(video)} cannot name a file, as every video must: without "
+                "slashes and control characters, not empty, . or .., and 200 bytes at most"
+            )
+    if len(raw.videos) * len(raw.class_names) > _MOST_LABELS:
+        raise InputError(
+            f"{raw.files['class_names']}: {len(raw.class_names)} classes for {len(raw.videos)} videos are more than "
+            "can be meant; is each label another one?"
+        )
 
     index = {name: i for i, name in enumerate(raw.class_names)}
     labels = np.zeros((len(raw.videos), len(raw.class_names)), dtype=np.float32)
@@ -188,7 +200,7 @@ def _durations(path: Path, num_videos: int) -> np.ndarray:
     if not path.is_file():
         return np.full(num_videos, np.nan)
     durations = read_array(path)
-    if durations.size != num_videos or durations.dtype.kind not in "fiu":
+    if durations.size != num_videos or durations.dtype.kind not in "fiu" or np.isinf(durations).any():
         raise InputError(
             f"{path}: expected a number of seconds for each of {num_videos} videos, found {durations.dtype} "
             f"{list(durations.shape)}"
@@ -206,16 +218,16 @@ def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str]
     durations = []
     for video, entry in database.items():
         where = f"{path}: video {video}"
-        if not isinstance(entry, dict) or not isinstance(entry.get("subset"), str):
+        if not isinstance(entry, dict) or not _is_text(entry.get("subset")):
             on_error(f'{where}: expected {{"subset": text, …}}, found {reprlib.repr(entry)}')
             continue
         duration, annotations = entry.get("duration"), entry.get("annotations")
         annotations = [] if annotations is None else annotations
-        if duration is not None and not is_finite_number(duration):
+        if duration is not None and not is_time(duration):
             on_error(f"{where}: duration {reprlib.repr(duration)} is not a number of seconds")
             duration = None
         if not isinstance(annotations, list) or not all(
-            isinstance(one, dict) and isinstance(one.get("label"), str) and one["label"] for one in annotations
+            isinstance(one, dict) and _is_text(one.get("label")) and one["label"] for one in annotations
         ):
             on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {reprlib.repr(annotations)}')
             annotations = []
@@ -242,9 +254,10 @@ def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str]
 
 def _read_class_list(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable list of class names, one a line ({error})") from None
+        raise InputError(f"{path}: not a readable list of class names, one a line ({one_line(error)})") from None
+    return [_text(str(path), name) for name in names if name]
 
 
 def _text(where: str, value: Any) -> str:
@@ -252,9 +265,14 @@ def _text(where: str, value: Any) -> str:
         text = value.decode("utf-8") if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         text = None
-    if not isinstance(text, str):
+    if not _is_text(text):
         raise InputError(f"{where}: expected text, found {reprlib.repr(value)}")
     return str(text)  # numpy's own string type becomes Python's
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text as names are: what steers a terminal or ends a line is in none."""
+    return isinstance(value, str) and not has_control_characters(value)
 
 
 def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[str, int]) -> list[int]:
@@ -273,8 +291,7 @@ def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
     if isinstance(segments, np.ndarray):
         segments = segments.tolist()
     if not isinstance(segments, (list, tuple)) or not all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(is_finite_number(time) for time in pair)
-        for pair in segments
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_time, pair)) for pair in segments
     ):
         raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {reprlib.repr(segments)}")
     return np.array(segments, dtype=np.float64).reshape(-1, 2)
@@ -289,15 +306,19 @@ def read_ambiguous(path: Path, on_error: Callable[[str], None] = stop) -> dict[s
     if not path.is_file():
         return {}
     segments: dict[str, list[list[float]]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         fields = line.split()
         try:
             if fields:
                 video, start, end = fields
                 segment = [float(start), float(end)]
-                if not np.isfinite(segment).all():
+                if not all(map(is_time, segment)):
                     raise ValueError
                 segments.setdefault(video, []).append(segment)
         except ValueError:
-            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {line!r}")
+            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {reprlib.repr(line)}")
     return {video: np.array(rows) for video, rows in segments.items()}

@@ -1,4 +1,4 @@
-"""Reading `.npy` files, object arrays written by Python 2 too, without running anything that is in them.
+"""Reading `.npy` and `.npz` files, object arrays of Python 2 too, without running anything that is in them.
 
 An object array is a pickle; data/pickles.py says how such a one is loaded.
 """
@@ -9,6 +9,7 @@ import math
 import pickle
 import re
 import reprlib
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,9 +17,10 @@ from typing import IO, Any
 import numpy as np
 
 from data.pickles import Factory, Refused, StandIn, load_pickle
-from utils import InputError, one_line
+from utils import InputError, one_line, some_of
 
 _MAX_NESTING = 4  # an array of lists of [start, end] has three levels
+_MOST_UNPACKED = 1 << 28  # bytes that a small archive may unpack to, as one of a video that is black throughout
 
 
 class _Dtype(StandIn):
@@ -156,17 +158,11 @@ def read_array(path: Path) -> np.ndarray:
     """
     try:
         with open(path, "rb") as file:
-            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, _, dtype = header[np.lib.format.read_magic(file)](file)
+            shape, dtype = _read_header(file)
             if dtype.kind == "O":
                 array = _read_object_array(file, path)
-            elif dtype.kind not in "biufSU" or not dtype.itemsize:
-                raise ValueError(f"unexpected kind of array {dtype}")
-            elif dtype.itemsize * math.prod(shape) > path.stat().st_size:
-                raise ValueError(f"it ends before its {shape} array does")
             else:
-                file.seek(0)
-                array = _with_real_characters(np.load(file, allow_pickle=False))
+                array = _read_plain_array(file, path.stat().st_size)
         if not isinstance(array, np.ndarray) or array.shape != shape:
             raise ValueError(f"it does not hold the {shape} array that it declares")
         return array
@@ -176,6 +172,51 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # a damaged pickle can raise any exception at all
         raise InputError(f"{path}: not a readable .npy file ({one_line(error)}); download or make it again") from None
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the kind of array that a `.npy` file declares."""
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = header[np.lib.format.read_magic(file)](file)
+    return shape, dtype
+
+
+def _read_plain_array(file: IO[bytes], size: int) -> np.ndarray:
+    """The array of numbers or text that a `.npy` file of this size holds."""
+    file.seek(0)
+    shape, dtype = _read_header(file)
+    if dtype.kind not in "biufSU" or not dtype.itemsize:
+        raise ValueError(f"unexpected kind of array {dtype}")
+    if dtype.itemsize * math.prod(shape) > size:
+        raise ValueError(f"it ends before its {shape} array does")
+    file.seek(0)
+    return _with_real_characters(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def read_archive(path: Path, name: str) -> np.ndarray:
+    """Read one array of numbers of an `.npz` file.
+
+    Raises:
+        InputError: the file is missing or damaged, does not hold the array, or is far larger than it looks.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                found = some_of([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
+                raise InputError(f"{path}: expected an array named {name}, found {found}")
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError("it is not compressed as numpy does it")
+            if member.file_size > _MOST_UNPACKED + 100 * path.stat().st_size:  # numbers of real videos shrink by half
+                raise ValueError(f"it would unpack to {member.file_size} bytes")
+            with archive.open(member) as file:
+                return _read_plain_array(file, member.file_size)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged archive can raise whatever its parts do
+        raise InputError(f"{path}: not a readable .npz file of numbers ({one_line(error)}); make it again") from None
 
 
 def map_array(path: Path) -> np.ndarray:

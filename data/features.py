@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.arrays import map_array, read_array
+from data.arrays import map_array, read_archive, read_array
 from utils import InputError, is_plain_name, release_memory, some_of, stop
 
 # Of RGB and flow, where they are apart; the video's name goes into the braces.
@@ -83,10 +83,8 @@ class Features:
         """
         there, missing = [], []
         for i in chosen:
-            try:
+            if is_plain_name(self.videos[i]):  # else the annotations have been found wrong
                 (there if self.files(i) else missing).append(i)
-            except InputError as error:
-                on_error(str(error))
         if missing:
             names = some_of([self.videos[i] for i in missing], 5 if on_error is stop else None)
             layouts = ", or ".join(" with ".join(name.format("<video>") for name in layout) for layout in LAYOUTS)
@@ -186,7 +184,7 @@ def feature_file(folder: Path, video: str, name: str = LAYOUTS[0][0]) -> Path:
         InputError: the video's name cannot name a file.
     """
     if not is_plain_name(video):
-        raise InputError(f"{folder}: video {video!r} cannot name a file; use one array for all videos")
+        raise InputError(f"{folder}: video {video!r} cannot name a file")
     return folder / name.format(video)
 
 
@@ -216,20 +214,12 @@ def read_extracted(path: Path) -> np.ndarray:
     Raises:
         InputError: the file is missing or damaged, or holds no such array of numbers.
     """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:  # numpy leaves bad ones open
-            if "feature" not in content:
-                raise InputError(f"{path}: expected an array named feature, found {some_of(content.files) or 'none'}")
-            array = content["feature"]
-            if array.dtype.kind != "f":
-                raise InputError(f"{path}: expected floats, found {array.dtype} {list(array.shape)}")
-            return array
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; RGB and flow features go together") from None
-    except InputError:
-        raise
-    except Exception as error:  # a damaged archive can raise whatever its parts do
-        raise InputError(f"{path}: not a readable .npz file of numbers ({error}); extract this video again") from None
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; RGB and flow features go together")
+    array = read_archive(path, "feature")
+    if array.dtype.kind != "f":
+        raise InputError(f"{path}: expected floats, found {array.dtype} {list(array.shape)}")
+    return array
 
 
 def _join(parts: Sequence[np.ndarray], where: str, video: str) -> np.ndarray:

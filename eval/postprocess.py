@@ -11,6 +11,7 @@ from torch import Tensor
 from proposals import tiou
 
 NMS_VARIANCE = 0.1
+MOST_AT_ONCE = 4096  # proposals whose [M, M] decays are made at once, which is faster; of more it would take gigabytes
 LOGITS = ("class_logits", "attention_logits", "completeness_logits")  # what is read of the network's outputs
 
 
@@ -80,7 +81,9 @@ def detect(
         reported[video_score.argmax()] = True
 
     allowed = ~overlaps_ambiguous(segments_snip, ambiguous_sec, rate)  # [M]
-    decay = np.exp(-np.square(tiou(segments_snip[:, None], segments_snip[None], closed=True)) / NMS_VARIANCE)  # [M, M]
+    decay = Decay(segments_snip)
+    if len(segments_snip) <= MOST_AT_ONCE:
+        decay = decay[:, None]  # [M, M]
     classes, segments, kept_scores = [], [], []
     for class_idx in np.flatnonzero(reported):
         order, decayed = soft_nms(scores[:, class_idx], decay)
@@ -93,12 +96,24 @@ def detect(
     )
 
 
-def soft_nms(scores: np.ndarray, decay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+class Decay:
+    """What keeping a proposal multiplies the scores of all by, exp(-IoU^2 / 0.1): row i is that of proposal i."""
+
+    def __init__(self, segments_snip: np.ndarray) -> None:
+        self.segments_snip = segments_snip
+
+    def __getitem__(self, i: int | tuple) -> np.ndarray:
+        """`[M]`, or `[M, M]` of `[:, None]`."""
+        overlap = tiou(self.segments_snip[i], self.segments_snip, closed=True)
+        return np.exp(-np.square(overlap) / NMS_VARIANCE)
+
+
+def soft_nms(scores: np.ndarray, decay: np.ndarray | Decay) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian soft-NMS that drops nothing: each kept proposal lowers the scores of those it overlaps.
 
     Args:
         scores: `[M]` of one class.
-        decay: `[M, M]` what keeping row i multiplies the score of column j by, exp(-IoU^2 / 0.1).
+        decay: `[M, M]` what keeping row i multiplies the score of column j by; or the `Decay` that makes these rows.
 
     Returns:
         The proposals in the order they were kept, `[M]`, the first on ties, and their scores then, `[M]`.
