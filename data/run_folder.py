@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ class RunLog:
         if resumed_after is not None:
             _drop_later(self._metrics, resumed_after, lambda line: json.loads(line)["epoch"])
             _drop_later(self._table, resumed_after, lambda line: int(line.split()[0]))
+        threading.excepthook = _without_disk_errors
         with writing(self._logs):
             first = None if resumed_after is None else resumed_after + 1
             self._board = SummaryWriter(str(self._logs), purge_step=first)
@@ -162,6 +164,8 @@ class RunLog:
         except InputError:
             if kind is None:
                 raise
+        finally:
+            threading.excepthook = threading.__excepthook__
 
     def epoch(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
         """Record the mean loss terms of an epoch and its wall time."""
@@ -179,6 +183,12 @@ class RunLog:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, epoch)
             self._board.flush()  # before `resume.pt` says that the epoch is over
+
+
+def _without_disk_errors(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread; if it cannot, that is raised where it is told to flush, and need not be shown."""
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)
 
 
 def _json(record: dict[str, Any]) -> str:
