@@ -64,6 +64,7 @@ from utils import (
     catching_signals,
     keep_previous,
     log,
+    one_line,
     pick_device,
     printable,
     release_memory,
@@ -95,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return say_end(f"error: {error}", error, 2)
     except Interrupted as stopped:
         return say_end(f"stopped by {stopped}", stopped, stopped.status)
+    except RuntimeError as error:
+        if not options.deterministic or "deterministic" not in str(error):
+            raise
+        reason = InputError(f"--deterministic: {one_line(str(error).partition(', but')[0])}; leave the option out")
+        return say_end(f"error: {reason}", reason, 2)
 
 
 class Printable(logging.Formatter):

@@ -8,6 +8,7 @@ get into `resume.pt` are dropped when it is resumed, and weights that did not ge
 from __future__ import annotations
 
 import random
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class TrainingState:
             "random": _random_states(self._device()),
             "shuffler": self.shuffler.get_state() if order is None else order,
         }
-        save_checkpoint(self.path, _on_cpu(content))
+        save_checkpoint(self.path, _to_save(content))
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go back to what `read_resume` has read.
@@ -223,11 +224,15 @@ def _damaged(path: Path, error: BaseException | str) -> InputError:
     return InputError(f"{path}: damaged ({one_line(error)}); begin another run, from ckpt/last_model.pkl if you like")
 
 
-def _on_cpu(value: Any) -> Any:
-    """The same with all tensors, in dicts however deep, on the CPU."""
+def _to_save(value: Any) -> Any:
+    """The same with all tensors on the CPU, and one object for equal texts, so that equal content has equal bytes."""
     if isinstance(value, dict):
-        return {name: _on_cpu(part) for name, part in value.items()}
-    return value.cpu() if isinstance(value, Tensor) else value
+        return {_to_save(name): _to_save(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_to_save(part) for part in value]
+    if isinstance(value, Tensor):
+        return value.cpu()
+    return sys.intern(value) if type(value) is str else value
 
 
 def _alike(value: Any, example: Any) -> bool:

@@ -1,0 +1,589 @@
+"""A run that stops, for whatever reason, and is resumed ends as if it had not stopped."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import main
+import utils
+from benchmarks.kill import kill_runs, left
+from data.checkpoints import read_checkpoint
+from data.run_folder import RunFolder
+from model import SEAL
+from utils import InputError, Interrupted, catching_signals, uninterrupted
+
+ARGV = ("--dataset_name", "Demo", "--max_epoch", 4, "--interval", 2, "--max_proposal", 20)  # 20: every step is random
+STEPS = 8  # of an epoch
+
+
+def without_checkpoint_paths(results):
+    return {
+        name: without_checkpoint_paths(value) if isinstance(value, dict) else value
+        for name, value in results.items()
+        if name != "checkpoint"
+    }
+
+
+def what_is_left(folder):
+    """All that a run leaves, but for what names its folder: `resume.pt` in parts, and results without their paths."""
+    found = left(folder)
+    saved = read_checkpoint(folder / "ckpt" / "resume.pt")
+    for name in ("exp_dir", "resume", "overwrite", "cache"):
+        del saved["about"]["options"][name]
+    found["ckpt/resume.pt"] = repr(flat(saved))
+    if "results.json" in found:
+        results = json.loads((folder / "results.json").read_text())
+        found["results.json"] = json.dumps(without_checkpoint_paths(results))
+    return found
+
+
+def flat(value):
+    if isinstance(value, dict):
+        return {name: flat(part) for name, part in value.items()}
+    return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_run(demo_home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    before = Path.cwd()
+    os.chdir(demo_home)
+    try:
+        assert main.main([*map(str, ARGV), "--exp_dir", str(folder)]) == 0
+    finally:
+        os.chdir(before)
+    return what_is_left(folder)
+
+
+class Numbers:
+    """TensorBoard reads files in the order of their names, which end in a number for runs of one process and second."""
+
+    count = 0
+
+    def get(self):
+        Numbers.count += 1
+        return f"{Numbers.count:06d}"
+
+
+@pytest.fixture(autouse=True)
+def event_files_in_order(monkeypatch):
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", Numbers())
+
+
+def signal_at_step(monkeypatch, number, signum):
+    """Have a signal come in the middle of the n-th training step of this process."""
+    step, count = main.training_step, 0
+
+    def training_step(*args):
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signum)
+        return step(*args)
+
+    monkeypatch.setattr("main.training_step", training_step)
+
+
+@pytest.mark.parametrize("number", [1, 5, STEPS, STEPS + 1, 2 * STEPS, 4 * STEPS - 1])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_finish_and_the_run_be_resumed(
+    run, tmp_path, monkeypatch, uninterrupted_run, number, signum
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, number, signum)
+        status, _, err = run(*ARGV, "--exp_dir", out)
+    assert status == 128 + signum and f"stopped by {signum.name}" in err and "Traceback" not in err
+    assert f"go on with: python main.py {' '.join(map(str, ARGV))} --exp_dir {out} --resume" in err
+    saved = torch.load(out / "ckpt" / "resume.pt", weights_only=True)
+    epoch, steps = divmod(number, STEPS)
+    assert (saved["epoch"], len(saved["steps"])) in ((epoch, steps), (epoch - 1, STEPS))
+    assert not (out / ".lock").exists() and not (out / "results.json").exists()
+
+    status, printed, err = run(*ARGV, "--exp_dir", out, "--resume")
+    assert status == 0 and "resuming the run" in printed, err
+    assert what_is_left(out) == uninterrupted_run
+
+
+def test_a_signal_in_an_evaluation(run, tmp_path, monkeypatch, uninterrupted_run):
+    out = tmp_path / "run"
+    evaluate = main.evaluate_model
+    with monkeypatch.context() as patch:
+        patch.setattr("main.evaluate_model", lambda *a: os.kill(os.getpid(), signal.SIGTERM) or evaluate(*a))
+        assert run(*ARGV, "--exp_dir", out)[0] == 143
+    saved = torch.load(out / "ckpt" / "resume.pt", weights_only=True)
+    assert saved["epoch"] == 1 and len(saved["steps"]) == STEPS  # all of epoch 2, which then is not trained again
+    with monkeypatch.context() as patch:
+        patch.setattr("main.training_step", count := Counted(main.training_step))
+        assert run(*ARGV, "--exp_dir", out, "--resume")[0] == 0
+    assert count.calls == 2 * STEPS
+    assert what_is_left(out) == uninterrupted_run
+
+
+class Counted:
+    def __init__(self, function):
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return self.function(*args)
+
+
+class Killed(BaseException):
+    """Stands for a kill, which nothing catches."""
+
+
+def test_a_run_may_die_whenever_it_writes(run, tmp_path, monkeypatch, uninterrupted_run):
+    """It dies before the n-th time that it has something put on the disk, for every n."""
+    fsync, deaths = os.fsync, 0
+    while True:
+        left_to_do = deaths + 1
+
+        def fatal(descriptor):
+            nonlocal left_to_do
+            left_to_do -= 1
+            if not left_to_do:
+                raise Killed
+            fsync(descriptor)
+
+        out = tmp_path / f"run{deaths}"
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", fatal)
+            try:
+                assert run(*ARGV, "--exp_dir", out)[0] == 0
+                break
+            except Killed:
+                deaths += 1
+        if deaths % 3 == 0:  # each would take a minute
+            assert run(*ARGV, "--exp_dir", out, "--resume", "auto")[0] == 0
+            assert what_is_left(out) == uninterrupted_run
+    assert deaths > 25
+
+
+def test_killed_runs(tmp_path):
+    """The short form of `python benchmarks/kill.py`, which kills processes, and at any moment."""
+    stages = kill_runs(
+        tmp_path, runs=3, jobs=2, threads=1, feature_size=16, argv=["--max_epoch", "4", "--max_proposal", "20"]
+    )
+    assert stages.total() >= 3
+
+
+# ------------------------------------------------------------------------------------- what may be resumed
+
+
+@pytest.fixture
+def finished(run, tmp_path):
+    out = tmp_path / "run"
+    run.train(out, *ARGV[2:])
+    return out
+
+
+def test_a_finished_run_is_left_as_it_is(run, finished):
+    def files():
+        return {p: (p.read_bytes(), p.stat().st_ino) for p in finished.rglob("*.json*")}
+
+    before = files()
+    status, printed, _ = run(*ARGV, "--exp_dir", finished, "--resume")
+    assert status == 0 and "best checkpoint" in printed
+    assert files() == before
+
+
+def test_a_run_may_be_made_longer(run, finished):
+    lines = (finished / "metrics.jsonl").read_text().splitlines()
+    status, printed, err = run(*ARGV, "--exp_dir", finished, "--resume", "--max_epoch", 6, "--interval", 1)
+    assert status == 0 and "notice: --max_epoch was 4" in printed, err
+    longer = (finished / "metrics.jsonl").read_text().splitlines()
+    assert longer[: len(lines)] == lines and [json.loads(line)["epoch"] for line in longer[len(lines) :]] == [
+        5,
+        5,
+        6,
+        6,
+    ]
+    assert json.loads((finished / "results.json").read_text())["epoch"] == 6
+    assert json.loads((finished / "results.1.json").read_text())["epoch"] == 4
+    status, _, err = run(*ARGV, "--exp_dir", finished, "--resume")
+    assert status == 2 and "--max_epoch 4: the run to resume has 6 epochs already" in err
+
+
+def test_a_run_that_was_never_evaluated_can_be_at_its_end(run, tmp_path, uninterrupted_run):
+    out = tmp_path / "run"
+    run.train(out, *ARGV[2:], "--interval", 0)
+    assert not (out / "results.json").exists()
+    status, _, err = run(*ARGV, "--exp_dir", out, "--resume")
+    assert status == 0, err
+    results = json.loads((out / "results.json").read_text())
+    assert results["best"]["epoch"] == results["epoch"] == 4
+    assert (out / "ckpt" / "best_model.pkl").read_bytes() == (out / "ckpt" / "last_model.pkl").read_bytes()
+    assert run(*ARGV, "--exp_dir", out, "--resume")[0] == 0
+    assert (out / "metrics.jsonl").read_text().count("evaluation") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lr", 1e-3], r"--lr 0.001, which was 0.0001\. Give it those"),
+        (["--seed", 3, "--alpha_1", 2], r"--seed 3, which was 0; --weight_pc 2.0, which was 3.4"),
+        (["--pretrained_ckpt", "x.pkl"], r"--pretrained_ckpt x.pkl, which was None"),
+        (["--deterministic"], r"--deterministic True, which was False"),
+        (["--overwrite"], r"--resume goes with --run_type train, and not with --overwrite"),
+        (["--run_type", "test"], r"--resume goes with --run_type train"),
+        (["--resume", "maybe"], r"invalid choice: 'maybe'"),
+    ],
+)
+def test_options_that_may_not_change(run, finished, argv, message):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", *argv)
+    assert status == 2 and re.search(message, err) and "Traceback" not in err
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_directories_device_and_cache_may_change(run, finished, demo_home, tmp_path):
+    (tmp_path / "elsewhere").symlink_to(demo_home / "data" / "Demo")
+    moved = finished.rename(tmp_path / "moved")
+    argv = ("--dataset_root", tmp_path / "elsewhere", "--device", "cpu", "--cache", "none")
+    status, _, err = run(*ARGV, "--exp_dir", moved, "--resume", "--max_epoch", 5, *argv)
+    assert status == 0, err
+    assert json.loads((moved / "results.json").read_text())["best"]["checkpoint"].startswith(str(moved))
+
+
+def test_other_data_is_refused(run_in, demo_home, finished, tmp_path):
+    proposals = tmp_path / "proposals"
+    proposals.mkdir()
+    for path in (demo_home / "proposals4Thumos14").iterdir():
+        (proposals / path.name).write_text(path.read_text().replace("7.5", "7.6"))
+    status, _, err = run_in(demo_home)(*ARGV, "--exp_dir", finished, "--resume", "--proposals_root", proposals)
+    assert status == 2 and "the run began with other data" in err
+
+
+def test_another_number_of_threads_is_told(run, finished):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        status, printed, _ = run(*ARGV, "--exp_dir", finished, "--resume")
+    finally:
+        torch.set_num_threads(threads)
+    assert status == 0 and f"notice: number of threads is {threads + 1}, and was {threads}" in printed
+
+
+def test_there_is_nothing_to_resume(run, tmp_path):
+    status, _, err = run(*ARGV, "--exp_dir", tmp_path / "none", "--resume")
+    assert status == 2 and "no run to resume" in err and not (tmp_path / "none").exists()
+    assert run(*ARGV, "--exp_dir", tmp_path / "none", "--resume", "auto", "--interval", 0)[0] == 0
+
+
+def test_a_folder_with_a_run_says_how_to_go_on(run, finished):
+    status, _, err = run(*ARGV, "--exp_dir", finished)
+    assert status == 2 and "--resume goes on with it, --overwrite replaces it" in err
+    (finished / "ckpt" / "resume.pt").unlink()
+    status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", "auto")
+    assert status == 2 and "--resume goes on" not in err and "--overwrite replaces it" in err
+
+
+def test_logs_are_mended(run, tmp_path, monkeypatch, uninterrupted_run):
+    """Lines of a later epoch, and halves of lines, as a kill or a full disk leaves them."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signal_at_step(patch, 2 * STEPS + 3, signal.SIGTERM)
+        assert run(*ARGV, "--exp_dir", out)[0] == 143
+    for name, more in {
+        "metrics.jsonl": '{"epoch": 3, "loss_total": 1.0}\n{"epoch": 4, "evalu',
+        "mAP-results.log": "4 1.0 2.0\n5 1",
+    }.items():
+        with open(out / name, "a") as file:
+            file.write(more)
+    event_file = next((out / "logs").iterdir())
+    event_file.write_bytes(event_file.read_bytes()[:-5])
+    (out / "ckpt" / ".resume.pt.1.part").write_text("half")
+    assert run(*ARGV, "--exp_dir", out, "--resume")[0] == 0
+    found = what_is_left(out)
+    logs = found.pop("logs"), uninterrupted_run["logs"]
+    assert found == {name: value for name, value in uninterrupted_run.items() if name != "logs"}
+    assert logs[0] != logs[1]  # what was cut off TensorBoard's file is gone, and nothing else was changed
+
+
+def test_weights_of_a_resume_file_can_be_used(run, finished, tmp_path):
+    argv = ("--run_type", "test", "--dataset_name", "Demo", "--exp_dir", tmp_path / "test")
+    assert run(*argv, "--pretrained_ckpt", finished / "ckpt" / "resume.pt")[0] == 0
+    files = [(folder / "detections.json").read_bytes() for folder in (finished, tmp_path / "test")]
+    assert files[0] == files[1]
+
+
+# ----------------------------------------------------------------------------------------- damaged resume.pt
+
+
+def change(*path_and_value):
+    *path, name, value = path_and_value
+
+    def apply(content):
+        for part in path:
+            content = content[part]
+        content[name] = value(content[name]) if callable(value) else value
+
+    return apply
+
+
+NAN = torch.tensor(torch.nan)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.pop("weights"),
+        lambda content: content.update(more=1),
+        change("format", 99),
+        change("format", "x"),
+        change("epoch", "three"),
+        change("epoch", -1),
+        change("steps", torch.tensor(1.0)),
+        change("steps", torch.ones(2, 99)),
+        change("steps", torch.full((2, 7), torch.nan)),
+        change("best", {"snippet": "good"}),
+        change("best", lambda best: best | {"epoch": torch.nan}),
+        change("about", "options", []),
+        change("about", {}),
+        change("about", "terms", "abc"),
+        change("weights", lambda weights: dict(list(weights.items())[1:])),
+        change("weights", lambda weights: weights | {next(iter(weights)): torch.ones(3)}),
+        change("weights", lambda weights: {name: value * NAN for name, value in weights.items()}),
+        change("optimizer", {0: 1}),
+        change("optimizer", lambda state: {0: state[0]}),
+        change("optimizer", 0, "exp_avg", torch.ones(2)),
+        change("optimizer", 1, "exp_avg_sq", lambda value: value * NAN),
+        change("optimizer", 0, {}),
+        change("random", {}),
+        change("random", "torch", torch.zeros(3)),
+        change("random", "torch", lambda state: torch.zeros_like(state)),
+        change("random", "python", [3, [1, 2], None]),
+        change("random", "python", [3, [*range(624), 10**6], None]),
+        change("random", "numpy", "position", [10**6, 0, 0.0]),
+        change("random", "numpy", "key", torch.zeros(5)),
+        change("shuffler", torch.zeros(5)),
+    ],
+)
+def test_a_damaged_resume_file_is_one_line(run, finished, damage):
+    path = finished / "ckpt" / "resume.pt"
+    content = torch.load(path, weights_only=True)
+    damage(content)
+    torch.save(content, path)
+    before = path.read_bytes()
+    status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", "--max_epoch", 5)
+    assert status == 2 and re.match(r"error: \S+resume.pt: ", err.split("\r")[-1].strip()) and "Traceback" not in err
+    assert path.read_bytes() == before
+
+
+def test_a_cut_off_resume_file(run, finished):
+    path = finished / "ckpt" / "resume.pt"
+    for length in (0, 10, 5000, path.stat().st_size - 1):
+        path.write_bytes(path.read_bytes()[:length])
+        status, _, err = run(*ARGV, "--exp_dir", finished, "--resume")
+        assert status == 2 and "resume.pt: not a readable checkpoint" in err
+
+
+def test_generators_go_on_where_they_were(run, tmp_path, monkeypatch):
+    """Python's and numpy's, too, for losses that draw from them."""
+
+    def draws(folder, *argv, stop_at=None):
+        drawn, step = [], main.training_step
+
+        def training_step(*args):
+            drawn.append((random.random(), float(np.random.random()), float(torch.rand(1))))  # noqa: NPY002
+            if len(drawn) == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("main.training_step", training_step)
+            run(*ARGV, "--max_epoch", 2, "--exp_dir", folder, *argv)
+        return drawn
+
+    expected = draws(tmp_path / "a")
+    first = draws(tmp_path / "b", stop_at=5)
+    assert first + draws(tmp_path / "b", "--resume") == expected and len(set(expected)) == 2 * STEPS
+
+
+# ----------------------------------------------------------------------------------------------- signals
+
+
+def test_a_second_signal_is_not_waited_for():
+    """Within a block that is not to be interrupted, the second one has its usual effect: the process ends."""
+    code = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from utils import catching_signals, uninterrupted
+with catching_signals(), uninterrupted():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, str(Path(main.__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "still here\n"
+
+
+def test_signals_are_raised_once_and_handlers_given_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    reached = []
+    with pytest.raises(Interrupted, match="SIGINT") as stopped, catching_signals():
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("the end of the block")
+        reached.append("what is behind it")
+    assert stopped.value.status == 130 and reached == ["the end of the block"]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("run_type", ["test", "eval", "descriptors", "proposals", "check"])
+def test_other_run_types_stop_at_once(run, tmp_path, monkeypatch, run_type):
+    monkeypatch.setitem(main.RUN_TYPES, run_type, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    argv = ("--dataset_name", "Demo", "--run_type", run_type, "--detections", "x.json", "--exp_dir", tmp_path / "run")
+    status, _, err = run(*argv)
+    assert status == 143 and err == "stopped by SIGTERM\n"
+
+
+# -------------------------------------------------------------------------------------- one run a folder
+
+
+def test_a_second_run_is_refused_while_the_first_lives(run, tmp_path):
+    out = tmp_path / "run"
+    with RunFolder(out):
+        for run_type in ("train", "test"):
+            status, _, err = run("--run_type", run_type, "--dataset_name", "Demo", "--exp_dir", out)
+            assert status == 2 and f"--exp_dir {out} is in use by process {os.getpid()} on " in err
+    assert not out.exists()  # since nothing was put there
+
+
+def test_a_lock_of_a_process_that_died_is_none(tmp_path):
+    code = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from data.run_folder import RunFolder
+RunFolder(Path("run")).__enter__()
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code, str(Path(main.__file__).parent)], cwd=tmp_path, check=False)
+    assert (tmp_path / "run" / ".lock").exists()
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(InputError, match="is in use by process"):
+        folder.start("")
+        RunFolder(tmp_path / "run").__enter__()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["opt.txt"]
+
+
+# ------------------------------------------------------------------------------------------- a full disk
+
+
+@pytest.mark.parametrize("limit", [100, 20_000, 40_000, 60_000])
+def test_a_full_disk_costs_nothing_that_was_there(run, tmp_path, uninterrupted_run, limit):
+    """No file may become larger than the limit, which is how a disk that is full looks to a program."""
+    out = tmp_path / "run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        status, _, err = run(*ARGV, "--exp_dir", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 2 and re.search(r"error: \S+: cannot be written \(File too large\)", err), err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob(".*"))
+    status, _, err = run(*ARGV, "--exp_dir", out, "--resume", "auto")
+    assert status == 0, err
+    assert what_is_left(out) == uninterrupted_run
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_that_has_become_read_only(run, finished):
+    ckpt = finished / "ckpt"
+    ckpt.chmod(0o500)
+    try:
+        status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", "--max_epoch", 5)
+    finally:
+        ckpt.chmod(0o700)
+    assert status == 2 and "cannot be written (Permission denied)" in err
+
+
+# ------------------------------------------------------------------------------------------ not finite
+
+
+def test_a_gradient_that_is_not_finite_is_named(run, tmp_path, monkeypatch):
+    """A term that is finite and has none: sqrt at 0. The weights of the epoch before are kept."""
+    out = tmp_path / "run"
+    run.train(out, *ARGV[2:], "--max_epoch", 2)
+    kept = {path: path.read_bytes() for path in (out / "ckpt").iterdir()}
+    semantic, calls = main.Criterion.__call__, Counted(lambda: None)
+
+    def broken(self, outputs, *args):
+        calls()
+        terms = semantic(self, outputs, *args)
+        if calls.calls >= 3:
+            terms["SC_loss"] = terms["SC_loss"] + (outputs["fused"] * 0).abs().sqrt().sum()
+            terms["loss_total"] = terms["loss_total"] + terms["SC_loss"]
+        return terms
+
+    monkeypatch.setattr("main.Criterion.__call__", broken)
+    status, _, err = run(*ARGV, "--exp_dir", out, "--resume")
+    assert status == 2 and re.search(r"epoch 3, step 3: the gradient of SC_loss is not finite, on the videos demo", err)
+    assert err.count("demo_train_") == 10 and "Traceback" not in err
+    assert {path: path.read_bytes() for path in (out / "ckpt").iterdir()} == kept
+
+
+def test_weights_stay_as_they_were_before_a_gradient_that_is_not_finite():
+    torch.manual_seed(0)
+    model = SEAL(feature_size=4, num_class=3)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    good, bad = torch.ones(()), torch.tensor(torch.nan)
+    states = []
+    for factor in (good, bad, good):
+        terms = {"loss_total": model(torch.ones(5, 3, 4))["class_logits"].sum() * factor}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("main.batch_terms", lambda *_, terms=terms: terms)
+            recorded = main.training_step(model, None, None, None, optimizer, 1)
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        assert recorded[-1].isfinite() == (factor is good)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+# ------------------------------------------------------------------------------------------ determinism
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_command_leaves_the_same_files(run, tmp_path, monkeypatch, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            monkeypatch.setattr("main.RunFolder", lambda path, name=name: RunFolder(tmp_path / name / path))
+            run.train(tmp_path / name, *ARGV[2:], "--deterministic")
+    finally:
+        torch.set_num_threads(before)
+    hashes = [
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / name).rglob("*.pkl")}
+        for name in ("a", "b")
+    ]
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 2
+    assert what_is_left(tmp_path / "a") == what_is_left(tmp_path / "b")
+
+
+def test_an_operation_without_a_deterministic_form_is_named(run, tmp_path, monkeypatch):
+    def unpool(*_):
+        return torch.nn.functional.max_unpool1d(torch.ones(1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long), 2)
+
+    monkeypatch.setattr("main.training_step", unpool)
+    status, _, err = run(*ARGV, "--exp_dir", tmp_path / "run", "--deterministic")
+    assert status == 2 and "Traceback" not in err
+    assert "error: --deterministic: max_unpooling2d_forward_out does not have a deterministic implementation;" in err
+    utils.pick_device("cpu")
+    assert not torch.are_deterministic_algorithms_enabled()
