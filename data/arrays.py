@@ -145,8 +145,8 @@ def _read_object_array(file: IO[bytes], path: Path) -> np.ndarray:
         return load_pickle(file, size, _admitted(size), levels=_MAX_NESTING)
     except Refused as error:
         raise InputError(
-            f"{path}: {error}: an array file holds only numbers, strings and lists, and this name could run code; get "
-            "the file from a source you trust"
+            f"{path}: {one_line(error)}: an array file holds only numbers, strings and lists, and this name could run "
+            "code; get the file from a source you trust"
         ) from None
 
 
@@ -203,7 +203,7 @@ def read_archive(path: Path, name: str) -> np.ndarray:
         with zipfile.ZipFile(path) as archive:
             if f"{name}.npy" not in archive.namelist():
                 found = some_of([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
-                raise InputError(f"{path}: expected an array named {name}, found {found}")
+                raise InputError(f"{path}: expected an array named {name}, found {one_line(found)}")
             member = archive.getinfo(f"{name}.npy")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError("it is not compressed as numpy does it")

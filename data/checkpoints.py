@@ -205,7 +205,7 @@ def use_weights(model: torch.nn.Module, state: Any, path: Path) -> None:
         raise InputError(f"{path}: not a state dict: expected tensors named {next(iter(wanted))}, …")
     names = sorted(map(str, wanted.keys() ^ state.keys()))
     if names:
-        raise InputError(f"{path}: not a SEAL checkpoint: missing or unknown parameters {some_of(names, 4)}")
+        raise InputError(f"{path}: not a SEAL checkpoint: missing or unknown parameters {one_line(some_of(names, 4))}")
     for name, value in wanted.items():
         if not state[name].is_floating_point():
             raise InputError(f"{path}: {name} is not a plain tensor of floating-point numbers")

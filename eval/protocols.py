@@ -17,7 +17,7 @@ import pandas as pd
 from eval.detection import TIOU_THRESHOLDS, detection_map
 from eval.postprocess import VideoDetections
 from proposals import parse_results, snippets_to_seconds
-from utils import InputError, is_finite_number, log, some_of, write_json_beside_earlier
+from utils import InputError, has_control_characters, is_finite_number, log, some_of, write_json_beside_earlier
 
 
 def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
@@ -187,7 +187,7 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     for video, entries in content.results.items():
         for entry in entries:
             label, score = entry.get("label"), entry.get("score")
-            if not isinstance(label, str):
+            if not isinstance(label, str) or has_control_characters(label):
                 raise InputError(f"{path}: video {video}: label {reprlib.repr(label)} is not a class name")
             if not is_finite_number(score):
                 raise InputError(f"{path}: video {video}: score {reprlib.repr(score)} is not a finite number")

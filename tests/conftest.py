@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import main
 from data.make_demo import make_demo
 
 PARITY = Path(__file__).parent / "parity"
 SHARED = Path(__file__).parents[2] / "shared"
+
+# The same inputs every time, and few; `--hypothesis-profile long` draws many new ones.
+for name, options in {"short": {"max_examples": 200, "derandomize": True}, "long": {"max_examples": 20_000}}.items():
+    slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    settings.register_profile(name, database=None, deadline=None, suppress_health_check=slow, **options)
+settings.load_profile("short")
 
 torch.set_num_threads(1)  # the arrays are tiny, and threads that wait for a busy core would cost more than they give
 

@@ -1,0 +1,516 @@
+"""A corpus of files that were made to do harm: each is refused in one line, and nothing of it runs.
+
+Pickles stand in object arrays and in checkpoints; archives and headers promise more than they hold; names would leave
+their folder or steer a terminal.
+"""
+
+import io
+import json
+import pickle
+import re
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import readers
+import torch
+from watch import MEMORY_IS_KNOWN, watching
+
+from data.annotations import read_annotations
+from data.arrays import read_archive, read_array
+from data.checkpoints import load_weights, read_checkpoint
+from data.features import Features
+from eval.postprocess import detect
+from proposals import MOST_OF_A_VIDEO, parse_results
+from utils import InputError, has_control_characters, printable, read_json
+
+# What pickles call in the wild, or could: module, name, and the arguments as pickle text.
+CALLS = [
+    *(
+        ("os", "system", "S'touch owned'\n"),
+        ("posix", "system", "S'touch owned'\n"),
+        ("nt", "system", "S'touch owned'\n"),
+    ),
+    ("os", "execl", "S'/bin/touch'\nS'touch'\nS'owned'\n"),
+    ("os", "unlink", "S'owned'\n"),
+    ("builtins", "eval", 'S\'open("owned","w")\'\n'),
+    ("builtins", "exec", 'S\'open("owned","w")\'\n'),
+    ("builtins", "compile", "S'1'\nS'x'\nS'eval'\n"),
+    ("builtins", "__import__", "S'os'\n"),
+    ("builtins", "getattr", "S'x'\nS'__class__'\n"),
+    ("builtins", "setattr", "S'x'\nS'y'\nI1\n"),
+    ("builtins", "open", "S'owned'\nS'w'\n"),
+    ("builtins", "bytearray", "I100000000000\n"),
+    ("builtins", "range", "I100000000000\n"),
+    ("builtins", "map", "S'x'\nS'y'\n"),
+    ("builtins", "type", "S'x'\n"),
+    ("__builtin__", "eval", "S'1'\n"),
+    ("__builtin__", "file", "S'owned'\nS'w'\n"),
+    ("__main__", "main", ""),
+    ("commands", "getoutput", "S'touch owned'\n"),
+    ("subprocess", "Popen", "(lp0\nS'touch'\naS'owned'\na"),
+    ("subprocess", "check_output", "(lp0\nS'touch'\naS'owned'\na"),
+    ("pty", "spawn", "S'touch owned'\n"),
+    ("runpy", "run_path", "S'owned'\n"),
+    ("runpy", "_run_code", "S'1'\n"),
+    ("code", "interact", ""),
+    ("pdb", "run", "S'1'\n"),
+    ("cProfile", "run", "S'1'\n"),
+    ("timeit", "timeit", 'S\'open("owned","w")\'\n'),
+    ("trace", "Trace", ""),
+    ("bdb", "Bdb", ""),
+    ("imp", "load_source", "S'x'\nS'owned'\n"),
+    ("importlib", "import_module", "S'os'\n"),
+    ("ctypes", "CDLL", "N"),
+    ("socket", "create_connection", "(S'localhost'\nI80\nt"),
+    ("urllib.request", "urlopen", "S'http://localhost/'\n"),
+    ("webbrowser", "open", "S'http://localhost/'\n"),
+    ("shutil", "rmtree", "S'.'\n"),
+    ("tempfile", "mkstemp", ""),
+    ("pathlib", "Path", "S'owned'\n"),
+    ("marshal", "loads", "S'x'\n"),
+    ("pickle", "loads", "S'x'\n"),
+    ("_pickle", "loads", "S'x'\n"),
+    ("copyreg", "_reconstructor", "cbuiltins\nobject\ncbuiltins\nobject\nN"),
+    ("copyreg", "__newobj__", "cbuiltins\nobject\n"),
+    ("copyreg", "add_extension", "S'os'\nS'system'\nI1\n"),
+    ("copy_reg", "_reconstructor", "c__builtin__\nobject\nc__builtin__\nobject\nN"),
+    ("functools", "partial", "cos\nsystem\nS'touch owned'\n"),
+    ("functools", "reduce", "cos\nsystem\n(lp0\n"),
+    ("operator", "attrgetter", "S'system'\n"),
+    ("operator", "methodcaller", "S'system'\nS'touch owned'\n"),
+    ("types", "FunctionType", ""),
+    ("types", "CodeType", ""),
+    ("logging.config", "dictConfig", ""),
+    ("numpy", "load", "S'owned'\n"),
+    ("numpy", "fromfile", "S'/etc/passwd'\n"),
+    ("numpy", "memmap", "S'owned'\nS'uint8'\nS'w+'\nI0\n(I10\nt"),
+    ("numpy", "empty", "I100000000000\n"),
+    ("numpy.testing", "rundocs", "S'owned'\n"),
+    ("numpy.testing._private.utils", "runstring", 'S\'open("owned","w")\'\n'),
+    ("numpy.testing._private.utils", "rundocs", "S'owned'\n"),
+    ("numpy.distutils.exec_command", "exec_command", "S'touch owned'\n"),
+    ("numpy.f2py", "compile", "S'x'\n"),
+    ("numpy.f2py.crackfortran", "_eval_scalar", "S'1'\n(d"),
+    ("numpy.lib.format", "read_array", "S'x'\n"),
+    ("numpy.core.multiarray", "fromfile", "S'/etc/passwd'\n"),
+    ("numpy.core.multiarray", "frombuffer", "S'x'\n"),
+    ("numpy._core.multiarray", "_reconstruct.__globals__", ""),
+    ("pandas", "read_pickle", "S'owned'\n"),
+    ("pandas.io.pickle", "read_pickle", "S'owned'\n"),
+    ("joblib", "load", "S'owned'\n"),
+    ("torch", "load", "S'owned'\n"),
+    ("torch", "Tensor", "I100000000000\n"),
+    ("torch", "FloatTensor", "I100000000000\n"),
+    ("torch.serialization", "load", "S'owned'\n"),
+    ("torch.storage", "_load_from_bytes", "S'x'\n"),
+    ("torch.storage", "UntypedStorage", "I100000000000\n"),
+    ("torch.hub", "load", "S'x'\nS'y'\n"),
+    ("torch.utils.cpp_extension", "load_inline", "S'x'\nS'y'\n"),
+    ("torch.utils._config_module", "ConfigModule.load_config", "S'x'\n"),
+    ("torch.utils.bottleneck.__main__", "run_cprofile", "S'1'\n(d(d"),
+    ("torch._dynamo.guards", "GuardBuilder.get", "S'1'\n"),
+    ("torch.fx.experimental.symbolic_shapes", "ShapeEnv.evaluate_guards_expression", "S'1'\n"),
+    ("torch.jit.unsupported_tensor_ops", "execWrapper", "S'1'\n(d(d"),
+    ("torch.nn.modules.linear", "Linear", "I100000\nI100000\n"),
+    ("torch._utils", "_rebuild_sparse_tensor", "N(t"),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage", "N(tNN"),
+    ("torch._utils", "_rebuild_wrapper_subclass", "N"),
+    ("torch._utils", "_rebuild_device_tensor_from_numpy", "N"),
+    ("torch._tensor", "_rebuild_from_type_v2", "cos\nsystem\nS'touch owned'\n(t(d"),
+]
+
+
+def protocol_0(module: str, name: str, arguments: str) -> bytes:
+    return f"c{module}\n{name}\n({arguments}tR.".encode()
+
+
+def on_the_stack(module: str, name: str, arguments: str) -> bytes:
+    """The name put together on the stack, as protocol 4 does."""
+    texts = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
+    return b"\x80\x04" + texts + b"\x93(" + arguments.encode() + b"tR."
+
+
+def as_an_instance(module: str, name: str, arguments: str) -> bytes:
+    return f"({arguments}i{module}\n{name}\n.".encode()
+
+
+def as_a_new_object(module: str, name: str, arguments: str) -> bytes:
+    return b"\x80\x02" + f"c{module}\n{name}\n({arguments}t\x81.".encode("latin1")
+
+
+def in_a_state(module: str, name: str, arguments: str) -> bytes:
+    """As the state that something harmless is given."""
+    harmless = "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    return f"{harmless}(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\ntRI00\n(lc{module}\n{name}\n({arguments}tRatb.".encode()
+
+
+def as_an_argument(module: str, name: str, arguments: str) -> bytes:
+    return f"c_codecs\nencode\n(c{module}\n{name}\n({arguments}tRVlatin1\ntR.".encode()
+
+
+FORMS = [protocol_0, on_the_stack, as_an_instance, as_a_new_object, in_a_state, as_an_argument]
+
+
+def npy(payload: bytes) -> bytes:
+    """An object array around any pickle."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    return file.getvalue() + payload
+
+
+def checkpoint(payload: bytes, **members: bytes) -> bytes:
+    """A file of torch.save around any pickle."""
+    parts = {"data.pkl": payload, "byteorder": b"little", "version": b"3\n"} | members
+    return readers.archived({f"archive/{name.replace('__', '/')}": content for name, content in parts.items()})
+
+
+def refused(path, read, content: bytes | None = None, message: str = "", most: int = 64 << 20) -> None:
+    """See that a reader refuses a file in one line that names it, and that nothing else happens."""
+    if content is not None:
+        path.write_bytes(content)
+    with watching() as watched, pytest.raises(InputError) as error:
+        read(path)
+    assert not watched.seen
+    text = str(error.value)
+    assert str(path) in text and "\n" not in text and len(text) < 1000 and re.search(message, text), text
+    if MEMORY_IS_KNOWN:
+        assert watched.peak < most
+    assert not (path.parent / "owned").exists()
+
+
+@pytest.fixture(autouse=True)
+def in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call[0]}.{call[1]}")
+def test_pickles_that_call_anything(tmp_path, call):
+    for form in FORMS:
+        payload = form(*call)
+        refused(tmp_path / "x.npy", read_array, npy(payload))
+        refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload), "not a readable checkpoint")
+        refused(tmp_path / "bare.pkl", read_checkpoint, payload, "not a readable checkpoint")
+        refused(tmp_path / "bare.npy", read_array, payload)
+
+
+def test_it_is_said_what_a_pickle_wanted(tmp_path):
+    payload = protocol_0("os", "system", "S'touch owned'\n")
+    refused(tmp_path / "x.npy", read_array, npy(payload), r"refused to load os\.system")
+    refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload), r"refused to load os\.system")
+
+
+STORAGE = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI%d\ntQ"
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"I%d\n(%st(%stI00\nNtR."
+
+
+def tensor(numel=4, offset=0, size=b"I4\n", stride=b"I1\n") -> bytes:
+    return TENSOR % (numel, offset, size, stride)
+
+
+def test_the_tensor_that_the_following_are_made_of_is_read(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(checkpoint(tensor(), data__0=np.arange(4, dtype=np.float32).tobytes()))
+    assert read_checkpoint(path).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        tensor(size=b"I5\n"),
+        tensor(size=b"I1000000000000\n"),
+        tensor(size=b"I2\n", stride=b"I1000000000000\n"),
+        tensor(size=b"I1000000000000\n", stride=b"I0\n"),
+        tensor(size=b"I9223372036854775807\nI9223372036854775807\n", stride=b"I0\nI0\n"),
+        tensor(size=b"I4294967296\nI4294967296\n", stride=b"I4294967296\nI1\n"),
+        tensor(size=b"I-1\n"),
+        tensor(size=b"I4\nI1\n"),
+        tensor(size=b"F2.5\n"),
+        tensor(size=b"S'4'\n"),
+        tensor(size=b"(lp0\n"),
+        tensor(offset=1),
+        tensor(offset=-1),
+        tensor(offset=2**63),
+        tensor(stride=b"I-1\n"),
+        tensor(numel=5),
+        tensor(numel=-4),
+        tensor(numel=10**12),
+        tensor().replace(b"FloatStorage", b"DoubleStorage"),
+        tensor().replace(b"ctorch\nFloatStorage\n", b"Vfloat\n"),
+        tensor().replace(b"V0", b"V../../../etc/passwd"),
+        tensor().replace(b"V0", b"V1"),
+        tensor().replace(b"V0\n", b"N"),
+        tensor().replace(b"Vstorage\n", b""),
+        tensor()[:-1] + b"(N(dS'size'\n(I1000000000000\ntstb.",  # changes the shape of what was checked already
+        b"ctorch._utils\n_rebuild_tensor_v2\n(NI0\n(I4\nt(I1\ntI00\nNtR.",
+        b"ctorch._utils\n_rebuild_parameter\n.",
+        b"ctorch\nFloatStorage\n(I1000000000000\ntR.",
+        b"ctorch\nFloatStorage\n.",
+        b"ccollections\nOrderedDict\n((lp0\n(S'a'\nI1\ntatR.",
+        b"ccollections\nOrderedDict\n(N(dS'__call__'\nNstb.",
+        b"ccollections\nOrderedDict\n(tR(lp0\nI1\ns.",  # a name that is a list
+        b"}(I1\nN" + b"(" * 50 + b"t" * 50 + b"u.",
+        STORAGE % 4 + b".",  # a storage, and no tensor
+        b"Pstorage\n.",
+        b"NQ.",
+        b"(d" + b"S'a'\n(d" * 50 + b"s" * 50 + b".",
+    ],
+)
+def test_tensors_that_are_none(tmp_path, payload):
+    numbers = np.arange(4, dtype=np.float32).tobytes()
+    refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload, data__0=numbers), "not a readable checkpoint")
+
+
+def test_checkpoints_that_promise_more_than_they_hold(tmp_path):
+    path = tmp_path / "x.pkl"
+    weights = readers.saved(readers.network().state_dict())
+    parts = readers.members(weights)
+    # compressed, as a bomb would be
+    bomb = {"archive/data.pkl": tensor(numel=1 << 24, size=b"I16777216\n"), "archive/data/0": bytes(1 << 26)}
+    refused(path, read_checkpoint, readers.archived(bomb, zipfile.ZIP_DEFLATED), "it is compressed")
+    # many names for the same bytes
+    archive = bytearray(readers.archived({"archive/data.pkl": b"N.", "archive/data/0": bytes(100_000)}))
+    entry = archive.rindex(b"PK\x01\x02")
+    end = archive.rindex(b"PK\x05\x06")
+    record = bytes(archive[entry:end])
+    again = b"".join(record.replace(b"archive/data/0", b"archive/data/%x" % i) for i in range(16))
+    tail = bytearray(archive[end:])
+    struct.pack_into("<HHI", tail, 8, 17, 17, struct.unpack_from("<I", tail, 12)[0] + len(again) - len(record))
+    refused(path, read_checkpoint, bytes(archive[:entry]) + again + bytes(tail), "declares more than it holds")
+    # one that is far larger than the file
+    huge = bytearray(weights)
+    struct.pack_into("<II", huge, huge.rindex(b"PK\x01\x02") + 20, 0xFFFFFFF0, 0xFFFFFFF0)
+    refused(path, read_checkpoint, bytes(huge), "declares more than it holds")
+    # a bit that has flipped
+    flipped = bytearray(weights)
+    flipped[weights.index(next(content for name, content in parts.items() if "/data/" in name and content))] ^= 1
+    refused(path, read_checkpoint, bytes(flipped), "Bad CRC-32")
+    # the byte order of other machines, two pickles, none
+    other = {name: b"big" if name.endswith("byteorder") else content for name, content in parts.items()}
+    refused(path, read_checkpoint, readers.archived(other), "byte order of another machine")
+    refused(path, read_checkpoint, readers.archived({"a/data.pkl": b"N.", "b/data.pkl": b"N."}))
+    refused(path, read_checkpoint, readers.archived({}))
+
+
+def test_a_checkpoint_of_an_old_pytorch(tmp_path):
+    path = tmp_path / "x.pkl"
+    torch.save(readers.network().state_dict(), path, _use_new_zipfile_serialization=False)
+    refused(path, read_checkpoint, None, "PyTorch 1.6 or newer")
+
+
+def test_names_in_a_checkpoint_cannot_steer_a_terminal(tmp_path):
+    path = tmp_path / "x.pkl"
+    torch.save({"\x1b[31mred": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="missing or unknown parameters") as error:
+        load_weights(readers.network(), path)
+    assert "\x1b" not in printable(str(error.value)) and "\\x1b[31mred" in printable(str(error.value))
+
+
+@pytest.mark.parametrize("of", ["arrays", "scalars", "texts", "lists"])
+def test_short_pickles_of_much(tmp_path, of):
+    """A few bytes ask for the same long thing again and again."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\nq\x01(cnumpy\nndarray\nq\x02(I0\ntS'b'\ntR"
+    of_objects = b"(I1\n(I%d\ntcnumpy\ndtype\n(S'O8'\ntRq\x03I00\n" % 10_000
+    payloads = {
+        "arrays": b"\x80\x02]" + array + of_objects + b"](" + b"N" * 10_000 + b"eq\x04tba"
+        + (b"h\x01(h\x02(I0\ntS'b'\ntR(I1\n(I10000\nth\x03I00\nh\x04tba") * 3_000,
+        "scalars": b"\x80\x02]cnumpy.core.multiarray\nscalar\nq\x01cnumpy\ndtype\n(S'S900'\ntRq\x02U\xff" + b"x" * 255
+        + b"q\x03" + b"h\x01(h\x02h\x03tRa" * 1000,
+        "texts": b"\x80\x02]c_codecs\nencode\nq\x01X\x10\x27\0\0" + b"a" * 10_000 + b"q\x02U\x06latin1q\x03000"
+        + b"h\x01(h\x02h\x03tRa" * 1000,
+        "lists": b"\x80\x02](" + b"N" * 100 + b"e" + b"q\x01]" + b"(h\x01h\x01h\x01h\x01e" * 100,
+    }  # fmt: skip
+    refused(tmp_path / "x.npy", read_array, npy(payloads[of] + b"."))
+
+
+def test_headers_of_arrays(tmp_path):
+    good = readers.npy(np.ones((3, 4)))
+    for old, new in (
+        (b"(3, 4)", b"(3000000000000, 4)"),
+        (b"(3, 4)", b"(-3, -4)"),
+        (b"(3, 4)", b"'abc'"),
+        (b"(3, 4)", b"((((((((((((((((((((((((((((((((((((((((3,4))"),
+        (b"'<f8'", b"'|O'"),
+        (b"'<f8'", b"'<M8[s]'"),
+        (b"'<f8'", b"[('a', '|O')]"),
+        (b"'<f8'", b"'|V8'"),
+        (b"'<f8'", b"'<U999999999'"),
+        (b"'<f8'", b"__import__('os').system('touch owned')"),
+        (b"False", b"open('owned', 'w')"),
+        (b"\x93NUMPY\x01", b"\x93NUMPY\x09"),
+        (b"\x93NUMPY", b"NUMPY\x93"),
+    ):
+        assert old in good
+        refused(tmp_path / "x.npy", read_array, good.replace(old, new))
+        (tmp_path / "f").mkdir(exist_ok=True)
+        (tmp_path / "f" / "v.npy").unlink(missing_ok=True)
+        refused(tmp_path / "f" / "v.npy", lambda path: Features(path.parent, ["v"]).read(0), good.replace(old, new))
+
+
+def test_archives_of_arrays(tmp_path):
+    def read(path):
+        return read_archive(path, "feature")
+
+    path = tmp_path / "x.npz"
+    header = readers.npy(np.ones((3, 4)))[:128]
+    endless = header.replace(b"(3, 4)", b"(3, 400000000)") + bytes(1 << 20)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("feature.npy", "w") as file:
+        for _ in range(600):
+            file.write(bytes(1 << 20))
+    refused(path, read, bomb.getvalue(), "would unpack to 629145600 bytes")
+    refused(path, read, readers.archived({"feature.npy": endless}, zipfile.ZIP_DEFLATED), "ends before")
+    refused(path, read, readers.archived({"feature.npy": npy(b"cos\nsystem\n(S'touch owned'\ntR.")}))
+    refused(path, read, readers.archived({"feature.npy": header}, zipfile.ZIP_LZMA), "not compressed as numpy does")
+    refused(path, read, readers.archived({"\x1b[31m.npy": b""}), "expected an array named feature")
+    refused(path, read, b"PK\x05\x06" + bytes(18))
+
+
+DEEP = 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * DEEP,
+        b'{"results":' * DEEP,
+        b'{"results": {"v": ' + b"[" * DEEP + b"]" * DEEP + b"}}",
+        b'{"a": 1, "a": 2}',
+        b'{"results": {"v": [{"segment": [' + b"9" * 5000 + b", 1]}]}}",
+        b"\xff\xfe\x00",
+        b"\x80\x04N.",
+        b"",
+        b"\x00" * 100,
+    ],
+)
+def test_json_that_is_none(tmp_path, content):
+    refused(tmp_path / "x.json", read_json, content, "not a readable JSON file")
+
+
+@pytest.mark.parametrize(
+    "segment", ["[0, NaN]", "[0, Infinity]", "[0, 1e999]", "[0, 1e10]", "[-1e10, 0]", "[0, 1" + "0" * 400 + "]"]
+)
+def test_times_that_nobody_means(tmp_path, segment):
+    content = f'{{"results": {{"v": [{{"segment": {segment}}}]}}}}'.encode()
+    refused(tmp_path / "x.json", parse_results, content, "video v: bad segment")
+
+
+def test_more_entries_than_a_video_has(tmp_path):
+    entries = [{"segment": [0, 1]}] * (MOST_OF_A_VIDEO + 1)
+    refused(
+        tmp_path / "x.json", parse_results, json.dumps({"results": {"v": entries}}).encode(), "video v: 50001 segments"
+    )
+
+
+def test_many_proposals_need_no_table_of_pairs():
+    """With 20,000 it would take 3 GB; what comes out is what the table gives for fewer."""
+    rng = np.random.default_rng(0)
+    logits, segments = rng.normal(size=(20_000, 4)), np.sort(rng.uniform(0, 1e6, (20_000, 2)), axis=1)
+    with watching() as watched:
+        found = detect(logits[:, :2], logits[:, 2], logits[:, 3], segments, threshold_cls=0, rate=1.0)
+    assert len(found.score) == 20_000
+    assert not MEMORY_IS_KNOWN or watched.peak < 200 << 20
+
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    "a\nb",
+    "a\0b",
+    "\x1b[31m",
+    "\u202eabc",
+    "\u2028",
+    "x" * 201,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+def test_names_of_videos(tmp_path, name):
+    database = {name: {"subset": "training", "annotations": [{"label": "Jump"}]}}
+    message = "cannot name a file"
+    refused(tmp_path / "a.json", read_annotations, json.dumps({"database": database}).encode(), message)
+    reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
+    reader.lay_out(tmp_path, {"a/videoname.npy": readers.npy(readers.objects("clip 1", name, "v3"))})
+    message = "cannot name a file|expected text, found"
+    refused(tmp_path / "a" / "videoname.npy", lambda path: read_annotations(path.parent), None, message)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\0b", "\x1b]0;owned\x07", "\u202eabc", "\x9b31m"], ids=repr)
+def test_names_of_classes_and_in_results(tmp_path, name):
+    entry = {"subset": "training", "annotations": [{"label": name}]}
+    content = json.dumps({"database": {"v": entry}}).encode()
+    refused(tmp_path / "a.json", read_annotations, content, "video v: expected .annotations.")
+    refused(tmp_path / "a.json", read_annotations, content.replace(b"training", name.encode("unicode_escape")))
+    refused(tmp_path / "r.json", parse_results, json.dumps({"results": {name: []}}).encode(), "the name has characters")
+    reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
+    reader.lay_out(tmp_path, {"a/classlist.npy": readers.npy(np.array(["Jump", name + "x"]))})
+    refused(tmp_path / "a" / "classlist.npy", lambda path: read_annotations(path.parent), None, "expected text, found")
+
+
+def test_more_labels_than_can_be_meant(tmp_path):
+    database = {f"v{i}": {"subset": "training", "annotations": [{"label": str(i)}]} for i in range(20_000)}
+    content = json.dumps({"database": database}).encode()
+    refused(tmp_path / "a.json", read_annotations, content, "20000 classes for 20000 videos", most=256 << 20)
+
+
+def test_what_is_shown_is_printable(run, tmp_path):
+    """Labels of a result file come into a message; what they hold does not come onto the terminal."""
+    path = tmp_path / "d.json"
+    label = "\x1b]0;owned\x07\u202e"
+    path.write_text(json.dumps({"results": {"demo_test_0001": [{"segment": [0, 1], "score": 1, "label": label}]}}))
+    argv = ("--run_type", "eval", "--dataset_name", "Demo", "--detections", path, "--exp_dir", tmp_path / "run")
+    status, out, err = run(*argv)
+    assert status == 2 and r"\x1b]0;owned\x07\u202e" in err
+    assert not has_control_characters((out + err).replace("\n", ""))
+
+
+def test_printable():
+    text = "tab\tend\nescape\x1b bell\x07 return\r C1\x9b half\ud800 line\u2028 turned\u202e family 👩‍🚀 é 日"
+    expected = r"escape\x1b bell\x07 return\r C1\x9b half\ud800 line\u2028 turned\u202e family 👩‍🚀 é 日"
+    assert printable(text) == "tab\tend\n" + expected
+
+
+def test_the_log_is_printable(run, tmp_path):
+    status, out, err = run("--dataset_name", "Demo", "--device", "cpu\x1b[31m", "--exp_dir", tmp_path / "run")
+    assert status == 2 and r"device: cpu\x1b[31m" in out and not has_control_characters((out + err).replace("\n", ""))
+
+
+@pytest.mark.parametrize("kind", ["array", "checkpoint", "proposals", "text"])
+def test_hostile_files_stop_a_run_in_one_line(run_in, demo_home, tmp_path, kind):
+    """The same through the command line: status 2, one line, and the folder of the run is not there."""
+    import shutil
+
+    home = tmp_path / "home"
+    shutil.copytree(demo_home, home)
+    run = run_in(home)
+    argv = ["--dataset_name", "Demo", "--exp_dir", "run"]
+    call = protocol_0("os", "system", "S'touch owned'\n")
+    if kind == "array":
+        (home / "data" / "Demo" / "Demo-Annotations" / "labels_all.npy").write_bytes(npy(call))
+    elif kind == "checkpoint":
+        (home / "w.pkl").write_bytes(checkpoint(call))
+        argv += ["--run_type", "test", "--pretrained_ckpt", "w.pkl"]
+    elif kind == "proposals":
+        (home / "proposals4Thumos14" / "Proposals_Demo_test.json").write_bytes(b"[" * DEEP)
+    else:
+        (home / "data" / "Demo" / "Demo-Annotations" / "Ambiguous_test.txt").write_bytes(b"demo \x1b[31m nan\n")
+    status, out, err = run(*argv)
+    last = err.replace("\r", "\n").strip().splitlines()[-1]
+    assert status == 2 and last.lstrip().startswith("error: ") and "Traceback" not in err
+    assert not has_control_characters((out + last).replace("\n", ""))
+    assert not (home / "owned").exists() and not (home / "run").exists()
+
+
+def test_pickles_of_everyday_numpy_are_read(tmp_path):
+    """So that refusing is not all that a reader can."""
+    array = readers.objects(np.float64(1.5), [np.int64(3), "text", b"bytes"], np.ones((2, 2), ">f4"))
+    for protocol in (0, 1, 2, 3, 4):
+        (tmp_path / "x.npy").write_bytes(npy(pickle.dumps(array, protocol)).replace(b"(1,)", b"(3,)"))
+        found = read_array(tmp_path / "x.npy")
+        assert found[0] == 1.5 and found[1] == [3, "text", b"bytes"] and (found[2] == 1).all()
