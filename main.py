@@ -22,6 +22,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return RUN_TYPES[options.run_type](options) or 0
     except InputError as error:
         return say_end(f"error: {error}", error, 2)
+    except PermissionError as error:  # a folder that may not be looked into
+        return say_end(f"error: {error.filename}: {error.strerror}", InputError(), 2)
     except Interrupted as stopped:
         return say_end(f"stopped by {stopped}", stopped, stopped.status)
     except RuntimeError as error:
@@ -113,7 +116,8 @@ class Printable(logging.Formatter):
 
 def say_end(message: str, reason: InputError | Interrupted, status: int) -> int:
     """Say why the program ends early and, if there is more to say, what to do; returns the exit status."""
-    print(printable("\n".join(filter(None, (message, reason.hint)))), file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone, and nobody there to be told
+        print(printable("\n".join(filter(None, (message, reason.hint)))), file=sys.stderr)
     return status
 
 

@@ -42,7 +42,7 @@ class CannotWrite(InputError):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM has come. `main.py` says so, and exits with the status that shells give such an end."""
+    """SIGINT, SIGTERM or SIGHUP has come. `main.py` says so, and exits with the status that shells give such an end."""
 
     hint = ""  # a second line: what to type
 
@@ -334,7 +334,7 @@ def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
 
 
 class _Signals:
-    """Whether SIGINT and SIGTERM have to wait, and which one does."""
+    """Whether signals have to wait, and which one does."""
 
     busy = False
     pending: int | None = None
@@ -342,7 +342,10 @@ class _Signals:
 
 @contextmanager
 def catching_signals() -> Iterator[None]:
-    """Have the first SIGINT or SIGTERM raise `Interrupted` within the block; a second one ends the process at once."""
+    """Have the first SIGINT, SIGTERM or SIGHUP raise `Interrupted` within the block; a second one ends the process.
+
+    SIGHUP, which comes when the terminal is closed, stays ignored if it is, as `nohup` has it.
+    """
 
     def handle(signum: int, _: Any) -> None:
         for other in previous:
@@ -356,6 +359,8 @@ def catching_signals() -> Iterator[None]:
         return
     _Signals.pending = None
     previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        previous[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
     try:
         for signum in previous:
             signal.signal(signum, handle)

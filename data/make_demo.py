@@ -33,7 +33,7 @@ if __name__ == "__main__":  # run as a script, the project's own modules are one
 from data.annotations import read_annotations, usual_subsets
 from descriptors import build_descriptors, write_descriptors
 from proposals import SNIPPETS_PER_SECOND, parse_results, tiou
-from utils import InputError, is_plain_name, whole_file, write_json
+from utils import InputError, is_plain_name, printable, whole_file, write_json
 
 CLASSES = ("HighJump", "LongJump", "Throw", "Kick", "Dive", "Spin")
 LATENT = 32  # dimensions of the latent space of each modality
@@ -331,7 +331,7 @@ def main() -> int:
                 seed=args.seed,
             )
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     print(f"done; next: python main.py --run_type train --dataset_name {args.name or 'Demo'}")
     return 0

@@ -248,11 +248,16 @@ def _alike(value: Any, example: Any) -> bool:
 def _random_states(device: torch.device) -> dict[str, Any]:
     """The states of all generators there are, but for the shuffler's."""
     _, key, *position = np.random.get_state()  # noqa: NPY002 - the global one, see `seed_everything`
+    of_device = None
+    if device.type == "cuda":
+        of_device = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        of_device = torch.mps.get_rng_state()
     return {
         "python": random.getstate(),
         "numpy": {"key": torch.from_numpy(key.astype(np.int64)), "position": position},
         "torch": torch.get_rng_state(),
-        "device": getattr(torch, device.type).get_rng_state() if device.type in ("cuda", "mps") else None,
+        "device": of_device,
     }
 
 
@@ -269,5 +274,7 @@ def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
         raise ValueError("numpy's random state is none")
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *position))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
-    if device.type in ("cuda", "mps") and states["device"] is not None:
-        getattr(torch, device.type).set_rng_state(states["device"])
+    if device.type == "cuda" and states["device"] is not None:
+        torch.cuda.set_rng_state(states["device"], device)
+    elif device.type == "mps" and states["device"] is not None:
+        torch.mps.set_rng_state(states["device"])

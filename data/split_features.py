@@ -20,7 +20,7 @@ if __name__ == "__main__":  # run as a script, the project's own modules are one
 
 from data.annotations import read_annotations
 from data.features import Features, feature_file
-from utils import InputError, is_plain_name, whole_file
+from utils import InputError, is_plain_name, printable, whole_file
 
 
 def split_features(name: str, root: Path, dtype: np.dtype) -> Path:
@@ -65,7 +65,7 @@ def main() -> int:
         root = args.dataset_root or Path("data") / args.dataset_name
         print(f"features are now in {split_features(args.dataset_name, root, np.dtype(args.dtype))}")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     return 0
 

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,17 +96,28 @@ def signal_at_step(monkeypatch, number, signum):
     monkeypatch.setattr("main.training_step", training_step)
 
 
-@pytest.mark.parametrize("number", [1, 5, STEPS, STEPS + 1, 2 * STEPS, 4 * STEPS - 1])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("signum", "number", "cache"),
+    [
+        (signal.SIGINT, 1, "memory"),
+        (signal.SIGINT, 5, "none"),
+        (signal.SIGINT, STEPS, "memory"),
+        (signal.SIGTERM, STEPS + 1, "none"),
+        (signal.SIGTERM, 2 * STEPS, "none"),
+        (signal.SIGTERM, 4 * STEPS - 1, "memory"),
+        (signal.SIGHUP, 3 * STEPS - 2, "memory"),
+    ],
+)
 def test_a_signal_lets_the_step_finish_and_the_run_be_resumed(
-    run, tmp_path, monkeypatch, uninterrupted_run, number, signum
+    run, tmp_path, monkeypatch, uninterrupted_run, signum, number, cache
 ):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         signal_at_step(patch, number, signum)
-        status, _, err = run(*ARGV, "--exp_dir", out)
+        status, _, err = run(*ARGV, "--cache", cache, "--exp_dir", out)
     assert status == 128 + signum and f"stopped by {signum.name}" in err and "Traceback" not in err
-    assert f"go on with: python main.py {' '.join(map(str, ARGV))} --exp_dir {out} --resume" in err
+    command = f"go on with: python main.py {' '.join(map(str, ARGV))} --cache {cache} --exp_dir {out} --resume"
+    assert command in err.splitlines()
     saved = torch.load(out / "ckpt" / "resume.pt", weights_only=True)
     epoch, steps = divmod(number, STEPS)
     assert (saved["epoch"], len(saved["steps"])) in ((epoch, steps), (epoch - 1, STEPS))
@@ -502,15 +514,34 @@ def test_a_full_disk_costs_nothing_that_was_there(run, tmp_path, uninterrupted_r
     assert what_is_left(out) == uninterrupted_run
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_folder_that_has_become_read_only(run, finished):
-    ckpt = finished / "ckpt"
-    ckpt.chmod(0o500)
-    try:
-        status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", "--max_epoch", 5)
-    finally:
-        ckpt.chmod(0o700)
-    assert status == 2 and "cannot be written (Permission denied)" in err
+def test_a_folder_that_becomes_read_only(demo_home, tmp_path):
+    """In the middle of training; a process of its own, since the superuser has to be kept from writing nevertheless."""
+    code = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import main
+run_epoch = main.run_epoch
+
+def run_and_close(run):
+    if run.state.epoch == 2:
+        os.chmod(run.folder.path / "ckpt", 0o500)
+    return run_epoch(run)
+
+main.run_epoch = run_and_close
+sys.exit(main.main(sys.argv[2:]))
+"""
+    command = [sys.executable, "-c", code, str(Path(main.__file__).parent), *map(str, ARGV), "--exp_dir"]
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("the superuser writes anywhere, and there is no setpriv to keep it from that")
+        command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
+    out = tmp_path / "run"
+    done = subprocess.run([*command, str(out)], cwd=demo_home, capture_output=True, text=True, check=False)
+    (out / "ckpt").chmod(0o700)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"error: {out}/ckpt/resume.pt: cannot be written (Permission denied)" in done.stderr
+    assert torch.load(out / "ckpt" / "resume.pt", weights_only=True)["epoch"] == 2
+    assert sorted(path.name for path in (out / "ckpt").iterdir()) == ["best_model.pkl", "last_model.pkl", "resume.pt"]
 
 
 # ------------------------------------------------------------------------------------------ not finite
