@@ -6,7 +6,7 @@
 Floors: of a training epoch and of a test pass, the bare matrix products, into memory that is there already (the first
 layer needs no gradient of its input); of pooling, reading the features and writing the result at the speed at which
 this machine copies; of post-processing, one exponential for every two proposals of a video; of evaluation, sorting
-the detections and the tIoU of every detection and instance that may match.
+the detections and the tIoU of every detection and instance that may match; of `resume.pt`, writing as many bytes.
 
 With `--annotations` and `--proposals` the videos, proposals and detections are THUMOS14's own, else invented ones of
 the same number; features are random. Times are medians over interleaved repetitions, since machines are noisy.
@@ -221,6 +221,26 @@ def measure_training(table: Table, data: Data, options: argparse.Namespace, feat
             table.add(f"{len(some)} padded float32 steps over ours, {precision}", padded_float32, ours)
 
 
+def measure_saving(table: Table, data: Data, options: argparse.Namespace, folder: Path, repeats: int) -> None:
+    """`resume.pt`, which is written after every epoch, beside a bare write of as many bytes."""
+    device = data.train[0].proposals.device
+    model = seal.build_model(options, data, device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = seal.TrainingState(folder / "resume.pt", {}, model, optimizer, torch.Generator())
+    state.save()
+    content = state.path.read_bytes()
+
+    def bare() -> None:
+        with open(folder / "bare", "wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+
+    table.add(f"saving resume.pt, {len(content) / 1e6:.0f} MB", *medians(2 * repeats + 1, state.save, bare))
+
+
 def measure_testing(table: Table, data: Data, options: argparse.Namespace, repeats: int) -> None:
     """A test pass in each precision, and its post-processing alone."""
     device = data.test[0].proposals.device
@@ -382,6 +402,7 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
         measure_pooling(table, features, segments, repeats)
     if "training" in args.parts:
         measure_training(table, data, options, features)
+        measure_saving(table, data, options, home, repeats)
     if "testing" in args.parts:
         measure_testing(table, data, options, repeats)
     if "evaluation" in args.parts:
