@@ -6,6 +6,7 @@ M proposals of a video, T snippets, D features, C classes without background.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -151,9 +152,7 @@ def make_batch(
     """
     rows, proposals = [], []
     for video in (videos[i] for i in chosen):
-        keep = None
-        if max_proposal is not None and len(video.proposals) > max_proposal:
-            keep = torch.randperm(len(video.proposals), generator=generator)[:max_proposal].sort().values
+        keep = choose_proposals(video, max_proposal, generator)
         rows.append(video.rows(keep))
         device = video.proposals.device
         proposals.append(video.proposals if keep is None else video.proposals[to_device(keep, device)])
@@ -166,18 +165,32 @@ def make_batch(
     )
 
 
+def choose_proposals(video: Video, most: int | None, generator: torch.Generator | None) -> Tensor | None:
+    """Indices of a random choice of a video's proposals, rising; None for all, if it has no more than `most`."""
+    if most is None or len(video.proposals) <= most:
+        return None
+    return torch.randperm(len(video.proposals), generator=generator)[:most].sort().values
+
+
 def training_batches(
     videos: Sequence[Video],
     batch_size: int,
     max_proposal: int,
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
+    skip: int = 0,
 ) -> Iterator[Batch]:
-    """One epoch of batches in a fresh random order; the last partial batch is dropped (SPEC section 5)."""
+    """One epoch of batches in a fresh random order; the last partial batch is dropped (SPEC section 5).
+
+    The first `skip` batches are not made, and the others are what they would be behind them.
+    """
     order = torch.randperm(len(videos), generator=generator).tolist()
     starts = range(0, len(order) - batch_size + 1, batch_size)
-    chosen = (order[start : start + batch_size] for start in starts)
-    return _ahead_if_pooled_now(videos, (make_batch(videos, part, max_proposal, generator, dtype) for part in chosen))
+    chosen = [order[start : start + batch_size] for start in starts]
+    for i in itertools.chain.from_iterable(chosen[:skip]):
+        choose_proposals(videos[i], max_proposal, generator)
+    batches = (make_batch(videos, part, max_proposal, generator, dtype) for part in chosen[skip:])
+    return _ahead_if_pooled_now(videos, batches)
 
 
 def evaluation_batches(

@@ -2,6 +2,7 @@
 
     python main.py --run_type train --dataset_name Demo
     python main.py --run_type train
+    python main.py --run_type train --resume
     python main.py --run_type test --pretrained_ckpt checkpoints/best_model.pkl
     python main.py --run_type eval --detections detections.json
     python main.py --run_type check
@@ -13,7 +14,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import platform
@@ -21,7 +21,7 @@ import shlex
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ from data.commands import check, make_descriptors, make_proposals
 from data.resume import TrainingState, about_run, run_to_resume
 from data.run_folder import RunFolder, RunLog
 from data.source import Data, load_data, open_dataset
-from dataset import Batch, make_batch, training_batches
+from dataset import Batch, training_batches
 from eval.classification import video_figures
 from eval.network import detect_all
 from eval.postprocess import VideoDetections
@@ -94,16 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with catching_signals(), logging_redirect_tqdm():
             return RUN_TYPES[options.run_type](options) or 0
     except InputError as error:
-        return say_end(f"error: {error}", error, 2)
-    except PermissionError as error:  # a folder that may not be looked into
-        return say_end(f"error: {error.filename}: {error.strerror}", InputError(), 2)
+        return say_end(f"error: {error}", error.hint, 2)
     except Interrupted as stopped:
-        return say_end(f"stopped by {stopped}", stopped, stopped.status)
+        return say_end(f"stopped by {stopped}", stopped.hint, stopped.status)
     except RuntimeError as error:
         if not options.deterministic or "deterministic" not in str(error):
             raise
-        reason = InputError(f"--deterministic: {one_line(str(error).partition(', but')[0])}; leave the option out")
-        return say_end(f"error: {reason}", reason, 2)
+        reason = one_line(str(error).partition(", but")[0])
+        return say_end(f"error: --deterministic: {reason}; leave the option out", "", 2)
 
 
 class Printable(logging.Formatter):
@@ -114,10 +112,10 @@ class Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-def say_end(message: str, reason: InputError | Interrupted, status: int) -> int:
-    """Say why the program ends early and, if there is more to say, what to do; returns the exit status."""
+def say_end(message: str, hint: str, status: int) -> int:
+    """Say why the program ends early and, if there is a hint, what to do; returns the exit status."""
     with suppress(OSError):  # the terminal may be gone, and nobody there to be told
-        print(printable("\n".join(filter(None, (message, reason.hint)))), file=sys.stderr)
+        print(printable(f"{message}\n{hint}".rstrip()), file=sys.stderr)
     return status
 
 
@@ -128,31 +126,34 @@ def train(options: Namespace) -> None:
     """`--run_type train`: train from scratch, from `--pretrained_ckpt`, or from where a run stopped (`--resume`)."""
     with RunFolder(options.exp_dir) as folder:
         saved = run_to_resume(folder, options)
+        resumed = saved is not None
         shuffler = seed_everything(options.seed)
         device = choose_device(options)
         data = load_data(options, device)
-        model = build_model(options, data, device, options.pretrained_ckpt if saved is None else None)
+        model = build_model(options, data, device, None if resumed else options.pretrained_ckpt)
         criterion = build_criterion(options)
         optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
         about = about_run(options, data.digest(), step_terms(criterion), device)
         state = TrainingState(folder.resume, about, model, optimizer, shuffler)
-        if saved is not None:
+        if resumed:
             state.restore(saved)
+        del saved  # as large as the network and its optimizer
 
         start_run(options, folder)
         try:
-            if saved is None:
+            if not resumed:
                 state.save()
-            with RunLog(folder.path, None if saved is None else state.epoch) as run_log:
+            with RunLog(folder.path, (state.epoch, state.evaluated) if resumed else None) as run_log:
                 run = Training(options, folder, data, criterion, state, run_log)
-                save_due_weights(run)  # if it was killed right before it could
+                save_due_weights(run)  # the process before may have ended between `resume.pt` and these
                 left = range(state.epoch, options.max_epoch)
                 progress = tqdm(left, "training", options.max_epoch, unit="epoch", initial=state.epoch)
                 for _ in progress:
                     progress.set_postfix(loss=f"{run_epoch(run):.3f}")
                 finish(run)
         except (Interrupted, CannotWrite) as stopped:
-            stopped.hint = f"go on with: {command_to_resume(options)}"
+            if folder.resume.exists():
+                stopped.hint = f"go on with: {command_to_resume(options)}"
             raise
 
 
@@ -168,6 +169,14 @@ class Training:
     log: RunLog
     evaluation: tuple[dict[str, Any], pd.DataFrame] | None = None  # of the last epoch, if that was evaluated
 
+    def batches(self, skip: int = 0) -> Iterator[Batch]:
+        """The batches of the next epoch, but for the first `skip`."""
+        options, state = self.options, self.state
+        precision = state.model.precision
+        return training_batches(
+            self.data.train, options.batch_size, options.max_proposal, state.shuffler, precision, skip
+        )
+
 
 def run_epoch(run: Training) -> float:
     """Train an epoch, or what is left of it, and evaluate it if that is due; returns the mean loss.
@@ -178,12 +187,9 @@ def run_epoch(run: Training) -> float:
     """
     options, data, state = run.options, run.data, run.state
     epoch, began, order = state.epoch + 1, time.perf_counter(), state.shuffler.get_state()
-    batches = training_batches(
-        data.train, options.batch_size, options.max_proposal, state.shuffler, state.model.precision
-    )
-    batches = itertools.islice(batches, len(state.steps), None)
     run.evaluation = None
     try:
+        batches = run.batches(skip=len(state.steps))
         terms = train_epoch(state.model, batches, data, run.criterion, state.optimizer, epoch, state.steps)
         run.log.epoch(epoch, terms, state.seconds + time.perf_counter() - began)
         release_memory()  # epochs leave gaps of many sizes, which would add up
@@ -191,14 +197,17 @@ def run_epoch(run: Training) -> float:
             log.info(f"\nepoch {epoch}, mean loss {terms['loss_total']:.4f}")
             run.evaluation = evaluate_model(state.model, data, options)
             record_evaluation(run, epoch)
+        with uninterrupted():
+            state.finish_epoch(None if run.evaluation is None else run.evaluation[0])
+            state.save()
+            save_due_weights(run)
+    except NotFinite as fault:
+        raise InputError(explain(fault, run, order)) from None
     except Interrupted:
-        state.seconds += time.perf_counter() - began
-        state.save(order)
+        if state.epoch < epoch:  # else all of it is saved
+            state.seconds += time.perf_counter() - began
+            state.save(order)
         raise
-    with uninterrupted():
-        state.finish_epoch(run.evaluation and run.evaluation[0])
-        state.save()
-        save_due_weights(run)
     return terms["loss_total"]
 
 
@@ -235,13 +244,14 @@ def finish(run: Training) -> None:
         else:
             log.info("not evaluated, as --interval 0 asks")
         return
-    if run.evaluation is None:  # it was killed, or not evaluated, after its last epoch
+    if run.evaluation is None:  # the process that trained the last epoch ended before this, or did not evaluate
         run.evaluation = evaluate_model(state.model, run.data, options)
         if state.evaluated < state.epoch:
             record_evaluation(run, state.epoch)
-            state.note_evaluation(run.evaluation[0])
-            state.save()
-            save_due_weights(run)
+            with uninterrupted():
+                state.note_evaluation(run.evaluation[0])
+                state.save()
+                save_due_weights(run)
     results, detections = run.evaluation
     last = {**results, "checkpoint": str(folder.last), "epoch": state.epoch}
     best = {**state.best, "checkpoint": str(folder.best)}
@@ -268,42 +278,39 @@ def train_epoch(
         criterion: of the losses.
         optimizer: of the network.
         epoch: from 1.
-        steps: the `step_terms` of each step, `[K]` on the device; of an epoch that was interrupted, those of the steps
-            before. This adds its own.
+        steps: the K `step_terms` of each step, `[K]` on the device; of an epoch that was interrupted, those of the
+            steps before. This adds its own.
 
     Returns:
         The mean of each loss term.
 
     Raises:
-        InputError: a loss or a gradient is not finite.
+        NotFinite: a loss or a gradient is not.
         Interrupted: between two steps.
     """
     model.train()
     steps = [] if steps is None else steps
-    videos: list[list[int]] = [[] for _ in steps]
     try:
         for batch in batches:
             with uninterrupted():
                 steps.append(training_step(model, batch, data, criterion, optimizer, epoch))
-                videos.append(batch.videos)
     except Interrupted:
-        require_finite(steps, videos, model, data, criterion, epoch)  # what goes into `resume.pt`
+        finite_terms(steps, criterion)  # what is not finite must not get into `resume.pt`
         raise
-    means = require_finite(steps, videos, model, data, criterion, epoch).mean(0)
-    return dict(zip(step_terms(criterion)[:-1], means.tolist(), strict=False))
+    return {name: values.mean().item() for name, values in finite_terms(steps, criterion).items() if name != "gradient"}
 
 
 def training_step(
     model: SEAL, batch: Batch, data: Data, criterion: Criterion, optimizer: torch.optim.Optimizer, epoch: int
 ) -> Tensor:
-    """One step of the optimizer; returns its `step_terms`, `[K]` on the device."""
+    """One step of the optimizer; returns its K `step_terms`, `[K]` on the device."""
     terms = batch_terms(model, batch, data, criterion, epoch)
     terms["loss_total"].backward()
     gradient = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    if optimizer.defaults.get(
-        "fused"
-    ):  # From a gradient on that is not finite, weights stay as they are. The optimizer
-        broken = (~gradient.isfinite()).float()  # sees to that on the device, which need not be waited for.
+    # From a gradient on that is not finite, weights stay as they are, so that it can be found where that came from. A
+    # fused optimizer sees to it on the device, which need not be waited for; other optimizers cannot.
+    if optimizer.defaults.get("fused"):
+        broken = (~gradient.isfinite()).float()
         optimizer.found_inf = torch.maximum(broken, getattr(optimizer, "found_inf", broken))
     optimizer.step()
     optimizer.zero_grad()  # here, so that gradients and activations are not in memory at once
@@ -321,40 +328,50 @@ def step_terms(criterion: Criterion) -> list[str]:
     return ["loss_total", *criterion.weights(1), "gradient"]
 
 
-def require_finite(
-    steps: list[Tensor], videos: list[list[int]], model: SEAL, data: Data, criterion: Criterion, epoch: int
-) -> Tensor:
-    """The terms of all steps, `[S, K]` on the CPU.
+class NotFinite(Exception):
+    """Some terms of a step, which is counted from 0, are not finite."""
+
+    def __init__(self, step: int, terms: list[str]) -> None:
+        super().__init__(f"step {step}: {', '.join(terms)}")
+        self.step, self.terms = step, terms
+
+
+def finite_terms(steps: list[Tensor], criterion: Criterion) -> dict[str, Tensor]:
+    """The values of each term in all S steps, `[S]` on the CPU.
 
     Raises:
-        InputError: one is not finite; the message names the first, and the videos of its batch.
+        NotFinite: some are not; it is of the first step of which that is so.
     """
-    if not steps:
-        return torch.empty(0)
-    values = torch.stack(steps).cpu()  # only here does the program wait for the device
+    names = step_terms(criterion)
+    values = torch.stack(steps).cpu() if steps else torch.empty(0, len(names))  # here the program waits for the device
     bad = ~values.isfinite()
-    if not bad.any():
-        return values
-    step = int(bad.any(1).nonzero()[0])
-    names = [name for name, is_bad in zip(step_terms(criterion), bad[step], strict=True) if is_bad]
-    if names == ["gradient"]:
-        names = [f"the gradient of {term_of_gradient(model, videos[step], data, criterion, epoch)}"]
-    names = [name for name in names if name != "gradient"]
-    raise InputError(
-        f"epoch {epoch}, step {step + 1}: {names[-1]} is not finite, on the videos "
-        f"{some_of([data.train[i].name for i in videos[step]], None)}; lower --lr, or check their features; what is on "
-        "disk is of earlier epochs"
+    if bad.any():
+        step = int(bad.any(1).nonzero()[0])
+        raise NotFinite(step, [name for name, is_bad in zip(names, bad[step], strict=True) if is_bad])
+    return dict(zip(names, values.T, strict=True))
+
+
+def explain(fault: NotFinite, run: Training, order: Tensor) -> str:
+    """What to say of terms that are not finite, in an epoch at whose start the shuffler had the state `order`."""
+    epoch = run.state.epoch + 1
+    run.state.shuffler.set_state(order)
+    batch = next(run.batches(skip=fault.step))
+    losses = [name for name in fault.terms if name != "gradient"]
+    what = losses[-1] if losses else f"the gradient of {term_of_gradient(run, batch, epoch)}"
+    videos = some_of([run.data.train[i].name for i in batch.videos], None)
+    return (
+        f"epoch {epoch}, step {fault.step + 1}: {what} is not finite, on the videos {videos}; check their features, or "
+        f"begin another run with a lower --lr, maybe from --pretrained_ckpt {run.folder.resume}, which is from before"
     )
 
 
-def term_of_gradient(model: SEAL, videos: list[int], data: Data, criterion: Criterion, epoch: int) -> str:
-    """The loss term whose gradient is not finite on a batch, with the weights from before its step."""
-    batch = make_batch(data.train, videos, dtype=model.precision)
-    terms = batch_terms(model, batch, data, criterion, epoch)
-    for name, weight in criterion.weights(epoch).items():
-        model.zero_grad()
-        (weight * terms[name]).backward(retain_graph=True)
-        if not all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None):
+def term_of_gradient(run: Training, batch: Batch, epoch: int) -> str:
+    """The loss term whose gradient is not finite on a batch; the total, if with other dropout it is none by itself."""
+    parameters = [*run.state.model.parameters()]
+    terms = batch_terms(run.state.model, batch, run.data, run.criterion, epoch)
+    for name, weight in run.criterion.weights(epoch).items():
+        gradients = torch.autograd.grad(weight * terms[name], parameters, retain_graph=True, allow_unused=True)
+        if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
             return name
     return "loss_total"
 

@@ -283,11 +283,16 @@ def plain_values(options: argparse.Namespace) -> dict[str, Any]:
 def differences(before: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """What differs between the options a run began with, see `plain_values`, and those it is to go on with.
 
-    Those of `MAY_CHANGE` are left out; the texts are for a message.
+    Those of `MAY_CHANGE` are left out, and so is one that the run did not know and that has its default; the texts are
+    for a message.
     """
-    now = {name: value for name, value in plain_values(options).items() if name not in MAY_CHANGE}
-    changed = [name for name, value in now.items() if name not in before or before[name] != value]
-    return [f"--{name} {now[name]}, which was {before.get(name, 'not known')}" for name in changed]
+    parser = build_parser()
+    changed = []
+    for name, value in plain_values(options).items():
+        was = before.get(name, parser.get_default(name))
+        if name not in MAY_CHANGE and was != value:
+            changed.append(f"--{name} {value}, which was {was}")
+    return changed
 
 
 def _actions() -> list[argparse.Action]:

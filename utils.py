@@ -16,6 +16,7 @@ import re
 import reprlib
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -147,12 +148,13 @@ def is_time(value: Any) -> bool:
 
 
 def some_of(names: Sequence[str], limit: int | None = 5) -> str:
-    """The first few of many names, for a message; all of them if the limit is None."""
-    return ", ".join(names[:limit]) + (", …" if limit is not None and len(names) > limit else "")
+    """The first few of many names, for a message; all of them if the limit is None. Very long ones are cut."""
+    shown = [name if len(name) <= 200 else f"{name[:200]}…" for name in names[:limit]]
+    return ", ".join(shown) + (", …" if limit is not None and len(names) > limit else "")
 
 
-# Characters that steer a terminal or end a line, halves of characters, and what turns the direction of writing.
-_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# Characters that steer a terminal or end a line, halves of characters, and those that set the direction of writing.
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 
 
 def has_control_characters(text: str) -> bool:
@@ -333,50 +335,60 @@ def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
 # ------------------------------------------------------------------------------------------ interruption
 
 
-class _Signals:
-    """Whether signals have to wait, and which one does."""
+_HANGUP = getattr(signal, "SIGHUP", None)  # other systems have none
+_SIGNALS = [signum for signum in (signal.SIGINT, signal.SIGTERM, _HANGUP) if signum is not None]
 
-    busy = False
-    pending: int | None = None
+
+class _Signals:
+    """Which signal has come, when, and how many blocks want to be finished first."""
+
+    came: int | None = None
+    when = 0.0
+    blocks = 0
 
 
 @contextmanager
 def catching_signals() -> Iterator[None]:
-    """Have the first SIGINT, SIGTERM or SIGHUP raise `Interrupted` within the block; a second one ends the process.
+    """Have SIGINT, SIGTERM or SIGHUP raise `Interrupted` within the block; a second one ends the process at once.
 
-    SIGHUP, which comes when the terminal is closed, stays ignored if it is, as `nohup` has it.
+    What comes within half a second is the same one: terminals and schedulers send some twice. SIGHUP, which comes when
+    a terminal is closed, never ends the process at once, and stays ignored if it is, as `nohup` has it.
     """
 
     def handle(signum: int, _: Any) -> None:
-        for other in previous:
-            signal.signal(other, signal.SIG_DFL)
-        _Signals.pending = signum
-        if not _Signals.busy:
-            raise Interrupted(signum)
+        if _Signals.came is None:
+            _Signals.came, _Signals.when = signum, time.monotonic()
+            if not _Signals.blocks:
+                raise Interrupted(signum)
+            with suppress(OSError):  # not through `sys.stderr`, which may be in the middle of writing
+                os.write(2, b"\nfinishing the step; the same again stops at once\n")
+        elif signum != _HANGUP and time.monotonic() - _Signals.when > 0.5:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
 
     if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread alone
         yield
         return
-    _Signals.pending = None
-    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        previous[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+    _Signals.came, _Signals.blocks = None, 0
+    before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in _SIGNALS}
+    if before.get(_HANGUP) == signal.SIG_IGN:
+        del before[_HANGUP]
     try:
-        for signum in previous:
+        for signum in before:
             signal.signal(signum, handle)
         yield
     finally:
-        for signum, handler in previous.items():
+        for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Finish the block even when a signal comes; it raises `Interrupted` at the block's end."""
-    _Signals.busy = True
+    """Finish the block even when a signal comes; `Interrupted` is raised at the end of the outermost such block."""
+    _Signals.blocks += 1
     try:
         yield
     finally:
-        _Signals.busy = False
-    if _Signals.pending is not None:
-        raise Interrupted(_Signals.pending)
+        _Signals.blocks -= 1
+    if _Signals.came is not None and not _Signals.blocks:
+        raise Interrupted(_Signals.came)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from data.pickles import Factory, StandIn, load_pickle
-from utils import InputError, one_line, some_of, whole_file
+from utils import InputError, one_line, some_of, uninterrupted, whole_file
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -42,7 +42,7 @@ class _Tensor(StandIn):
 
     __slots__ = ("offset", "size", "storage", "stride")
 
-    def __init__(self, storage: tuple, offset: int, size: tuple, stride: tuple) -> None:
+    def __init__(self, storage: tuple[Any, ...], offset: int, size: tuple, stride: tuple) -> None:
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 
     def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> Tensor:
@@ -173,7 +173,7 @@ def save_checkpoint(path: Path, content: Any) -> None:
     Raises:
         InputError: it cannot be written; what was there is still there.
     """
-    with whole_file(path, "wb") as file:
+    with uninterrupted(), whole_file(path, "wb") as file:
         torch.save(content, file)
 
 

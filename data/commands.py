@@ -70,7 +70,7 @@ def make_proposals(options: Namespace) -> None:
             training=chosen[: len(parts["train"])],
             testing=chosen[len(parts["train"]) :],
             rate=options.rate,
-            device=pick_device(options.device, tf32=options.tf32),
+            device=pick_device(options.device, tf32=options.tf32, deterministic=options.deterministic),
             epochs=options.proposal_epochs,
             per_video=options.proposals_per_video,
             seed=options.seed,

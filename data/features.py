@@ -158,7 +158,8 @@ class Features:
             if self.crop is not None and self.crop >= len(array):
                 raise InputError(f"{file}: holds {len(array)} crops, so --crop goes from 0 to {len(array) - 1}")
             precise = np.promote_types(array.dtype, np.float32)
-            array = array.mean(0, dtype=precise) if self.crop is None else array[self.crop]
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found when it is checked
+                array = array.mean(0, dtype=precise) if self.crop is None else array[self.crop]
         return array
 
 

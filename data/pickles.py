@@ -32,9 +32,12 @@ class Refused(pickle.UnpicklingError):
 
 
 class Factory:
-    """Base of what a pickle may call; without attributes, so that no pickle can change it."""
+    """Base of what a pickle may call; no pickle can change one."""
 
     __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it would change the program")
 
 
 class StandIn:
@@ -48,17 +51,21 @@ class StandIn:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], admitted: Mapping[tuple[str, str], Any], persistent: Callable | None) -> None:
+    def __init__(
+        self, file: IO[bytes], admitted: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None
+    ) -> None:
         super().__init__(file, encoding="bytes")  # Python 2 strings, and the raw data of its arrays, are bytes
         self._admitted, self._persistent = admitted, persistent
 
     def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name: the one place in which a pickle could reach the program."""
         try:
             return self._admitted[module, name]
         except KeyError:
             raise Refused(module, name) from None
 
     def persistent_load(self, pid: Any) -> Any:
+        """What stands for an object that the pickle says lies outside it."""
         if self._persistent is None:
             raise pickle.UnpicklingError("it refers to what is not in it")
         return self._persistent(pid)

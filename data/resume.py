@@ -21,7 +21,7 @@ from data.checkpoints import read_checkpoint, save_checkpoint, use_weights
 from data.run_folder import RunFolder
 from eval.protocols import are_results
 from options import differences, plain_values
-from utils import InputError, log, one_line
+from utils import InputError, is_finite_number, log, one_line
 
 _FORMAT = 1
 _FIELDS = {
@@ -50,9 +50,9 @@ class TrainingState:
         shuffler: the generator of the order of training videos.
 
     Attributes:
-        epoch: the last one that is over; 0 at the beginning.
-        steps: `[K]` the terms of each step so far of the epoch under way.
-        seconds: that these took.
+        epoch: the last finished one; 0 at the beginning.
+        steps: the K terms of each step so far of the next epoch, `[K]` each, if it was begun.
+        seconds: spent on that epoch so far.
         evaluated: the last epoch whose evaluation is recorded.
         best: results of the evaluation with the best average, and their `epoch`; empty before the first.
     """
@@ -105,14 +105,14 @@ class TrainingState:
         before, now = content["about"], self.about
         if before["data"] != now["data"]:
             raise InputError(
-                f"{self.path}: the run began with other data: videos, labels, proposals or classes are not what they "
-                "were; begin another run"
+                f"{self.path}: the run began with other data: videos, labels, proposals, descriptors or ground truth "
+                "are not what they were; begin another run"
             )
         if before["terms"] != now["terms"]:
             raise InputError(f"{self.path}: the run began with other loss terms, {before['terms']}; begin another run")
         for name, value in now["machine"].items():
             if (was := before["machine"].get(name)) != value:
-                log.info(f"notice: {name} is {value}, and was {was}: results will differ in the last bits")
+                log.info(f"notice: {name} is {value}, and was {was}: what is trained from here on will not be the same")
         self._restore_optimizer(content["optimizer"])
         use_weights(self.model, content["weights"], self.path)
         try:
@@ -124,19 +124,18 @@ class TrainingState:
         self.epoch, self.evaluated = content["epoch"], content["evaluated"]
         self.seconds, self.best = content["seconds"], content["best"]
 
-    def finish_epoch(self, results: dict[str, Any] | None) -> bool:
-        """Note that an epoch is over, and the results of its evaluation, if it had one; whether these are the best."""
+    def finish_epoch(self, results: dict[str, Any] | None) -> None:
+        """Note that an epoch is over, and the results of its evaluation, if it had one."""
         self.epoch += 1
         self.steps, self.seconds = [], 0.0
-        return results is not None and self.note_evaluation(results)
+        if results is not None:
+            self.note_evaluation(results)
 
-    def note_evaluation(self, results: dict[str, Any]) -> bool:
-        """Note the results of the evaluation of the last epoch; whether they are the best."""
+    def note_evaluation(self, results: dict[str, Any]) -> None:
+        """Note the results of the evaluation of the last epoch."""
         self.evaluated = self.epoch
-        better = not self.best or results["snippet"]["average"] > self.best["snippet"]["average"]
-        if better:
+        if not self.best or results["snippet"]["average"] > self.best["snippet"]["average"]:
             self.best = {**results, "epoch": self.epoch}
-        return better
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -173,8 +172,9 @@ def run_to_resume(folder: RunFolder, options: Namespace) -> dict[str, Any] | Non
             f"{folder.path}: the run to resume began with other options: {'; '.join(changed)}. Give it those, or begin "
             "another run in another --exp_dir"
         )
-    if epoch > options.max_epoch:
-        raise InputError(f"--max_epoch {options.max_epoch}: the run to resume has {epoch} epochs already")
+    if epoch + (len(saved["steps"]) > 0) > options.max_epoch:
+        part = f", and {len(saved['steps'])} steps of the next" if len(saved["steps"]) else ""
+        raise InputError(f"--max_epoch {options.max_epoch}: the run to resume has {epoch} epochs already{part}")
     step = f", step {len(saved['steps'])} of the next" if len(saved["steps"]) else ""
     log.info(f"resuming the run in {folder.path} after epoch {epoch}{step}")
     if (planned := before.get("max_epoch")) != options.max_epoch:
@@ -194,7 +194,8 @@ def about_run(options: Namespace, data_digest: str, terms: list[str], device: to
         terms: the names of what is recorded of each step.
         device: that the run is on.
     """
-    machine = {"PyTorch": str(torch.__version__), "device": device.type, "number of threads": torch.get_num_threads()}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    machine = {"PyTorch": str(torch.__version__), "device": name, "number of threads": torch.get_num_threads()}
     return {"options": plain_values(options), "data": data_digest, "terms": terms, "machine": machine}
 
 
@@ -213,11 +214,22 @@ def read_resume(path: Path) -> dict[str, Any]:
     kinds = {"options": dict, "data": str, "terms": list, "machine": dict}
     if about.keys() != kinds.keys() or not all(isinstance(about[name], kind) for name, kind in kinds.items()):
         raise _damaged(path, "it does not say of which run it is")
+    if not all(map(_is_plain, (*about["options"].values(), *about["machine"].values(), about["terms"]))):
+        raise _damaged(path, "what it says of its run is more than text and numbers")
     if min(content["epoch"], content["evaluated"]) < 0 or not (best == {} or are_results(best)):
         raise _damaged(path, "what it says of epochs and results makes no sense")
     if steps.dim() != 2 or (len(steps) and steps.shape[1] != len(about["terms"])) or not steps.isfinite().all():
         raise _damaged(path, "what it says of the steps of an epoch makes no sense")
+    if not is_finite_number(content["seconds"]):
+        raise _damaged(path, "what it says of time makes no sense")
     return content
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value from a file is of the kinds that options have, and a text is one line."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and "\n" not in value)
 
 
 def _damaged(path: Path, error: BaseException | str) -> InputError:
@@ -248,16 +260,11 @@ def _alike(value: Any, example: Any) -> bool:
 def _random_states(device: torch.device) -> dict[str, Any]:
     """The states of all generators there are, but for the shuffler's."""
     _, key, *position = np.random.get_state()  # noqa: NPY002 - the global one, see `seed_everything`
-    of_device = None
-    if device.type == "cuda":
-        of_device = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        of_device = torch.mps.get_rng_state()
     return {
         "python": random.getstate(),
         "numpy": {"key": torch.from_numpy(key.astype(np.int64)), "position": position},
         "torch": torch.get_rng_state(),
-        "device": of_device,
+        "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(*_which(device)),
     }
 
 
@@ -274,7 +281,10 @@ def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
         raise ValueError("numpy's random state is none")
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *position))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
-    if device.type == "cuda" and states["device"] is not None:
-        torch.cuda.set_rng_state(states["device"], device)
-    elif device.type == "mps" and states["device"] is not None:
-        torch.mps.set_rng_state(states["device"])
+    if device.type != "cpu" and states["device"] is not None:
+        torch.get_device_module(device).set_rng_state(states["device"], *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """What tells a kind of device which one is meant; there is only one of MPS, which is told nothing."""
+    return () if device.type == "mps" else (device,)

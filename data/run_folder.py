@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 # What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. `resume.pt`
-# goes first: what is left when that is cut short cannot be taken for a run to go on with.
+# is removed first: what is left if the process ends in between cannot be taken for a run to go on with.
 RUN_FILES = (
     "ckpt/resume.pt",
     "opt.txt",
@@ -26,7 +27,8 @@ RUN_FILES = (
     "mAP-results.log",
     "results.json",
     "detections.json",
-    "ckpt/*_model.pkl",
+    "ckpt/last_model.pkl",
+    "ckpt/best_model.pkl",
     "logs/events.*",
 )
 
@@ -34,8 +36,8 @@ RUN_FILES = (
 class RunFolder:
     """`--exp_dir`, which no other run may write to within the `with` block.
 
-    The folder is made at the block's start. If nothing is in it at the end, because the run came to nothing, it goes
-    again, so that a command that is wrong leaves no trace.
+    The folder is made at the block's start, and removed at its end if it is empty then, so that a command that is wrong
+    leaves no trace.
 
     Raises:
         InputError: at the start of the block, if another run has the folder, or it cannot be written to.
@@ -52,16 +54,18 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            while self._lock is None:
-                self._lock = self._try_lock()
+            while self._lock is None:  # another run may remove the folder, or its lock, at its own end
+                with suppress(FileNotFoundError):
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    self._lock = self._try_lock()
         except OSError as error:
             self._remove_if_empty()
             raise InputError(f"--exp_dir {self.path}: is not a folder that can be written to ({error})") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        (self.path / ".lock").unlink(missing_ok=True)  # while it is locked, so that nobody else can have it
+        with suppress(OSError):
+            (self.path / ".lock").unlink(missing_ok=True)  # while it is locked, so that nobody else can have it
         os.close(self._lock)
         self._remove_if_empty()
 
@@ -73,7 +77,7 @@ class RunFolder:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = one_line(path.read_text(errors="replace")) or "another run"
+            holder = one_line(os.read(descriptor, 200).decode(errors="replace")) or "another run"
             os.close(descriptor)
             raise InputError(f"--exp_dir {self.path} is in use by {holder}; wait for it, or choose another") from None
         except OSError as error:  # some network file systems have no locks
@@ -81,8 +85,9 @@ class RunFolder:
         if not os.fstat(descriptor).st_nlink:  # the run that had it has just removed it
             os.close(descriptor)
             return None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        with suppress(OSError):  # a full disk; the lock holds nevertheless
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         return descriptor
 
     def _remove_if_empty(self) -> None:
@@ -125,7 +130,8 @@ class RunFolder:
                     path.unlink()
         for folder in (self.path, self.path / "ckpt"):
             for path in folder.glob(".*.part"):  # of a run that was killed
-                path.unlink(missing_ok=True)
+                with writing(path):
+                    path.unlink()
         options = self.path / "opt.txt"  # testing in a trained folder adds to it
         before = options.read_bytes() if options.exists() else b""
         with whole_file(options, "wb") as file:
@@ -137,21 +143,26 @@ class RunLog:
 
     Args:
         folder: `--exp_dir`; the files are written where SPEC section 10 says.
-        resumed_after: of a run that is resumed, the last epoch that counts. What was recorded of later ones is dropped,
-            and so is a line that was cut short; TensorBoard is told to do the same.
+        resumed_after: of a run that is resumed, the last epoch and the last evaluation that count. What was recorded of
+            later ones is dropped, and so is a line that was cut off; TensorBoard is told to do the same.
     """
 
-    def __init__(self, folder: Path, resumed_after: int | None = None) -> None:
+    def __init__(self, folder: Path, resumed_after: tuple[int, int] | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import; only training needs it
 
         self._metrics, self._table, self._logs = folder / "metrics.jsonl", folder / "mAP-results.log", folder / "logs"
         if resumed_after is not None:
-            _drop_later(self._metrics, resumed_after, lambda line: json.loads(line)["epoch"])
-            _drop_later(self._table, resumed_after, lambda line: int(line.split()[0]))
-        threading.excepthook = _without_disk_errors
+            epoch, evaluated = resumed_after
+
+            def counts(record: dict[str, Any]) -> bool:
+                return record["epoch"] <= (evaluated if "evaluation" in record else epoch)
+
+            _keep_lines(self._metrics, lambda line: counts(json.loads(line)))
+            _keep_lines(self._table, lambda line: int(line.split()[0]) <= evaluated)
         with writing(self._logs):
-            first = None if resumed_after is None else resumed_after + 1
+            first = None if resumed_after is None else resumed_after[0] + 1
             self._board = SummaryWriter(str(self._logs), purge_step=first)
+        self._excepthook, threading.excepthook = threading.excepthook, _without_disk_errors
 
     def __enter__(self) -> RunLog:
         return self
@@ -165,7 +176,7 @@ class RunLog:
             if kind is None:
                 raise
         finally:
-            threading.excepthook = threading.__excepthook__
+            threading.excepthook = self._excepthook
 
     def epoch(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
         """Record the mean loss terms of an epoch and its wall time."""
@@ -195,19 +206,19 @@ def _json(record: dict[str, Any]) -> str:
     return json.dumps(record, allow_nan=False)
 
 
-def _drop_later(path: Path, epoch: int, epoch_of: Callable[[str], int]) -> None:
-    """Drop the lines of a log that are of later epochs, or are none."""
+def _keep_lines(path: Path, counts: Callable[[str], bool]) -> None:
+    """Keep those lines of a file that count; one that cannot be read, or has no end, does not."""
 
-    def counts(line: str) -> bool:
+    def is_kept(line: str) -> bool:
         try:
-            return epoch_of(line) <= epoch
+            return counts(line)
         except (ValueError, TypeError, LookupError, RecursionError):
             return False
 
     if not path.exists():
         return
-    *lines, cut_short = path.read_bytes().decode(errors="replace").split("\n")
-    kept = [line for line in lines if counts(line)]
-    if kept != lines or cut_short:
+    *lines, cut_off = path.read_bytes().decode(errors="replace").split("\n")
+    kept = [line for line in lines if is_kept(line)]
+    if kept != lines or cut_off:
         with whole_file(path) as file:
             file.writelines(line + "\n" for line in kept)

@@ -1,6 +1,6 @@
 """From the command line to a run's data: which files it reads, whether they are there, and what they hold.
 
-Beside main.py, this is the one module that reads the parsed options.
+Beside main.py, this, data/commands.py and data/resume.py are the modules that read the parsed options.
 """
 
 from __future__ import annotations
@@ -192,12 +192,19 @@ class Data:
     pseudo: PseudoLabels | None  # of the training videos
 
     def digest(self) -> str:
-        """A text that is another for other videos, labels, proposals or classes; features may be stored elsewhere."""
+        """A text that is another for other videos, labels, proposals, classes, pseudo-labels or ground truth.
+
+        Features count only through their lengths and the pseudo-labels: they may be stored in another precision.
+        """
         digest = hashlib.sha256(json.dumps(self.annotations.class_names).encode())
         for video in (*self.train, *self.test):
             digest.update(json.dumps([video.name, video.num_snippets, len(video.segments_snip)]).encode())
             digest.update(video.segments_snip.tobytes())
             digest.update(video.labels.cpu().numpy().tobytes())
+            digest.update(self.annotations.ambiguous.get(video.name, np.empty(0)).tobytes())
+        for field in self.pseudo or ():
+            digest.update(field.cpu().numpy().tobytes())
+        digest.update(self.truth.to_json().encode())
         return digest.hexdigest()
 
 

@@ -105,7 +105,7 @@ def are_results(value: Any) -> bool:
         and are_of_a_protocol(value.get("seconds"))
         and is_finite_number(value.get("classification_accuracy"))
         and (value.get("classification_mAP") is None or is_finite_number(value["classification_mAP"]))
-        and is_finite_number(value.get("epoch"))
+        and isinstance(value.get("epoch"), int)
     )
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from readers import SHARED
 
 import main
 from data.make_demo import make_demo
 
 PARITY = Path(__file__).parent / "parity"
-SHARED = Path(__file__).parents[2] / "shared"
 
 # The same inputs every time, and few; `--hypothesis-profile long` draws many new ones.
 for name, options in {"short": {"max_examples": 200, "derandomize": True}, "long": {"max_examples": 20_000}}.items():

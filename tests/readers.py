@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from data.annotations import read_annotations
 from data.arrays import read_array
 from data.checkpoints import load_weights
 from data.features import Features
-from data.resume import TrainingState, read_resume
+from data.resume import TrainingState, run_to_resume
 from descriptors import CLASSES, FILES, read_descriptors
 from eval.protocols import read_detections
 from model import SEAL
+from options import parse_options, plain_values
 from proposals import read_proposals
 
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # real files, where they are at hand
 VIDEOS = ["clip 1", "clip é", "v3"]
 CLASS_NAMES = ["Jump", "Throw"]
 RATE = 25 / 16
@@ -75,31 +78,39 @@ def features(folder: Path, name: str) -> None:
         found.read_again(i)
 
 
-def resume(folder: Path) -> None:
+OPTIONS = parse_options(["--resume"])
+ABOUT = {"options": plain_values(OPTIONS), "data": "digest", "terms": ["loss", "gradient"], "machine": {"device": "x"}}
+
+
+def training_state(path: Path) -> TrainingState:
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    about = {"options": {}, "data": "digest", "terms": ["loss", "gradient"], "machine": {}}
-    state = TrainingState(folder / "resume.pt", about, model, optimizer, torch.Generator())
-    state.restore(read_resume(folder / "resume.pt"))
-    model(torch.ones(3, 3, 4))["class_logits"].sum().backward()
-    optimizer.step()
+    return TrainingState(path, ABOUT, model, optimizer, torch.Generator())
+
+
+def a_step(state: TrainingState) -> None:
+    state.model(torch.ones(3, 3, 4))["class_logits"].sum().backward()
+    for parameter in state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+
+
+def resume(folder: Path) -> None:
+    state = training_state(folder / "resume.pt")
+    state.restore(run_to_resume(SimpleNamespace(path=folder, resume=folder / "resume.pt"), OPTIONS))
+    a_step(state)
     state.finish_epoch(state.best or None)
 
 
 def resume_file(folder: Path) -> bytes:
-    model = network()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    about = {"options": {"lr": 0.1, "exp_dir": "x"}, "data": "digest", "terms": ["loss", "gradient"], "machine": {}}
-    state = TrainingState(folder / "made.pt", about, model, optimizer, torch.Generator())
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
+    state = training_state(folder / "made.pt")
+    a_step(state)
     protocol = {"tiou": [0.1, 0.2], "mAP": [50.0, 40.0], "average": 45.0}
     figures = {"classification_mAP": 10.0, "classification_accuracy": 20.0}
     state.finish_epoch({"snippet": protocol, "seconds": protocol} | figures)
     state.steps = [torch.ones(2)] * 3
     state.save()
-    return (folder / "made.pt").read_bytes()
+    return state.path.read_bytes()
 
 
 def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:

@@ -8,7 +8,6 @@ No code runs, nothing is written, and memory stays near the size of the file.
 import copy
 import json
 import zipfile
-from pathlib import Path
 
 import pytest
 import readers
@@ -18,90 +17,42 @@ from hypothesis import strategies as st
 
 from utils import InputError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 NAMES = [
     "annotation folder", "annotation file", "class list", "features in one array", "features of a video",
     "features of an extractor", "proposals", "detections", "descriptors", "weights", "resume file", "real arrays",
     "real detections",
 ]  # fmt: skip
 
+# fmt: off
 TOKENS = [
     # of pickles
-    *(b"cos\nsystem\n", b"cbuiltins\neval\n", b"S'touch owned'\n", b"i__main__\nx\n", b"P1\n", b"(lp0\n"),
-    *(
-        b"(",
-        b"t",
-        b"tR.",
-        b"R",
-        b"b",
-        b"o",
-        b"Q",
-        b"0",
-        b"1",
-        b"2",
-        b"}",
-        b"]",
-        b"N",
-        b"\x81",
-        b"\x88",
-        b"\x92",
-        b"\x93",
-    ),
-    *(b"h\x00", b"q\x00"),
-    *(b"j\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f", b"X\xff\xff\xff\xff"),
-    *(b"\x80\x05", b"\x95" + b"\xff" * 7 + b"\x7f", b"\x8e" + b"\xff" * 8, b"\x8a\xff" + b"\x01" * 255),
-    *(b"I99999999999999999999\n", b"L" + b"9" * 5000 + b"L\n", b"G\x7f\xf0" + bytes(6), b"G\x7f\xf8" + bytes(6)),
-    *(b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"c_codecs\nencode\n", b"cnumpy.core.multiarray\nscalar\n"),
-    *(b"cnumpy.core.multiarray\n_reconstruct\n", b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n"),
-    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"cos\nsystem\n", b"cbuiltins\neval\n", b"S'touch owned'\n", b"i__main__\nx\n", b"P1\n", b"(lp0\n", b"(", b"t",
+    b"tR.",
+    b"R", b"b", b"o", b"Q", b"0", b"1", b"2", b"}", b"]", b"N", b"\x81", b"\x88", b"\x92", b"\x93", b"h\x00", b"q\x00",
+    b"j\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f", b"X\xff\xff\xff\xff", b"\x80\x05",
+    b"\x95" + b"\xff" * 7 + b"\x7f", b"\x8e" + b"\xff" * 8, b"\x8a\xff" + b"\x01" * 255, b"I99999999999999999999\n",
+    b"L" + b"9" * 5000 + b"L\n", b"G\x7f\xf0" + bytes(6), b"G\x7f\xf8" + bytes(6), b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
+    b"c_codecs\nencode\n", b"cnumpy.core.multiarray\nscalar\n", b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"ccollections\nOrderedDict\n", b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
     # of the headers of arrays
-    *(
-        b"(10000000000000,)",
-        b"(-1,)",
-        b"(0,)",
-        b"|O",
-        b"<f8",
-        b">f4",
-        b"|V8",
-        b"<U99999999",
-        b"|S0",
-        b"[('a','O')]",
-        b"<M8",
-    ),
+    b"(10000000000000,)", b"(-1,)", b"(0,)", b"|O", b"<f8", b">f4", b"|V8", b"<U99999999", b"|S0", b"[('a','O')]",
+    b"<M8",
     # of JSON and text
-    *(
-        b"[" * 3000,
-        b'{"a":' * 3000,
-        b"9" * 400,
-        b"9" * 5000,
-        b"NaN",
-        b"Infinity",
-        b"-Infinity",
-        b"1e999",
-        b"-1e308",
-        b"1e308",
-    ),
-    *(
-        b"null",
-        b"true",
-        b"{}",
-        b"[]",
-        b'""',
-        b'"../../x"',
-        b'"/etc/passwd"',
-        b'"\\u001b[31m"',
-        b'"\\ud800"',
-        b'"a\\nb"',
-    ),
-    *(b'"\\u0000"', b"\x1b[31m", b"\r", b"\n", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"nan", b"inf"),
-    *("\u202e".encode(), "\u2028".encode()),
+    b"[" * 3000, b'{"a":' * 3000, b"9" * 400, b"9" * 5000, b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e308",
+    b"1e308",
+    b"null", b"true", b"{}", b"[]", b'""', b'"../../x"', b'"/etc/passwd"', b'"\\u001b[31m"', b'"\\ud800"', b'"a\\nb"',
+    b'"\\u0000"', b"\x1b[31m", b"\r", b"\n", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"nan", b"inf", "\u202e".encode(),
+    "\u2028".encode(),
 ]
 ODD = [
-    *(None, True, False, 0, -1, 10**400, 1e308, -1e308, float("nan"), float("inf"), "", "x", "../../x", "/etc/passwd"),
-    *("a\nb", "\x1b[31m", "\ud800", "\0", [], {}, [[]], [None], [0], [0, 1, 2], [1, 0], [[0, 1]], [float("nan"), 1]),
-    *({"segment": [0, 1]}, {"segment": [0, 1], "label": "Jump", "score": float("inf")}, {"label": "\x1b[31m"}),
-    *({"subset": "x"}, {"a": {"b": {"c": []}}}),
+    None, True, False, 0, -1, 10**400, 1e308, -1e308, float("nan"), float("inf"), "", "x", "../../x", "/etc/passwd",
+    "a\nb",
+    "\x1b[31m", "\ud800", "\0", [], {}, [[]], [None], [0], [0, 1, 2], [1, 0], [[0, 1]], [float("nan"), 1],
+    {"segment": [0, 1]}, {"segment": [0, 1], "label": "Jump", "score": float("inf")}, {"label": "\x1b[31m"},
+    {"subset": "x"}, {"a": {"b": {"c": []}}},
 ]
+# fmt: on
 EDITS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1 << 20), st.integers(0, 1 << 20)), min_size=1, max_size=5)
 peaks: dict[str, int] = {}
 
@@ -109,7 +60,7 @@ peaks: dict[str, int] = {}
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
-    found = readers.all_readers(folder, SHARED)
+    found = readers.all_readers(folder, readers.SHARED)
     for name, reader in found.items():
         reader.lay_out(folder / name)
         reader.read(folder / name)  # whole files are read; and what is imported when it is needed is imported here
@@ -122,7 +73,7 @@ def everything(tmp_path_factory):
 @given(which=st.integers(0, 99), how=st.integers(0, 3), edits=EDITS)
 def test_damaged_files(name, everything, tmp_path_factory, which, how, edits):
     if name not in everything:
-        pytest.skip("no ../shared here")
+        pytest.skip(f"no real files in {readers.SHARED}")
     reader = everything[name]
     damaged = list(reader.files)[which % len(reader.files)]
     content = damage(damaged, reader.files[damaged], how, edits)

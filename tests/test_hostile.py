@@ -6,9 +6,11 @@ their folder or steer a terminal.
 
 import io
 import json
+import os
 import pickle
 import re
 import struct
+import subprocess
 import zipfile
 
 import numpy as np
@@ -178,6 +180,24 @@ def refused(path, read, content: bytes | None = None, message: str = "", most: i
     if MEMORY_IS_KNOWN:
         assert watched.peak < most
     assert not (path.parent / "owned").exists()
+
+
+def test_what_happens_is_noticed(tmp_path):
+    """The watch itself, on what readers must not do."""
+    for harm in (
+        lambda: subprocess.run(["true"], check=True),
+        lambda: (tmp_path / "owned").write_text(""),
+        lambda: exec("1"),  # noqa: S102
+        lambda: os.system("true"),
+        lambda: pickle.loads(b"cbuiltins\nlen\n."),
+    ):
+        with watching() as watched:
+            harm()
+        assert watched.seen
+    with watching() as watched:
+        np.ones(50 << 20, np.uint8)
+        (tmp_path / "owned").read_text()
+    assert not watched.seen and (not MEMORY_IS_KNOWN or 40 << 20 < watched.peak < 60 << 20)
 
 
 @pytest.fixture(autouse=True)
