@@ -97,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return say_end(f"error: {error}", error.hint, 2)
     except Interrupted as stopped:
         return say_end(f"stopped by {stopped}", stopped.hint, stopped.status)
+    except OSError as error:  # a folder where a file should be, or one that may not be looked into
+        if error.filename is None:
+            raise
+        return say_end(f"error: {error.filename}: {error.strerror}", "", 2)
     except RuntimeError as error:
         if not options.deterministic or "deterministic" not in str(error):
             raise

@@ -5,7 +5,6 @@ Axes: M proposals of a video, T snippets, D features, R RoI bins. A segment is a
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import InputError, has_control_characters, is_finite_number, is_time, log, read_json, some_of, stop
+from utils import InputError, has_control_characters, is_finite_number, is_time, log, read_json, shown, some_of, stop
 
 # A snippet covers [i, i + 1) on the snippet axis. This is the usual rate, that of snippets of 16 frames at 25 frames a
 # second; `rate`, here and elsewhere, is in snippets per second.
@@ -104,7 +103,7 @@ def _entries(entries: Any, where: str, on_error: Callable[[str], None]) -> list[
     for entry in entries:
         score = entry.get("score") if isinstance(entry, dict) else None
         if not _has_segment(entry):
-            found = reprlib.repr(entry.get("segment") if isinstance(entry, dict) else entry)
+            found = shown(entry.get("segment") if isinstance(entry, dict) else entry)
             on_error(f"{where}: bad segment {found}; expected [start, end] seconds, start <= end")
         elif isinstance(score, float) and not is_finite_number(score):
             on_error(f"{where}: score {score} is not a finite number")
@@ -273,18 +272,28 @@ def roi_pool(features: Tensor, segments_snip: Tensor, num_bins: int = 12, chunk:
         features: `[T, D]` of one video.
         segments_snip: `[M, 2]` float64 proposals in snippets.
         num_bins: R, at least 6.
-        chunk: proposals pooled at a time, which bounds the memory of the bins.
+        chunk: proposals pooled at most at a time, which bounds the memory of the bins; fewer, where they are long.
 
     Returns:
         `[M, 3, D]`.
     """
     q = num_bins // 6
     pooled = features.new_empty(len(segments_snip), 3, features.shape[1])
-    for out, part in zip(pooled.split(chunk), segments_snip.split(chunk), strict=True):
+    sizes = _parts(segments_snip, num_bins, chunk)
+    for out, part in zip(pooled.split(sizes), segments_snip.split(sizes), strict=True):
         bins = roi_align(features, part, num_bins)  # [m, R, D]
         left, inside, right = (b.amax(1) for b in bins.split([q, 4 * q, num_bins - 5 * q], dim=1))  # each [m, D]
         torch.stack([inside - left, inside, inside - right], dim=1, out=out)
     return pooled
+
+
+def _parts(segments_snip: Tensor, num_bins: int, chunk: int, most_samples: int = 1 << 20) -> list[int]:
+    """How many proposals to pool at a time, so that they are no more than `chunk` and have few enough samples."""
+    lengths = segments_snip[:, 1] - segments_snip[:, 0]
+    samples = num_bins * (1.5 * lengths.clamp(min=1) / num_bins).ceil()
+    share = (samples / most_samples).clamp(min=1 / chunk)  # of what can be pooled at a time
+    part = (share.cumsum(0) - share).floor()
+    return part.unique_consecutive(return_counts=True)[1].tolist()
 
 
 # --------------------------------------------------------------------------- proposals from activations

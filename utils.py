@@ -157,6 +157,25 @@ def some_of(names: Sequence[str], limit: int | None = 5) -> str:
 _CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 
 
+class _Shown(reprlib.Repr):
+    """`reprlib.repr`, which shortens, but would show arrays whole."""
+
+    def repr_ndarray(self, array: np.ndarray, _: int) -> str:
+        """Its kind and shape."""
+        return f"an array {array.dtype} {list(array.shape)}"
+
+
+def shown(value: Any) -> str:
+    """A value from a file, shortened and on one line, for a message."""
+    return printable(" ".join(_Shown().repr(value).split()))
+
+
+def blocks(count: int, each: int, most: int = 1 << 22) -> Iterator[slice]:
+    """Slices that together are `range(count)`, short enough that `each` numbers per item are about `most` at most."""
+    step = max(1, most // max(1, each))
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
 def has_control_characters(text: str) -> bool:
     """Whether a text from a file holds characters that no name has."""
     return re.search(f"[{_CONTROL}]", text) is not None
@@ -169,7 +188,8 @@ def printable(text: str) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name can name a folder and files without leaving the folder that they are put in."""
-    if name in ("", ".", "..") or re.search(r"[/\\]", name) or has_control_characters(name):
+    separators = r"[/\\:]" if os.name == "nt" else r"[/\\]"
+    if name in ("", ".", "..") or re.search(separators, name) or has_control_characters(name):
         return False
     return len(name.encode()) <= 200  # most systems take 255 bytes
 
@@ -193,7 +213,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{reprlib.repr(twice)} is there more than once")
+        raise ValueError(f"{shown(twice)} is there more than once")
     return content
 
 

@@ -283,7 +283,7 @@ def measure_evaluation(table: Table, name: str, detections: Detections) -> None:
     parts = detections.table, detections.truth
     index = {video: i for i, video in enumerate(pd.unique(pd.concat([part["video"] for part in parts])))}
     keys = [{"video": p["video"].map(index).to_numpy(), "class_idx": p["class_idx"].to_numpy()} for p in parts]
-    pairs = candidate_pairs(*keys)
+    pairs = [np.concatenate(parts) for parts in zip(*candidate_pairs(*keys), strict=True)]
     segments = [part[["start_sec", "end_sec"]].to_numpy() for part in parts]
 
     def bare() -> None:

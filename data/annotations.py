@@ -8,7 +8,7 @@ Axes: V videos of the dataset, C classes without background.
 
 from __future__ import annotations
 
-import reprlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +18,22 @@ import numpy as np
 import pandas as pd
 
 from data.arrays import read_array
-from utils import InputError, has_control_characters, is_plain_name, is_time, log, one_line, read_json, some_of, stop
+from utils import (
+    InputError,
+    has_control_characters,
+    is_plain_name,
+    is_time,
+    log,
+    one_line,
+    read_json,
+    shown,
+    some_of,
+    stop,
+)
 
-_MOST_LABELS = 1 << 28  # videos times classes, a number of four bytes each; ActivityNet has three million
+_MOST_CLASSES, _MOST_LABELS = 5_000, 1 << 28  # ActivityNet has 200, and videos times classes three million
+_MOST_INSTANCES = 5_000  # of a video
+_LONGEST_NAME = 200  # of a class or subset
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 
 
@@ -65,7 +78,8 @@ class Annotations:
 
 def untrained_classes(annotations: Annotations, training: Sequence[str]) -> list[str]:
     """The classes that no training video has."""
-    trained = annotations.labels[np.isin(annotations.videos, list(training))].any(0)
+    chosen = set(training)
+    trained = annotations.labels[[video in chosen for video in annotations.videos]].any(0)
     return [name for name, has in zip(annotations.class_names, trained, strict=True) if not has]
 
 
@@ -113,12 +127,13 @@ def read_annotations(path: Path, class_list: Path | None = None, on_error: Calla
     for video in raw.videos:
         if not is_plain_name(video):
             on_error(
-                f"{raw.files['videos']}: video {reprlib.repr(video)} cannot name a file, as every video must: without "
+                f"{raw.files['videos']}: video {shown(video)} cannot name a file, as every video must: without "
                 "slashes and control characters, not empty, . or .., and 200 bytes at most"
             )
-    if len(raw.videos) * len(raw.class_names) > _MOST_LABELS:
+    num_class = len(raw.class_names)
+    if num_class > _MOST_CLASSES or num_class * len(raw.videos) > _MOST_LABELS:
         raise InputError(
-            f"{raw.files['class_names']}: {len(raw.class_names)} classes for {len(raw.videos)} videos are more than "
+            f"{raw.files['class_names']}: {num_class} classes for {len(raw.videos)} videos are more than "
             "can be meant; is each label another one?"
         )
 
@@ -200,7 +215,8 @@ def _durations(path: Path, num_videos: int) -> np.ndarray:
     if not path.is_file():
         return np.full(num_videos, np.nan)
     durations = read_array(path)
-    if durations.size != num_videos or durations.dtype.kind not in "fiu" or np.isinf(durations).any():
+    known = durations.size == num_videos and durations.dtype.kind in "fiu"
+    if not known or not all(math.isnan(value) or is_time(value) for value in durations.ravel().tolist()):
         raise InputError(
             f"{path}: expected a number of seconds for each of {num_videos} videos, found {durations.dtype} "
             f"{list(durations.shape)}"
@@ -217,19 +233,19 @@ def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str]
     raw = _Raw(dict.fromkeys(names, path) | {"ambiguous": path.with_name("Ambiguous_test.txt")}, [])
     durations = []
     for video, entry in database.items():
-        where = f"{path}: video {video}"
+        where = f"{path}: video {video if is_plain_name(video) else shown(video)}"
         if not isinstance(entry, dict) or not _is_text(entry.get("subset")):
-            on_error(f'{where}: expected {{"subset": text, …}}, found {reprlib.repr(entry)}')
+            on_error(f'{where}: expected {{"subset": text, …}}, found {shown(entry)}')
             continue
         duration, annotations = entry.get("duration"), entry.get("annotations")
         annotations = [] if annotations is None else annotations
         if duration is not None and not is_time(duration):
-            on_error(f"{where}: duration {reprlib.repr(duration)} is not a number of seconds")
+            on_error(f"{where}: duration {shown(duration)} is not a number of seconds")
             duration = None
         if not isinstance(annotations, list) or not all(
             isinstance(one, dict) and _is_text(one.get("label")) and one["label"] for one in annotations
         ):
-            on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {reprlib.repr(annotations)}')
+            on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {shown(annotations)}')
             annotations = []
         located = [one for one in annotations if one.get("segment") not in (None, [])]
         raw.videos.append(video)
@@ -266,19 +282,21 @@ def _text(where: str, value: Any) -> str:
     except UnicodeDecodeError:
         text = None
     if not _is_text(text):
-        raise InputError(f"{where}: expected text, found {reprlib.repr(value)}")
+        raise InputError(f"{where}: expected text, found {shown(value)}")
     return str(text)  # numpy's own string type becomes Python's
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is text as names are: what steers a terminal or ends a line is in none."""
-    return isinstance(value, str) and not has_control_characters(value)
+    """Whether a value is text as names are: no longer, and without what steers a terminal or ends a line."""
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME and not has_control_characters(value)
 
 
 def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[str, int]) -> list[int]:
     path = raw.files[name]
-    if not isinstance(labels, (list, tuple, np.ndarray)):
-        raise InputError(f"{path}: video {video}: expected a list of labels, found {reprlib.repr(labels)}")
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        labels = list(labels)
+    if not isinstance(labels, (list, tuple)) or len(labels) > _MOST_INSTANCES:
+        raise InputError(f"{path}: video {video}: expected a list of labels, found {shown(labels)}")
     labels = [_text(f"{path}: video {video}", label) for label in labels]
     unknown = [label for label in labels if label not in index]
     if unknown:
@@ -288,12 +306,14 @@ def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[st
 
 def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
     """`[I, 2]` seconds."""
-    if isinstance(segments, np.ndarray):
-        segments = segments.tolist()
-    if not isinstance(segments, (list, tuple)) or not all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_time, pair)) for pair in segments
+    if isinstance(segments, np.ndarray) and (not segments.size or segments.shape[1:] == (2,)):
+        segments = segments.tolist() if segments.size else []
+    if (
+        not isinstance(segments, (list, tuple))
+        or len(segments) > _MOST_INSTANCES
+        or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_time, pair)) for pair in segments)
     ):
-        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {reprlib.repr(segments)}")
+        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {shown(segments)}")
     return np.array(segments, dtype=np.float64).reshape(-1, 2)
 
 
@@ -320,5 +340,5 @@ def read_ambiguous(path: Path, on_error: Callable[[str], None] = stop) -> dict[s
                     raise ValueError
                 segments.setdefault(video, []).append(segment)
         except ValueError:
-            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {reprlib.repr(line)}")
+            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {shown(line)}")
     return {video: np.array(rows) for video, rows in segments.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
-import reprlib
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from data.pickles import Factory, Refused, StandIn, load_pickle
-from utils import InputError, one_line, some_of
+from utils import InputError, one_line, shown, some_of
 
 _MAX_NESTING = 4  # an array of lists of [start, end] has three levels
 _MOST_UNPACKED = 1 << 28  # bytes that a small archive may unpack to, as one of a video that is black throughout
@@ -31,10 +31,11 @@ class _Dtype(StandIn):
     def __init__(self, name: Any) -> None:
         name = name.decode("ascii") if isinstance(name, bytes) else name
         if not isinstance(name, str) or not re.fullmatch(r"[biuf][1248]|f16|b1|[SU][1-9][0-9]{0,8}|O[48]?", name):
-            raise pickle.UnpicklingError(f"unexpected kind of array {reprlib.repr(name)}")
+            raise pickle.UnpicklingError(f"unexpected kind of array {shown(name)}")
         self.dtype = np.dtype("O" if name[0] == "O" else name)
 
-    def __setstate__(self, state: tuple) -> None:
+    def build(self, state: Any) -> None:
+        """Take the byte order."""
         _, order, subarray, names, fields = state[:5]
         if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "=", "|", b"<", b">", b"=", b"|"):
             raise pickle.UnpicklingError("an array has fields")
@@ -56,7 +57,8 @@ class _Array(StandIn):
 
     __slots__ = ("items", "shape")
 
-    def __setstate__(self, state: tuple) -> None:
+    def build(self, state: Any) -> None:
+        """Take shape, kind and data."""
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or not all(type(n) is int and n >= 0 for n in shape):
             raise pickle.UnpicklingError("an array has no proper type or shape")
@@ -126,7 +128,7 @@ class _Latin1(_Budgeted):
     def __call__(self, text: str, encoding: str) -> bytes:
         self._spend(len(text))
         if encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError(f"unexpected text encoding {reprlib.repr(encoding)}")
+            raise pickle.UnpicklingError(f"unexpected text encoding {shown(encoding)}")
         return text.encode("latin1")
 
 
@@ -177,7 +179,9 @@ def read_array(path: Path) -> np.ndarray:
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """The shape and the kind of array that a `.npy` file declares."""
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, _, dtype = header[np.lib.format.read_magic(file)](file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, on the text of a header that is none
+        shape, _, dtype = header[np.lib.format.read_magic(file)](file)
     return shape, dtype
 
 
@@ -226,6 +230,10 @@ def map_array(path: Path) -> np.ndarray:
         InputError: the file is missing or damaged, or holds anything else.
     """
     try:
+        with open(path, "rb") as file:
+            shape, dtype = _read_header(file)
+        if dtype.itemsize * math.prod(shape) > path.stat().st_size:
+            raise ValueError(f"it ends before its {shape} array does")
         return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

@@ -109,7 +109,8 @@ def check_dataset(
                 if len(instances):
                     recalls.append(f"\nrecall of the {part} proposals, %")
                     recalls.append(recall_table(average_recall(proposals, instances)))
-        own = np.flatnonzero(np.isin(annotations.videos, videos))
+        listed = set(videos)
+        own = [i for i, video in enumerate(annotations.videos) if video in listed]
         rows[part] = {
             "subset": annotations.subsets[own[0]] if len(own) else "none",
             "videos": len(videos),
@@ -200,9 +201,9 @@ def check_labels(annotations: Annotations, parts: dict[str, list[str]], found: F
             if video in shown and shown[video] != own:
                 lists = [", ".join(names[i] for i in sorted(classes)) or "none" for classes in (own, shown[video])]
                 found.warn("video-level labels differ from those of instances", f"{video}: {' against '.join(lists)}")
-    lower = [name.casefold() for name in names]
-    for name, own in zip(names, lower, strict=True):
-        if lower.count(own) > 1:
+    alike = Counter(name.casefold() for name in names)
+    for name in names:
+        if alike[name.casefold()] > 1:
             found.warn("classes whose names differ in upper and lower case alone", name)
     for name in untrained_classes(annotations, parts["train"]):
         found.warn("classes without a training video, of which no descriptor can be made", name)

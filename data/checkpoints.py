@@ -13,6 +13,7 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,39 +34,55 @@ _DTYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
 }
-_INSTRUCTIONS = ("BINPERSID", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS")  # beside those that arrays need
 _MAX_NESTING = 8
+
+
+class _Storage(StandIn):
+    """Stands for a storage; reads it when it is asked for."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], Tensor]) -> None:
+        self._read = read
+
+    def numbers(self) -> Tensor:
+        """All its numbers, `[numel]`."""
+        return self._read()
 
 
 class _Tensor(StandIn):
     """Stands for a tensor, a part of a storage."""
 
-    __slots__ = ("offset", "size", "storage", "stride")
+    __slots__ = ("_offset", "_size", "_storage", "_stride")
 
-    def __init__(self, storage: tuple[Any, ...], offset: int, size: tuple, stride: tuple) -> None:
-        self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any) -> None:
+        shapes = type(size) is tuple and type(stride) is tuple and len(size) == len(stride)
+        if not isinstance(storage, _Storage) or not shapes or not all(map(_is_count, (offset, *size, *stride))):
+            raise pickle.UnpicklingError("a tensor has no proper storage or shape")
+        self._storage, self._offset, self._size, self._stride = storage, offset, size, stride
 
     def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> Tensor:
         """The tensor."""
-        archive, *which = self.storage
-        if not isinstance(archive, _Archive) or len(self.size) != len(self.stride):
-            raise pickle.UnpicklingError("a tensor has no proper storage or shape")
-        numbers = archive.numbers(*which)
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
-        if min((self.offset, *self.size, *self.stride)) < 0 or (math.prod(self.size) and last >= len(numbers)):
+        numbers = self._storage.numbers()
+        last = self._offset + sum((n - 1) * step for n, step in zip(self._size, self._stride, strict=True))
+        if math.prod(self._size) and last >= len(numbers):
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-        if math.prod(self.size) > len(numbers):  # an expanded one, which is small only until it is used
+        if max((math.prod(self._size), *self._size)) > len(numbers):  # an expanded one is small only until it is used
             raise pickle.UnpicklingError("a tensor is larger than its storage")
-        return numbers.as_strided(self.size, self.stride, self.offset)
+        return numbers.as_strided(self._size, self._stride, self._offset)
 
 
-class _Mapping(dict):
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
+
+
+class _Mapping(dict, StandIn):
     """Stands for an `OrderedDict`; its attributes (a state dict keeps versions of modules in one) are not needed."""
 
     __slots__ = ()
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+    def build(self, state: Any) -> None:
+        """Forget it."""
 
 
 class _MakeMapping(Factory):
@@ -78,14 +95,16 @@ class _MakeMapping(Factory):
 class _MakeTensor(Factory):
     __slots__ = ()
 
-    def __call__(self, storage: tuple, offset: int, size: tuple, stride: tuple, *of_gradients: Any) -> _Tensor:
+    def __call__(self, storage: Any, offset: Any, size: Any, stride: Any, *of_gradients: Any) -> _Tensor:
         return _Tensor(storage, offset, size, stride)
 
 
 class _MakeParameter(Factory):
     __slots__ = ()
 
-    def __call__(self, tensor: _Tensor, *of_gradients: Any) -> _Tensor:
+    def __call__(self, tensor: Any, *of_gradients: Any) -> _Tensor:
+        if not isinstance(tensor, _Tensor):
+            raise pickle.UnpicklingError("a parameter has no tensor")
         return tensor
 
 
@@ -120,32 +139,30 @@ class _Archive:
         if byteorder in self._file.namelist() and self._file.read(byteorder) != sys.byteorder.encode():
             raise ValueError("its numbers have the byte order of another machine")
         data = self._file.read(f"{self._root}data.pkl")
-        return load_pickle(
-            io.BytesIO(data),
-            len(data),
-            _ADMITTED,
-            levels=_MAX_NESTING,
-            more_instructions=_INSTRUCTIONS,
-            persistent=self._locate,
-        )
+        return load_pickle(io.BytesIO(data), len(data), _ADMITTED, levels=_MAX_NESTING, persistent=self._storage)
 
-    def _locate(self, pid: tuple) -> tuple:
+    def _storage(self, pid: Any) -> _Storage:
         """What stands for the storage that a persistent id of the pickle names."""
         _, dtype, key, _, numel = pid  # "storage", its type, its name, the device it was on, its length
-        return self, dtype, key, numel
+        if type(dtype) is not torch.dtype or type(key) is not str or not _is_count(numel):
+            raise pickle.UnpicklingError("a storage has no proper name or length")
+        return _Storage(partial(self._numbers, dtype, key, numel))
 
-    def numbers(self, dtype: torch.dtype, key: str, numel: int) -> Tensor:
+    def _numbers(self, dtype: torch.dtype, key: str, numel: int) -> Tensor:
         """All numbers of a storage, `[numel]`."""
         member = self._file.getinfo(f"{self._root}data/{key}")
-        if member.file_size != numel * dtype.itemsize:
+        if not member.file_size == member.compress_size == numel * dtype.itemsize:
             raise ValueError(f"storage {key} is of another size than it says")
         if key not in self._read:
-            self._read[key] = torch.empty(member.file_size, dtype=torch.uint8)
-            buffer = memoryview(self._read[key].numpy())
+            content = torch.empty(member.file_size, dtype=torch.uint8)
+            left = memoryview(content.numpy())
             with self._file.open(member) as file:
                 while part := file.read(1 << 20):
-                    buffer[: len(part)] = part
-                    buffer = buffer[len(part) :]
+                    left[: len(part)] = part
+                    left = left[len(part) :]
+            if len(left):
+                raise ValueError(f"storage {key} ends early")
+            self._read[key] = content
         return self._read[key].view(dtype)
 
 

@@ -34,7 +34,7 @@ from eval.recall import average_recall, recall_table
 from model import SEAL
 from options import DatasetFiles, dataset_files
 from proposals import merge_results, parse_results, ranked_segments, require_entries
-from utils import __version__, check_targets, log, pick_device, some_of, write_json
+from utils import __version__, check_targets, is_finite_number, log, pick_device, some_of, write_json
 
 
 def make_descriptors(options: Namespace) -> None:
@@ -61,6 +61,7 @@ def make_proposals(options: Namespace) -> None:
         results = merge_results(options.proposals_from)
         names, videos = ", ".join(map(str, options.proposals_from)), [*parts["train"], *parts["test"]]
         require_entries(names, results, videos, options.missing_proposals, most=None)
+        results = {video: [as_proposal(entry) for entry in entries] for video, entries in results.items()}
     else:
         check_targets(targets.values(), "--proposals_root", options.overwrite)
         features, chosen = open_features(options, source, [*parts["train"], *parts["test"]])
@@ -96,6 +97,16 @@ def make_proposals(options: Namespace) -> None:
 def holds(path: Path, results: dict[str, list[dict[str, Any]]]) -> bool:
     """Whether a result file is there and holds just these results."""
     return path.exists() and parse_results(path).results == results
+
+
+def as_proposal(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of an entry of another method's file: its segment, and its score and label if they are any."""
+    kept = {"segment": entry["segment"]}
+    if is_finite_number(entry.get("score")):
+        kept["score"] = entry["score"]
+    if isinstance(entry.get("label"), str):
+        kept["label"] = entry["label"]
+    return kept
 
 
 def check(options: Namespace) -> int:

@@ -26,6 +26,8 @@ from tqdm import tqdm
 from data.arrays import map_array, read_archive, read_array
 from utils import InputError, is_plain_name, release_memory, some_of, stop
 
+WIDEST = 8192  # features; a network has three times the square of that in weights
+
 # Of RGB and flow, where they are apart; the video's name goes into the braces.
 LAYOUTS = (("{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))
 
@@ -174,6 +176,8 @@ def temporal_means(features: Features, chosen: Sequence[int]) -> tuple[Tensor, T
         raw = features.read(i)
         features.forget(i)
         means.append(raw.mean(0))
+        if not means[-1].isfinite().all():
+            raise InputError(f"{features.where(i)}: video {features.videos[i]}: features are too large for their mean")
         lengths.append(len(raw))
     return torch.stack(means), torch.tensor(lengths)
 
@@ -196,16 +200,14 @@ def read_object_array(path: Path, videos: Sequence[str]) -> np.ndarray:
         InputError: the file is damaged, or its number of videos is not that of the annotations.
     """
     features = read_array(path)
-    if features.ndim != 1 or features.dtype != object:
-        if features.ndim == 3 and features.dtype.kind == "f":  # numpy stacks videos of one length by itself
-            stacked, features = features, np.empty(len(features), dtype=object)
-            features[:] = list(stacked)
-        else:
-            raise InputError(
-                f"{path}: expected an object array of [T, D] arrays, found {features.dtype} {features.shape}"
-            )
+    stacked = features.ndim == 3 and features.dtype.kind == "f"  # numpy stacks videos of one length by itself
+    if not stacked and (features.ndim != 1 or features.dtype != object):
+        raise InputError(f"{path}: expected an object array of [T, D] arrays, found {features.dtype} {features.shape}")
     if len(features) != len(videos):
         raise InputError(f"{path}: holds {len(features)} videos, but the annotations list {len(videos)}")
+    if stacked:
+        stacked, features = features, np.empty(len(features), dtype=object)
+        features[:] = list(stacked)
     return features
 
 
@@ -243,6 +245,10 @@ def check_features(array: Any, where: str, video: str) -> Tensor:
         raise InputError(f"{where}: video {video}: expected a [T, D] array of floats, found {found}")
     if array.shape[1] < 2 or array.shape[1] % 2:
         raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
+    if array.shape[1] > WIDEST:
+        raise InputError(
+            f"{where}: video {video}: width {array.shape[1]}; a network for more than {WIDEST} is too large"
+        )
     features = as_tensor(array)
     finite = features.isfinite().all(1)
     if not finite.all():

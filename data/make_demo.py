@@ -256,7 +256,8 @@ def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *
     """
     source = annotation_folder.name.removesuffix("-Annotations")
     root, descriptor_folder = Path("data") / name, Path("descriptors") / name
-    copies = {path: root / f"{name}-Annotations" / path.name for path in sorted(annotation_folder.glob("*.*"))}
+    files = [path for path in sorted(annotation_folder.glob("*.*")) if path.is_file()]
+    copies = {path: root / f"{name}-Annotations" / path.name for path in files}
     proposal_files = []
     for part in ("train", "test") if proposal_folder else ():
         proposal_files.append(proposal_folder / f"Proposals_{source}_{part}.json")
@@ -268,6 +269,9 @@ def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *
     annotations = read_annotations(annotation_folder)
     if np.isnan(annotations.durations).any():
         raise InputError(f"{annotation_folder / 'duration.npy'}: needed, to know how long the videos are")
+    longest = annotations.durations.max(initial=0)
+    if longest > 100_000:
+        raise InputError(f"{annotation_folder / 'duration.npy'}: a video of {longest:g} s is too long to simulate")
     proposals = {video: entries for path in proposal_files for video, entries in parse_results(path).results.items()}
 
     rng = np.random.default_rng(seed)

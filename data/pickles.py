@@ -1,26 +1,18 @@
 """Loading pickles from elsewhere without running anything that is in them.
 
-A pickle is a small program. It is run only after every instruction in it was found to be one that plain data needs, and
-every name in it is looked up in a short list of the reader's. All that those names make are inert stand-ins, of which
-real objects are made afterwards, once everything about them has been checked. So a file can neither run code nor have
-numpy or PyTorch take its bytes for something else; and what it makes is about as large as itself.
+A pickle is a small program for a machine with a stack. Python's own machine can be made to call anything. The one below
+knows only the instructions that plain data needs, and calls only what the reader lends it, by name, from a short list.
+What those calls make are inert stand-ins, of which real objects are made once all about them has been checked. So a
+file can neither run code nor have numpy or PyTorch take its bytes for something else, and what it makes takes no more
+memory than a file of its size accounts for.
 """
 
 from __future__ import annotations
 
 import pickle
 import pickletools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
-
-_INSTRUCTIONS = frozenset(
-    """PROTO FRAME STOP MARK GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE
-    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT
-    STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8
-    UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
-    GLOBAL STACK_GLOBAL REDUCE BUILD""".split()  # noqa: SIM905 - a list of 45 quoted names is hard to read
-)
 
 
 class Refused(pickle.UnpicklingError):
@@ -28,16 +20,16 @@ class Refused(pickle.UnpicklingError):
 
     def __init__(self, module: str, name: str) -> None:
         super().__init__(f"refused to load {module}.{name}")
-        self.module, self.name = module, f"{module}.{name}"
 
 
 class Factory:
-    """Base of what a pickle may call; no pickle can change one."""
+    """Base of what a pickle may call."""
 
     __slots__ = ()
 
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it would change the program")
+    def __call__(self, *arguments: Any) -> Any:
+        """Make something of arguments that nobody has looked at."""
+        raise pickle.UnpicklingError("it calls what cannot be called")
 
 
 class StandIn:
@@ -45,30 +37,13 @@ class StandIn:
 
     __slots__ = ()
 
+    def build(self, state: Any) -> None:
+        """Take a state that nobody has looked at."""
+        raise pickle.UnpicklingError("it changes what cannot be changed")
+
     def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> Any:
         """The real object; `finish_all` makes those of its parts."""
         raise NotImplementedError
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: IO[bytes], admitted: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None
-    ) -> None:
-        super().__init__(file, encoding="bytes")  # Python 2 strings, and the raw data of its arrays, are bytes
-        self._admitted, self._persistent = admitted, persistent
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name: the one place in which a pickle could reach the program."""
-        try:
-            return self._admitted[module, name]
-        except KeyError:
-            raise Refused(module, name) from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        """What stands for an object that the pickle says lies outside it."""
-        if self._persistent is None:
-            raise pickle.UnpicklingError("it refers to what is not in it")
-        return self._persistent(pid)
 
 
 def load_pickle(
@@ -77,7 +52,6 @@ def load_pickle(
     admitted: Mapping[tuple[str, str], Any],
     *,
     levels: int,
-    more_instructions: Iterable[str] = (),
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
     """Load a pickle.
@@ -85,67 +59,163 @@ def load_pickle(
     Args:
         file: is read from where it stands to the pickle's end.
         size: of the file, in bytes.
-        admitted: what stands for each module and name; anything that can be called is a `Factory`.
+        admitted: what stands for each module and name; what is to be called is a `Factory`.
         levels: how deep lists, dicts and stand-ins may lie in one another.
-        more_instructions: that are admitted beside those which lists, numbers and strings need.
         persistent: makes stand-ins for the objects that the pickle says lie outside it.
 
     Returns:
-        The content with the real objects for the stand-ins; tuples become lists.
+        The content with the real objects for the stand-ins; tuples become lists. Texts of Python 2 are bytes.
 
     Raises:
         Exception: of any kind, if the pickle is damaged or holds anything else; `Refused` if it asks for other names.
     """
-    start, frame_end = file.tell(), 0
-    instructions = _INSTRUCTIONS.union(more_instructions)
+    return _Finisher(size).finish(_run(_Bounded(file, size), admitted, persistent), levels)
+
+
+class _Bounded:
+    """A file that is not asked for more bytes than it can have, since memory for them would be taken at once."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+        self.readline, self.tell = file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        """As of a file."""
+        return self._file.read(min(count, self._size))
+
+
+def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None) -> Any:
+    """The value that a pickle makes, with stand-ins in it."""
+    stack: list[Any] = []
+    marks: list[int] = []  # heights of the stack
+    memo: dict[int, Any] = {}
+    frame_end = 0
+
+    def above_mark() -> list[Any]:
+        height = marks.pop()
+        values = stack[height:]
+        del stack[height:]
+        return values
+
+    def top(kind: type) -> Any:
+        if not isinstance(stack[-1], kind):
+            raise pickle.UnpicklingError(f"an instruction wants a {kind.__name__}, and there is none")
+        return stack[-1]
+
+    def put(pairs: list[Any]) -> None:
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if type(key) not in (str, int):  # to hash anything else could take for ever
+                raise pickle.UnpicklingError("a name is neither text nor a number")
+            top(dict)[key] = value
+
     for instruction, argument, position in pickletools.genops(file):
-        # The unpickler reads a frame as one block. An instruction across its end would be read differently there and
-        # here, and what is checked would not be what is run.
         if position < frame_end < file.tell() or (instruction.name == "FRAME" and position < frame_end):
             raise pickle.UnpicklingError("an instruction crosses the end of its frame")
-        if instruction.name == "FRAME":
-            frame_end = file.tell() + argument
-        if instruction.name not in instructions:
-            raise pickle.UnpicklingError(f"unexpected pickle instruction {instruction.name}")
-        if instruction.name in ("PUT", "LONG_BINPUT") and argument > size:
-            raise pickle.UnpicklingError("more numbered objects than bytes")  # each number would cost memory
-    file.seek(start)
-    return _Finisher(size).finish(_Unpickler(file, admitted, persistent).load(), levels)
+        match instruction.name:
+            case "PROTO":
+                pass
+            case "FRAME":
+                frame_end = file.tell() + argument
+            case "STOP":
+                return stack.pop()
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[instruction.name])
+            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "FLOAT" | "BINFLOAT":
+                stack.append(argument)
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+                stack.append(argument)
+            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
+                stack.append(argument)
+            case "STRING" | "BINSTRING" | "SHORT_BINSTRING":  # Python 2's, also for the raw data of arrays
+                stack.append(argument.encode("latin1"))
+            case "MARK":
+                marks.append(len(stack))
+            case "EMPTY_LIST" | "EMPTY_TUPLE" | "EMPTY_DICT":
+                stack.append({"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict}[instruction.name]())
+            case "LIST":
+                stack.append(above_mark())
+            case "TUPLE":
+                stack.append(tuple(above_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(instruction.name[-1])
+                values = [stack.pop() for _ in range(count)]
+                stack.append(tuple(values[::-1]))
+            case "DICT":
+                pairs = above_mark()
+                stack.append({})
+                put(pairs)
+            case "APPEND":
+                value = stack.pop()
+                top(list).append(value)
+            case "APPENDS":
+                values = above_mark()
+                top(list).extend(values)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                put([key, value])
+            case "SETITEMS":
+                put(above_mark())
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "GLOBAL":
+                stack.append(_named(admitted, *argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(_named(admitted, module, name))
+            case "REDUCE":
+                arguments = top(tuple)
+                stack.pop()
+                factory = top(Factory)
+                stack[-1] = factory(*arguments)
+            case "BUILD":
+                state = stack.pop()
+                top(StandIn).build(state)
+            case "BINPERSID" if persistent is not None:
+                stack.append(persistent(stack.pop()))
+            case other:
+                raise pickle.UnpicklingError(f"unexpected pickle instruction {other}")
+    raise pickle.UnpicklingError("it has no end")
+
+
+def _named(admitted: Mapping[tuple[str, str], Any], module: Any, name: Any) -> Any:
+    """What stands for a name: the one place in which a pickle could reach the program."""
+    if type(module) is not str or type(name) is not str:
+        raise pickle.UnpicklingError("a name is no text")
+    if (module, name) not in admitted:
+        raise Refused(module, name)
+    return admitted[module, name]
 
 
 class _Finisher:
-    """Makes real objects of stand-ins, and what is met again only once.
+    """Makes real objects of stand-ins.
 
     Args:
         budget: how many entries lists and arrays may have altogether. In a pickle each takes a byte at least, but a
-            short file could ask for arrays of one long list again and again.
+            short file could put one long list into another again and again.
     """
 
     def __init__(self, budget: int) -> None:
         self._left = budget
-        self._done: dict[int, Any] = {}
 
     def finish(self, value: Any, levels: int) -> Any:
         """The real object of a loaded value, which may be `levels` deep."""
-        if value is None or isinstance(value, (bool, int, float, str, bytes)):
-            return value
-        if not levels or not isinstance(value, (list, tuple, dict, StandIn)):
-            raise pickle.UnpicklingError("it holds more than arrays and lists of numbers and strings")
-        if id(value) not in self._done:
-            self._done[id(value)] = self._make(value, levels - 1)
-        return self._done[id(value)]
 
-    def _make(self, value: Any, levels: int) -> Any:
         def finish_all(parts: Sequence[Any]) -> list[Any]:
             self._left -= len(parts)
             if self._left < 0:
                 raise pickle.UnpicklingError("more entries than bytes")
-            return [self.finish(part, levels) for part in parts]
+            return [self.finish(part, levels - 1) for part in parts]
 
-        if isinstance(value, StandIn):
-            return value.finished(finish_all)
-        if not isinstance(value, dict):
+        if value is None or type(value) in (bool, int, float, str, bytes):
+            return value
+        if levels and isinstance(value, (list, tuple)):
             return finish_all(value)
-        if not all(isinstance(key, (str, int)) for key in value):
-            raise pickle.UnpicklingError("a name is neither text nor a number")
-        return dict(zip(value, finish_all([*value.values()]), strict=True))
+        if levels and isinstance(value, dict):
+            return dict(zip(value, finish_all([*value.values()]), strict=True))
+        if levels and isinstance(value, StandIn):
+            return value.finished(finish_all)
+        raise pickle.UnpicklingError("it holds more than arrays and lists of numbers and strings")

@@ -8,6 +8,7 @@ get into `resume.pt` are dropped when it is resumed, and weights that did not ge
 from __future__ import annotations
 
 import random
+import struct
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -21,7 +22,7 @@ from data.checkpoints import read_checkpoint, save_checkpoint, use_weights
 from data.run_folder import RunFolder
 from eval.protocols import are_results
 from options import differences, plain_values
-from utils import InputError, is_finite_number, log, one_line
+from utils import InputError, has_control_characters, is_finite_number, log, one_line
 
 _FORMAT = 1
 _FIELDS = {
@@ -117,9 +118,9 @@ class TrainingState:
         use_weights(self.model, content["weights"], self.path)
         try:
             _set_random_states(content["random"], self._device())
-            self.shuffler.set_state(content["shuffler"])
-            self.steps = [*content["steps"].to(self._device(), torch.float32)]
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            self.shuffler.set_state(_checked(content["shuffler"]))
+            self.steps = [*content["steps"].to(self._device())]
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error) as error:
             raise _damaged(self.path, error) from None
         self.epoch, self.evaluated = content["epoch"], content["evaluated"]
         self.seconds, self.best = content["seconds"], content["best"]
@@ -149,7 +150,12 @@ class TrainingState:
         own = self.optimizer.state_dict()
         if saved and not _alike(saved, own["state"]):
             raise _damaged(self.path, "the optimizer's state does not fit the network, or is not finite")
-        self.optimizer.load_state_dict(own | {"state": saved})
+        # The optimizer would keep the very tensors of the file, and takes for granted that their numbers lie in order.
+        state = {
+            i: {name: value.clone(memory_format=torch.contiguous_format) for name, value in kept.items()}
+            for i, kept in saved.items()
+        }
+        self.optimizer.load_state_dict(own | {"state": state})
 
 
 def run_to_resume(folder: RunFolder, options: Namespace) -> dict[str, Any] | None:
@@ -206,7 +212,7 @@ def read_resume(path: Path) -> dict[str, Any]:
         InputError: it is missing, damaged, or no such file.
     """
     content = read_checkpoint(path)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != _FORMAT:
         raise InputError(f"{path}: not a resume.pt of this version of the program; begin another run")
     if content.keys() != _FIELDS.keys() or not all(isinstance(content[name], kind) for name, kind in _FIELDS.items()):
         raise _damaged(path, "a part of it is missing or of another kind")
@@ -216,20 +222,24 @@ def read_resume(path: Path) -> dict[str, Any]:
         raise _damaged(path, "it does not say of which run it is")
     if not all(map(_is_plain, (*about["options"].values(), *about["machine"].values(), about["terms"]))):
         raise _damaged(path, "what it says of its run is more than text and numbers")
-    if min(content["epoch"], content["evaluated"]) < 0 or not (best == {} or are_results(best)):
+    if min(content["epoch"], content["evaluated"]) < 0 or not (
+        are_results(best) if content["evaluated"] else best == {}
+    ):
         raise _damaged(path, "what it says of epochs and results makes no sense")
-    if steps.dim() != 2 or (len(steps) and steps.shape[1] != len(about["terms"])) or not steps.isfinite().all():
+    width = steps.shape[1] if steps.dim() == 2 else None
+    if steps.dtype != torch.float32 or width not in (0, len(about["terms"])) or not steps.isfinite().all():
         raise _damaged(path, "what it says of the steps of an epoch makes no sense")
-    if not is_finite_number(content["seconds"]):
+    if not is_finite_number(content["seconds"]) or content["seconds"] < 0:
         raise _damaged(path, "what it says of time makes no sense")
     return content
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value from a file is of the kinds that options have, and a text is one line."""
+    """Whether a value from a file is of the kinds that options have: text, numbers, and short lists of them."""
     if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (int, float)) or (isinstance(value, str) and "\n" not in value)
+        return len(value) < 100 and not any(isinstance(part, list) for part in value) and all(map(_is_plain, value))
+    text = isinstance(value, str) and len(value) < 4096 and not has_control_characters(value)
+    return value is None or isinstance(value, (bool, int, float)) or text
 
 
 def _damaged(path: Path, error: BaseException | str) -> InputError:
@@ -274,15 +284,34 @@ def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
     Raises:
         Exception: of several kinds, if the states are none.
     """
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    key, position = states["numpy"]["key"], states["numpy"]["position"]
-    if key.shape != (624,) or not 0 <= position[0] <= 624:  # numpy itself would read beyond the key
+    of_python, of_numpy = states["python"], states["numpy"]
+    if type(of_python) is not list or type(of_python[1]) is not list or len(of_python[1]) != 625:
+        raise ValueError("Python's random state is none")
+    random.setstate((of_python[0], tuple(of_python[1]), of_python[2]))
+    key, position = of_numpy["key"], of_numpy["position"]
+    if (
+        key.shape != (624,) or type(position) is not list or not 0 <= position[0] <= 624
+    ):  # or numpy would read beyond it
         raise ValueError("numpy's random state is none")
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *position))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(_checked(states["torch"]))
     if device.type != "cpu" and states["device"] is not None:
         torch.get_device_module(device).set_rng_state(states["device"], *_which(device))
+
+
+def _checked(state: Tensor) -> Tensor:
+    """The state of a generator of PyTorch on the CPU, if by it the generator would not read beyond its own words.
+
+    PyTorch sees that the number of words that are left, and that of the next one, are each in range, but not both.
+
+    Raises:
+        Exception: of several kinds, if it is none.
+    """
+    content = state.numpy().tobytes()
+    (left,), (following,) = struct.unpack_from("=i", content, 8), struct.unpack_from("=q", content, 16)
+    if left + following > 625:
+        raise ValueError("PyTorch's random state is none")
+    return state
 
 
 def _which(device: torch.device) -> tuple[torch.device, ...]:

@@ -72,7 +72,7 @@ class RunFolder:
     def _try_lock(self) -> int | None:
         """The descriptor of the lock file, which the system unlocks when the process ends, however it does."""
         path = self.path / ".lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

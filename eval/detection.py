@@ -5,6 +5,8 @@ Ties matter: with integer boundaries a tIoU often equals a threshold, and two in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from proposals import tiou
@@ -68,10 +70,12 @@ def match_detections(
     Returns:
         `[n, K]` bool.
     """
-    detection, instance = candidate_pairs(ranked, ground_truth)
-    overlap = tiou(ranked["segment"][detection], ground_truth["segment"][instance])
-    candidate = overlap >= thresholds.min()
-    detection, instance, overlap = detection[candidate], instance[candidate], overlap[candidate]
+    near = []
+    for detection, instance in candidate_pairs(ranked, ground_truth):
+        overlap = tiou(ranked["segment"][detection], ground_truth["segment"][instance])
+        candidate = overlap >= thresholds.min()
+        near.append((detection[candidate], instance[candidate], overlap[candidate]))
+    detection, instance, overlap = (np.concatenate(parts) for parts in zip(*near, strict=True))
     # A detection's wishes: the largest tIoU first; of equal ones the instance listed later.
     wish = np.lexsort((-instance, -overlap, detection))
     detection, instance, overlap = detection[wish], instance[wish], overlap[wish]
@@ -85,17 +89,18 @@ def match_detections(
 
 
 def candidate_pairs(
-    ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every (detection, instance) of the same video and class, as two index arrays."""
+    ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray], most: int = 1 << 22
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every (detection, instance) of the same video and class, as two index arrays for about `most` pairs at a time."""
     num_class = 1 + max(part["class_idx"].max(initial=0) for part in (ranked, ground_truth))
     det_key, gt_key = (part["video"] * num_class + part["class_idx"] for part in (ranked, ground_truth))
     gt_order = np.argsort(gt_key, kind="stable")
     first = np.searchsorted(gt_key, det_key, side="left", sorter=gt_order)
     count = np.searchsorted(gt_key, det_key, side="right", sorter=gt_order) - first
-    detection = np.repeat(np.arange(len(det_key)), count)
-    within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
-    return detection, gt_order[np.repeat(first, count) + within]
+    for part in np.split(np.arange(len(det_key)), np.searchsorted(count.cumsum(), np.arange(most, count.sum(), most))):
+        n = count[part]
+        within = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
+        yield np.repeat(part, n), gt_order[np.repeat(first[part], n) + within]
 
 
 def _serve_in_rank_order(detection: np.ndarray, instance: np.ndarray, num_instances: int) -> np.ndarray:

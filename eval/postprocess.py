@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from proposals import tiou
+from utils import blocks
 
 NMS_VARIANCE = 0.1
 MOST_AT_ONCE = 4096  # proposals whose [M, M] decays are made at once, which is faster; of more it would take gigabytes
@@ -83,7 +84,7 @@ def detect(
     allowed = ~overlaps_ambiguous(segments_snip, ambiguous_sec, rate)  # [M]
     decay = Decay(segments_snip)
     if len(segments_snip) <= MOST_AT_ONCE:
-        decay = decay[:, None]  # [M, M]
+        decay = decay.of_all()
     classes, segments, kept_scores = [], [], []
     for class_idx in np.flatnonzero(reported):
         order, decayed = soft_nms(scores[:, class_idx], decay)
@@ -102,9 +103,16 @@ class Decay:
     def __init__(self, segments_snip: np.ndarray) -> None:
         self.segments_snip = segments_snip
 
-    def __getitem__(self, i: int | tuple) -> np.ndarray:
-        """`[M]`, or `[M, M]` of `[:, None]`."""
-        overlap = tiou(self.segments_snip[i], self.segments_snip, closed=True)
+    def __getitem__(self, i: int) -> np.ndarray:
+        """The row of one proposal, `[M]`."""
+        return self._of(self.segments_snip[i])
+
+    def of_all(self) -> np.ndarray:
+        """All rows, `[M, M]`."""
+        return self._of(self.segments_snip[:, None])
+
+    def _of(self, segments_snip: np.ndarray) -> np.ndarray:
+        overlap = tiou(segments_snip, self.segments_snip, closed=True)
         return np.exp(-np.square(overlap) / NMS_VARIANCE)
 
 
@@ -135,11 +143,15 @@ def overlaps_ambiguous(segments_snip: np.ndarray, ambiguous_sec: np.ndarray | No
 
     Integer ranges: [int(s), int(e)) of the segment, [round(s_a rate), round(e_a rate)) of the ambiguous one.
     """
+    shared = np.zeros(len(segments_snip), dtype=bool)
     if ambiguous_sec is None or not len(ambiguous_sec):
-        return np.zeros(len(segments_snip), dtype=bool)
-    own = np.trunc(segments_snip)[:, None]  # [M, 1, 2]
+        return shared
     ambiguous = np.rint(ambiguous_sec * rate)[None]  # [1, A, 2]
-    return (np.minimum(own[..., 1], ambiguous[..., 1]) > np.maximum(own[..., 0], ambiguous[..., 0])).any(1)
+    for part in blocks(len(segments_snip), len(ambiguous_sec)):
+        own = np.trunc(segments_snip[part])[:, None]  # [m, 1, 2]
+        overlap = np.minimum(own[..., 1], ambiguous[..., 1]) > np.maximum(own[..., 0], ambiguous[..., 0])
+        shared[part] = overlap.any(1)
+    return shared
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

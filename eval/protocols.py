@@ -6,7 +6,6 @@ is exact: nothing is rounded. Rounding is worth about a point of mAP, so both ar
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pandas as pd
 from eval.detection import TIOU_THRESHOLDS, detection_map
 from eval.postprocess import VideoDetections
 from proposals import parse_results, snippets_to_seconds
-from utils import InputError, has_control_characters, is_finite_number, log, some_of, write_json_beside_earlier
+from utils import InputError, has_control_characters, is_finite_number, log, shown, some_of, write_json_beside_earlier
 
 
 def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
@@ -78,7 +77,7 @@ def evaluate(
         has_truth = ~np.isnan(precision[:, 0])
         mean = 100 * precision[has_truth].mean(0)
         results[protocol] = {
-            "tiou": [round(float(t), 2) for t in thresholds],
+            "tiou": _rounded(thresholds),
             "mAP": mean.tolist(),
             "average": float(mean.mean()),
         }
@@ -89,24 +88,27 @@ def evaluate(
 
 
 def are_results(value: Any) -> bool:
-    """Whether a value from a file has the form of an evaluation's results: of `evaluate`, with `video_figures`."""
-
-    def are_of_a_protocol(part: Any) -> bool:
-        if not isinstance(part, dict) or not is_finite_number(part.get("average")):
+    """Whether a value from a file has the form of results: of `evaluate`, of `video_figures`, and the `epoch`."""
+    names = {"snippet", "seconds", "classification_mAP", "classification_accuracy", "epoch"}
+    if not isinstance(value, dict) or value.keys() != names or type(value["epoch"]) is not int:
+        return False
+    percents = [value["classification_accuracy"]]
+    if value["classification_mAP"] is not None:
+        percents.append(value["classification_mAP"])
+    for protocol in (value["snippet"], value["seconds"]):
+        if not isinstance(protocol, dict) or protocol.keys() != {"tiou", "mAP", "average"}:
             return False
-        lists = [part.get("tiou"), part.get("mAP")]
-        return all(isinstance(own, list) and all(map(is_finite_number, own)) for own in lists) and (
-            0 < len(lists[0]) == len(lists[1])
-        )
+        if protocol["tiou"] not in map(_rounded, TIOU_THRESHOLDS.values()) or not isinstance(protocol["mAP"], list):
+            return False
+        if len(protocol["mAP"]) != len(protocol["tiou"]):
+            return False
+        percents += [*protocol["mAP"], protocol["average"]]
+    return all(type(percent) is float and 0 <= percent <= 100.001 for percent in percents)
 
-    return (
-        isinstance(value, dict)
-        and are_of_a_protocol(value.get("snippet"))
-        and are_of_a_protocol(value.get("seconds"))
-        and is_finite_number(value.get("classification_accuracy"))
-        and (value.get("classification_mAP") is None or is_finite_number(value["classification_mAP"]))
-        and isinstance(value.get("epoch"), int)
-    )
+
+def _rounded(thresholds: np.ndarray) -> list[float]:
+    """Thresholds as they are reported, without the last bits of `linspace`."""
+    return [round(float(threshold), 2) for threshold in thresholds]
 
 
 def averages(result: dict[str, Any]) -> dict[str, float]:
@@ -188,9 +190,9 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
         for entry in entries:
             label, score = entry.get("label"), entry.get("score")
             if not isinstance(label, str) or has_control_characters(label):
-                raise InputError(f"{path}: video {video}: label {reprlib.repr(label)} is not a class name")
+                raise InputError(f"{path}: video {video}: label {shown(label)} is not a class name")
             if not is_finite_number(score):
-                raise InputError(f"{path}: video {video}: score {reprlib.repr(score)} is not a finite number")
+                raise InputError(f"{path}: video {video}: score {shown(score)} is not a finite number")
             labels.setdefault(label, video)
             rows.append((video, label, float(score), *map(float, entry["segment"])))
     if unknown := sorted(set(content.results) - set(videos)):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from proposals import tiou
+from utils import blocks
 
 
 def average_recall(
@@ -31,9 +32,11 @@ def average_recall(
     segments = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
     best = np.zeros((len(counts), len(segments)))  # largest tIoU of each instance, by count
     for video, instances in ground_truth.groupby("video").indices.items():
-        overlap = tiou(segments[instances, None], proposals.get(video, np.empty((0, 2)))[None])  # [n, M]
-        for row, count in zip(best, counts, strict=True):
-            row[instances] = overlap[:, :count].max(axis=1, initial=0)
+        own = proposals.get(video, np.empty((0, 2)))
+        for part in blocks(len(instances), len(own)):
+            overlap = tiou(segments[instances[part], None], own[None])  # [n, M]
+            for row, count in zip(best, counts, strict=True):
+                row[instances[part]] = overlap[:, :count].max(axis=1, initial=0)
     sizes = np.array([len(found) for found in proposals.values()], dtype=np.int64)
     table = pd.DataFrame(
         {threshold: (best >= threshold).mean(axis=1) for threshold in tiou_thresholds},

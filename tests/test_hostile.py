@@ -9,11 +9,13 @@ import json
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import readers
 import torch
@@ -23,8 +25,9 @@ from data.annotations import read_annotations
 from data.arrays import read_archive, read_array
 from data.checkpoints import load_weights, read_checkpoint
 from data.features import Features
-from eval.postprocess import detect
-from proposals import MOST_OF_A_VIDEO, parse_results
+from eval.postprocess import detect, overlaps_ambiguous
+from eval.recall import average_recall
+from proposals import MOST_OF_A_VIDEO, parse_results, roi_pool, tiou
 from utils import InputError, has_control_characters, printable, read_json
 
 # What pickles call in the wild, or could: module, name, and the arguments as pickle text.
@@ -282,6 +285,46 @@ def test_tensors_that_are_none(tmp_path, payload):
     refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload, data__0=numbers), "not a readable checkpoint")
 
 
+def shared_tuples(levels: int) -> bytes:
+    """A tuple of twice the tuple below, and so on: a few bytes a level, and twice the work for who looks at all of it."""
+    return b"N\x85q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(levels))
+
+
+STORAGE_NAMED = b"(Vstorage\nctorch\nFloatStorage\n%bVcpu\n%btQ"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x80\x02}N" + b"\x85" * 400_000 + b"Ns.",  # hashing it would overflow the C stack
+        b"\x80\x02}" + shared_tuples(40) + b"Ns.",  # or take for ever
+        tensor().replace(STORAGE % 4, STORAGE_NAMED % (shared_tuples(40), b"I4\n")),
+        tensor().replace(STORAGE % 4, STORAGE_NAMED % (b"V0\n", shared_tuples(40))),
+        tensor().replace(STORAGE % 4, STORAGE_NAMED % (b"V0\n", b"F4.0\n")),
+        tensor(size=b"I1000000000\n", stride=b"Vaaaa\n"),
+        tensor(size=b"I1000000000\n", stride=b"(Nl"),
+        tensor(size=b"I0\nI1000000000\n", stride=b"I1\nI1\n"),
+        b"\x80\x02" + shared_tuples(40) + b".",
+        b"ctorch._utils\n_rebuild_parameter\n" + STORAGE % 4 + b"R}Vnumbers\nVowned\nsb.",
+        tensor()[:-1] + b"}V_storage\nNsb.",
+        b"ccollections\nOrderedDict\n}V__call__\nNsb.",
+    ],
+)
+def test_pickles_that_never_end_or_change_the_reader(tmp_path, payload):
+    numbers = np.arange(4, dtype=np.float32).tobytes()
+    path = tmp_path / "x.pkl"
+    refused(path, read_checkpoint, checkpoint(payload, data__0=numbers), "not a readable checkpoint", most=256 << 20)
+
+
+def test_a_member_that_ends_early(tmp_path):
+    """Its numbers would be whatever was in memory before."""
+    good = checkpoint(tensor(numel=1000, size=b"I1000\n"), data__0=bytes(4000))
+    entry = good.rindex(b"PK\x01\x02", 0, good.rindex(b"archive/data/0"))
+    short = bytearray(bytes(8000) + good)  # junk before it, so that what is declared is not more than the file
+    struct.pack_into("<I", short, 8000 + entry + 20, 8)
+    refused(tmp_path / "x.pkl", read_checkpoint, bytes(short), "not a readable checkpoint")
+
+
 def test_checkpoints_that_promise_more_than_they_hold(tmp_path):
     path = tmp_path / "x.pkl"
     weights = readers.saved(readers.network().state_dict())
@@ -342,6 +385,84 @@ def test_short_pickles_of_much(tmp_path, of):
         "lists": b"\x80\x02](" + b"N" * 100 + b"e" + b"q\x01]" + b"(h\x01h\x01h\x01h\x01e" * 100,
     }  # fmt: skip
     refused(tmp_path / "x.npy", read_array, npy(payloads[of] + b"."))
+
+
+def with_annotations(tmp_path, **arrays: bytes):
+    """Lay out annotations of which some files are exchanged."""
+    reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
+    reader.lay_out(tmp_path, {f"a/{name}.npy": content for name, content in arrays.items()})
+    return tmp_path / "a"
+
+
+def header(descr: str, shape: tuple) -> bytes:
+    """A `.npy` file that is no more than its header."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels", header("<U1", (3, 10**9, 0))),
+        ("labels_all", readers.npy(readers.objects(np.array("Jump"), ["Jump"], []))),
+        ("labels", readers.npy(readers.objects(["Jump"] * 6000, [], []))),
+        ("videoname", readers.npy(readers.objects("clip 1", readers.objects(*[[None] * 300] * 300), "v3"))),
+        ("classlist", readers.npy(readers.objects("Jump", np.ones((2, 2))))),
+        ("classlist", readers.npy(np.array(["x" * 100_000, "y"]))),
+        ("duration", readers.npy(np.array([1.0, 1e300, 2.0]))),
+        ("duration", readers.npy(np.array([1.0, np.inf, 2.0]))),
+    ],
+)
+def test_annotations_that_are_none(tmp_path, name, content):
+    folder = with_annotations(tmp_path, **{name: content})
+    refused(folder / f"{name}.npy", lambda _: read_annotations(folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [header("<f8", (3, 10**9, 0)), readers.npy(readers.objects(np.empty((10**7, 0)), [[0, 1]], []))],
+)
+def test_arrays_of_a_thousand_million_nothings(tmp_path, content):
+    refused(with_annotations(tmp_path, segments=content), read_annotations, None, "1 labels but 0 segments")
+
+
+def test_one_list_again_and_again(tmp_path):
+    """Three videos share a long list; each of them counts."""
+    array = readers.objects(*[["Jump"] * 4000] * 3)
+    folder = with_annotations(tmp_path, labels=readers.npy(array), segments=readers.npy(array))
+    refused(folder / "labels.npy", lambda _: read_annotations(folder), None, "more entries than bytes")
+
+
+def test_features_that_are_no_size(tmp_path):
+    path = tmp_path / "f.npy"
+    refused(path, lambda path: Features(path, ["v1"]), header("<f4", (10**9, 0, 2)), "holds 1000000000 videos")
+    wide = readers.npy(readers.objects(np.ones((1, 8194), np.float16)))
+    refused(path, lambda path: Features(path, ["v1"]).read(0), wide, "width 8194")
+
+
+def test_long_proposals_are_pooled_a_few_at_a_time():
+    """Each reads a hundred thousand samples; all at once would take gigabytes. The numbers are the same."""
+    features = torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0))
+    segments = torch.tensor([[-80_000.0, 90_000.0]] * 100 + [[10.0, 20.0]]).double()
+    with watching() as watched:
+        pooled = roi_pool(features, segments)
+    assert not MEMORY_IS_KNOWN or watched.peak < 400 << 20
+    for i in (0, 99, 100):
+        assert torch.equal(pooled[i], roi_pool(features, segments[i : i + 1])[0])
+
+
+def test_tables_of_pairs_are_made_in_parts():
+    rng = np.random.default_rng(0)
+    proposals, instances = (np.sort(rng.uniform(0, 1e5, (n, 2)), axis=1) for n in (20_000, 3_000))
+    truth = pd.DataFrame({"video": "v", "start_sec": instances[:, 0], "end_sec": instances[:, 1]})
+    with watching() as watched:
+        table = average_recall({"v": proposals}, truth)
+        overlaps_ambiguous(proposals, instances, 1.0)
+    assert not MEMORY_IS_KNOWN or watched.peak < 400 << 20
+    best = [tiou(instance, proposals).max() for instance in instances[:200]]
+    some = average_recall({"v": proposals}, truth[:200])
+    assert some.loc["all", 0.7] == np.mean(np.array(best) >= 0.7) and 0 < table.loc["all", 0.7] <= 1
 
 
 def test_headers_of_arrays(tmp_path):
@@ -466,7 +587,7 @@ def test_names_of_classes_and_in_results(tmp_path, name):
     entry = {"subset": "training", "annotations": [{"label": name}]}
     content = json.dumps({"database": {"v": entry}}).encode()
     refused(tmp_path / "a.json", read_annotations, content, "video v: expected .annotations.")
-    refused(tmp_path / "a.json", read_annotations, content.replace(b"training", name.encode("unicode_escape")))
+    refused(tmp_path / "a.json", read_annotations, content.replace(b"training", json.dumps(name)[1:-1].encode()))
     refused(tmp_path / "r.json", parse_results, json.dumps({"results": {name: []}}).encode(), "the name has characters")
     reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
     reader.lay_out(tmp_path, {"a/classlist.npy": readers.npy(np.array(["Jump", name + "x"]))})
@@ -501,11 +622,59 @@ def test_the_log_is_printable(run, tmp_path):
     assert status == 2 and r"device: cpu\x1b[31m" in out and not has_control_characters((out + err).replace("\n", ""))
 
 
+def test_a_name_cannot_add_a_line_to_what_check_prints(run, tmp_path):
+    content = {"database": {"x\nerrors: 0, warnings: 0": 5, "v": {"subset": "training", "annotations": []}}}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    argv = ("--dataset_name", "Demo", "--annotations", tmp_path / "a.json", "--run_type", "check")
+    status, out, _ = run(*argv)
+    assert status == 1 and "\nerrors: 0" not in out and r"'x\nerrors: 0" in out
+
+
+def test_what_is_not_a_proposal_is_not_copied(run_in, demo_home, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(demo_home, home)
+    merged = {}
+    for part in ("train", "test"):
+        merged |= json.loads((home / "proposals4Thumos14" / f"Proposals_Demo_{part}.json").read_text())["results"]
+    first = next(iter(merged.values()))
+    first[0] |= {"score": 0.5, "label": "Jump", "extra": float("nan"), "deep": [[[[]]]]}
+    first[1] |= {"score": {"a": float("nan")}, "label": 7}
+    (home / "theirs.json").write_text(json.dumps({"results": merged}))
+    argv = ("--run_type", "proposals", "--dataset_name", "Demo", "--proposals_from", "theirs.json")
+    status, _, err = run_in(home)(*argv, "--proposals_root", "new")
+    assert status == 0, err
+    copied = next(iter(parse_results(home / "new" / "Proposals_Demo_train.json").results.values()))
+    assert copied[0].keys() == {"segment", "score", "label"} and copied[1].keys() == {"segment"}
+
+
+def test_features_too_large_for_their_mean(run_in, demo_home, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(demo_home, home)
+    path = home / "data" / "Demo" / "Demo-I3D-JOINTFeatures.npy"
+    features = read_array(path)
+    features[3] = np.full_like(features[3], 3e38)
+    np.save(path, features)
+    status, _, err = run_in(home)("--dataset_name", "Demo", "--run_type", "descriptors", "--overwrite")
+    assert status == 2 and "video demo_train_0004: features are too large for their mean" in err
+
+
+def test_a_lock_that_leads_elsewhere(run, tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
+    status, _, err = run("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
+    assert status == 2 and "--exp_dir" in err and (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_folder_where_a_file_should_be(run, tmp_path):
+    (tmp_path / "run" / "opt.txt").mkdir(parents=True)
+    status, _, err = run("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
+    assert status == 2 and "opt.txt: Is a directory" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize("kind", ["array", "checkpoint", "proposals", "text"])
 def test_hostile_files_stop_a_run_in_one_line(run_in, demo_home, tmp_path, kind):
     """The same through the command line: status 2, one line, and the folder of the run is not there."""
-    import shutil
-
     home = tmp_path / "home"
     shutil.copytree(demo_home, home)
     run = run_in(home)

@@ -9,6 +9,7 @@ import resource
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -386,6 +387,14 @@ def change(*path_and_value):
 NAN = torch.tensor(torch.nan)
 
 
+def reading_beyond_itself(state):
+    """A generator with 624 words left, of which the next is the last."""
+    content = bytearray(state.numpy().tobytes())
+    struct.pack_into("=i", content, 8, 624)
+    struct.pack_into("=q", content, 16, 624)
+    return torch.tensor(list(content), dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -409,6 +418,15 @@ NAN = torch.tensor(torch.nan)
         change("about", "machine", "device", torch.ones(2)),
         change("seconds", float("nan")),
         change("best", lambda best: best | {"epoch": 2.5}),
+        change("best", {}),
+        change("best", lambda best: best | {"x": torch.zeros(2)}),
+        change("best", "snippet", {"tiou": [0.2], "mAP": [1.0], "average": 1.0}),
+        change("best", "snippet", "mAP", [10**30] * 7),
+        change("format", torch.zeros(2)),
+        change("seconds", float("inf")),
+        change("steps", torch.full((2, 7), 1e300, dtype=torch.float64)),
+        change("about", "terms", [["a"] * 60] * 60),
+        change("about", "options", "lr", [[1]]),
         change("weights", lambda weights: dict(list(weights.items())[1:])),
         change("weights", lambda weights: weights | {next(iter(weights)): torch.ones(3)}),
         change("weights", lambda weights: {name: value * NAN for name, value in weights.items()}),
@@ -420,6 +438,11 @@ NAN = torch.tensor(torch.nan)
         change("random", {}),
         change("random", "torch", torch.zeros(3)),
         change("random", "torch", lambda state: torch.zeros_like(state)),
+        change("random", "torch", lambda state: reading_beyond_itself(state)),
+        change("shuffler", lambda state: reading_beyond_itself(state)),
+        change("random", "python", [3, torch.empty(3 * 10**7, 0), None]),
+        change("random", "python", torch.empty(3 * 10**7, 0)),
+        change("random", "numpy", "position", torch.empty(3 * 10**7, 0)),
         change("random", "python", [3, [1, 2], None]),
         change("random", "python", [3, [*range(624), 10**6], None]),
         change("random", "numpy", "position", [10**6, 0, 0.0]),
@@ -436,6 +459,21 @@ def test_a_damaged_resume_file_is_one_line(run, finished, damage):
     status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", "--max_epoch", 5)
     assert status == 2 and re.match(r"error: \S+resume.pt: ", err.split("\r")[-1].strip()) and "Traceback" not in err
     assert path.read_bytes() == before
+
+
+def test_numbers_of_the_optimizer_that_lie_in_no_order(run, finished, tmp_path):
+    """The optimizer writes as many numbers as there are, one behind another, whatever the tensor of the file was."""
+    path = finished / "ckpt" / "resume.pt"
+    content = torch.load(path, weights_only=True)
+    for kept in content["optimizer"].values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            turned = kept[name].T.contiguous().T if kept[name].dim() == 2 else kept[name]
+            kept[name] = turned
+    torch.save(content, path)
+    assert run(*ARGV, "--exp_dir", finished, "--resume", "--max_epoch", 5)[0] == 0
+    assert run(*ARGV, "--exp_dir", tmp_path / "other", "--max_epoch", 4)[0] == 0
+    assert run(*ARGV, "--exp_dir", tmp_path / "other", "--resume", "--max_epoch", 5)[0] == 0
+    assert what_is_left(finished)["ckpt/last_model.pkl"] == what_is_left(tmp_path / "other")["ckpt/last_model.pkl"]
 
 
 def test_a_cut_off_resume_file(run, finished):
