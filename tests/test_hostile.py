@@ -286,7 +286,7 @@ def test_tensors_that_are_none(tmp_path, payload):
 
 
 def shared_tuples(levels: int) -> bytes:
-    """A tuple of twice the tuple below, and so on: a few bytes a level, and twice the work for who looks at all of it."""
+    """A tuple of twice the tuple below, and so on: few bytes a level, and twice the work for who looks at all of it."""
     return b"N\x85q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(levels))
 
 
