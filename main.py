@@ -22,7 +22,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +70,7 @@ from utils import (
     release_memory,
     seed_everything,
     some_of,
+    unbreakable_output,
     uninterrupted,
     write_json_beside_earlier,
 )
@@ -81,15 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a name in a file may hold what the terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
-    logging.getLogger().handlers[0].setFormatter(Printable())
     # PyTorch's switch for large pages under large CPU tensors: fewer page faults, and less memory lost between tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     argv = sys.argv[1:] if argv is None else [*argv]
     options = parse_options(argv)
     options.argv = argv
-    versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
-    log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
+    with unbreakable_output():
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
+        logging.getLogger().handlers[0].setFormatter(Printable())
+        versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
+        log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
+        return run_type(options)
+
+
+def run_type(options: Namespace) -> int:
+    """Do what `--run_type` says, and say in one line why it cannot be done; returns the exit status."""
     try:
         with catching_signals(), logging_redirect_tqdm():
             return RUN_TYPES[options.run_type](options) or 0
@@ -118,8 +124,7 @@ class Printable(logging.Formatter):
 
 def say_end(message: str, hint: str, status: int) -> int:
     """Say why the program ends early and, if there is a hint, what to do; returns the exit status."""
-    with suppress(OSError):  # the terminal may be gone, and nobody there to be told
-        print(printable(f"{message}\n{hint}".rstrip()), file=sys.stderr)
+    print(printable(f"{message}\n{hint}".rstrip()), file=sys.stderr)
     return status
 
 
@@ -131,20 +136,22 @@ def train(options: Namespace) -> None:
     with RunFolder(options.exp_dir) as folder:
         saved = run_to_resume(folder, options)
         resumed = saved is not None
-        shuffler = seed_everything(options.seed)
-        device = choose_device(options)
-        data = load_data(options, device)
-        model = build_model(options, data, device, None if resumed else options.pretrained_ckpt)
-        criterion = build_criterion(options)
-        optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
-        about = about_run(options, data.digest(), step_terms(criterion), device)
-        state = TrainingState(folder.resume, about, model, optimizer, shuffler)
-        if resumed:
-            state.restore(saved)
-        del saved  # as large as the network and its optimizer
-
-        start_run(options, folder)
         try:
+            shuffler = seed_everything(options.seed)
+            device = choose_device(options)
+            data = load_data(options, device)
+            model = build_model(options, data, device, None if resumed else options.pretrained_ckpt)
+            criterion = build_criterion(options)
+            optimizer = torch.optim.Adam(
+                model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
+            )
+            about = about_run(options, data.digest(), step_terms(criterion), device)
+            state = TrainingState(folder.resume, about, model, optimizer, shuffler)
+            if resumed:
+                state.restore(saved)
+            del saved  # as large as the network and its optimizer
+
+            start_run(options, folder)
             if not resumed:
                 state.save()
             with RunLog(folder.path, (state.epoch, state.evaluated) if resumed else None) as run_log:
@@ -195,6 +202,7 @@ def run_epoch(run: Training) -> float:
     try:
         batches = run.batches(skip=len(state.steps))
         terms = train_epoch(state.model, batches, data, run.criterion, state.optimizer, epoch, state.steps)
+        run.folder.require_held()
         run.log.epoch(epoch, terms, state.seconds + time.perf_counter() - began)
         release_memory()  # epochs leave gaps of many sizes, which would add up
         if due(epoch, options) and options.interval and not data.truth.empty:
@@ -209,6 +217,7 @@ def run_epoch(run: Training) -> float:
         raise InputError(explain(fault, run, order)) from None
     except Interrupted:
         if state.epoch < epoch:  # else all of it is saved
+            run.folder.require_held()
             state.seconds += time.perf_counter() - began
             state.save(order)
         raise
@@ -241,6 +250,7 @@ def save_due_weights(run: Training) -> None:
 def finish(run: Training) -> None:
     """Write what there is at the end of a training run, and print its tables."""
     options, folder, state = run.options, run.folder, run.state
+    folder.require_held()
     if not options.interval or run.data.truth.empty:
         log.info(f"weights in {folder.last}")
         if options.interval:

@@ -41,10 +41,12 @@ PRESETS = {
 }
 
 
-# Options with which a run may go on that differ from those it began with: how long, how often, and where.
+# Options with which a run may go on that differ from those it began with: how long, how often and where; what the data
+# says anyway; and what is not for training.
 MAY_CHANGE = frozenset(
     """max_epoch interval device cache exp_dir resume overwrite
-    dataset_root annotations class_list features proposals_root descriptors_root""".split()  # noqa: SIM905
+    dataset_root annotations class_list features proposals_root descriptors_root num_class feature_size
+    detections proposals_from proposal_epochs proposals_per_video descriptor_pooling""".split()  # noqa: SIM905
 )
 
 
@@ -59,6 +61,13 @@ def _number(kind: type, low: float, high: float, *, open_low: bool = False) -> C
 
     parse.__name__ = {int: "whole number", float: "number"}[kind]  # argparse names the type when it cannot read it
     return parse
+
+
+def _path(text: str) -> Path:
+    """An argparse type: a path, and not the empty one that an unset variable of the shell gives."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(text)
 
 
 _count = _number(int, 1, 1e9)
@@ -105,7 +114,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         default="train",
         help="train, test weights, evaluate detections; check a dataset, make its descriptors, make its proposals",
     )
-    add("--exp_dir", type=Path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
+    add("--exp_dir", type=_path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
     add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
     add(
         "--resume",
@@ -114,8 +123,8 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         choices=("always", "auto"),
         help="go on with the training run in --exp_dir; auto begins one where there is none",
     )
-    add("--pretrained_ckpt", type=Path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
-    add("--detections", type=Path, help="for eval: detections in ActivityNet result format")
+    add("--pretrained_ckpt", type=_path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
+    add("--detections", type=_path, help="for eval: detections in ActivityNet result format")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
     add("--deterministic", action="store_true", help="use PyTorch's deterministic algorithms alone, see the README")
     add(
@@ -128,15 +137,17 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
 
 def _add_data_options(add: Callable[..., argparse.Action]) -> None:
     add("--dataset_name", default="Thumos14reduced", help="names folders and files; Demo is made on first use")
-    add("--dataset_root", type=Path, help="the dataset's own folder (data/<name> when not given)")
-    add("--annotations", type=Path, help="folder of .npy files, or JSON file (see data/README.md when not given)")
-    add("--class_list", type=Path, help="class names, one a line (the labels of a JSON file, sorted, when not given)")
-    add("--features", type=Path, help="file of all videos, or folder (see data/README.md when not given)")
+    add("--dataset_root", type=_path, help="the dataset's own folder (data/<name> when not given)")
+    add("--annotations", type=_path, help="folder of .npy files, or JSON file (see data/README.md when not given)")
+    add("--class_list", type=_path, help="class names, one a line (labels of a JSON file, sorted, when not given)")
+    add("--features", type=_path, help="file of all videos, or folder (see data/README.md when not given)")
     add("--crop", type=_number(int, 0, 1e9), help="crop of the features to take (their mean when not given)")
     add("--feature_fps", type=_positive, default=25.0, help="frames per second of the video that features were made of")
     add("--snippet_frames", type=_positive, default=16.0, help="frames from one snippet to the next")
-    add("--proposals_root", type=Path, default=Path("proposals4Thumos14"), help="folder of the two proposal files")
-    add("--descriptors_root", type=Path, default=Path("descriptors"), help="folder that holds <name>/ with descriptors")
+    add("--proposals_root", type=_path, default=Path("proposals4Thumos14"), help="folder of the two proposal files")
+    add(
+        "--descriptors_root", type=_path, default=Path("descriptors"), help="folder that holds <name>/ with descriptors"
+    )
     add("--missing_proposals", choices=("error", "empty"), default="error", help="a video without an entry")
     add("--train_subset", help="subset of the training videos (training, else validation, when not given)")
     add("--test_subset", help="subset of the test videos (validation beside training, else test, when not given)")
@@ -191,7 +202,7 @@ def _add_loss_options(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_making_options(add: Callable[..., argparse.Action]) -> None:
-    add("--proposals_from", type=Path, nargs="+", help="result files to take, instead of making proposals")
+    add("--proposals_from", type=_path, nargs="+", help="result files to take, instead of making proposals")
     add("--proposal_epochs", type=_count, default=20, help="epochs to train the snippet network")
     add("--proposals_per_video", type=_count, default=200, help="at most")
     add(
@@ -270,14 +281,15 @@ def dataset_files(options: argparse.Namespace) -> DatasetFiles:
 
 
 def plain_values(options: argparse.Namespace) -> dict[str, Any]:
-    """Every option as text or numbers."""
+    """Every option as text or numbers, but for those that only say whether a run is begun or gone on with."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, list):
             return [plain(part) for part in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {action.dest: plain(getattr(options, action.dest)) for action in _actions()}
+    names = [action.dest for action in _actions() if action.dest not in ("resume", "overwrite")]
+    return {name: plain(getattr(options, name)) for name in names}
 
 
 def differences(before: dict[str, Any], options: argparse.Namespace) -> list[str]:
@@ -286,12 +298,18 @@ def differences(before: dict[str, Any], options: argparse.Namespace) -> list[str
     Those of `MAY_CHANGE` are left out, and so is one that the run did not know and that has its default; the texts are
     for a message.
     """
+
+    def typed(name: str, value: Any) -> str:
+        if value is None or value is False:
+            return f"no --{name}"
+        return f"--{name}" if value is True else f"--{name} {value}"
+
     parser = build_parser()
     changed = []
     for name, value in plain_values(options).items():
         was = before.get(name, parser.get_default(name))
         if name not in MAY_CHANGE and was != value:
-            changed.append(f"--{name} {value}, which was {was}")
+            changed.append(f"{typed(name, value)}, where it had {typed(name, was)}")
     return changed
 
 

@@ -15,6 +15,7 @@ import random
 import re
 import reprlib
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -102,6 +103,45 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+class _Unbreakable:
+    """A stream that a program can write to even when nobody can read it: a full disk, a closed terminal or pipe."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def unbreakable_output() -> Iterator[None]:
+    """Within the block, what cannot be printed is not, and the program goes on."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Unbreakable, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in before:  # what is left in them would be tried again when the interpreter ends
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            except (AttributeError, ValueError):  # there is none
+                pass
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:

@@ -66,12 +66,12 @@ class Home:
     argv: Sequence[str]  # of main.py
     threads: int
 
-    def launch(self, cwd: Path, fatal_change: int = -1) -> subprocess.Popen:
+    def launch(self, cwd: Path, fatal_change: int = -1, *more: str) -> subprocess.Popen:
         """Start, or go on with, the run in `cwd/run`."""
         argv = ["--dataset_name", "Demo", "--dataset_root", str(self.folder / "data")]
         argv += ["--proposals_root", str(self.folder), "--descriptors_root", str(self.folder)]
         command = [sys.executable, "-c", CHILD, str(REPOSITORY), str(fatal_change), *argv, *self.argv]
-        command += ["--exp_dir", "run", "--resume", "auto"]
+        command += ["--exp_dir", "run", *more]
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         with open(cwd / "output.txt", "ab") as output:
             return subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
@@ -113,7 +113,7 @@ def kill_and_resume(home: Home, seed: int, seconds: float, changes: int) -> tupl
     moments = []
     for _ in range(draw.randint(1, 3)):
         at_a_change, at_the_start = draw.random() < 0.5, draw.random() < 0.2
-        child = home.launch(cwd, draw.randint(1, changes) if at_a_change else -1)
+        child = home.launch(cwd, draw.randint(1, changes) if at_a_change else -1, "--resume", "auto")
         if not (at_a_change or at_the_start):  # most of the time until there is a `resume.pt` goes into imports
             while child.poll() is None and not (cwd / "run" / "ckpt" / "resume.pt").exists():
                 time.sleep(0.01)
@@ -126,7 +126,7 @@ def kill_and_resume(home: Home, seed: int, seconds: float, changes: int) -> tupl
             moments.append(stage(cwd / "run") + (", at a change of files" if at_a_change else ", at some time"))
         elif child.returncode:
             raise RuntimeError((cwd / "output.txt").read_text())
-    if home.launch(cwd).wait():
+    if home.launch(cwd, -1, "--resume", "auto").wait():
         raise RuntimeError((cwd / "output.txt").read_text())
     return left(cwd / "run"), moments
 

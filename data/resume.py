@@ -25,6 +25,9 @@ from options import differences, plain_values
 from utils import InputError, has_control_characters, is_finite_number, log, one_line
 
 _FORMAT = 1
+_ANOTHER = (
+    "Begin another run in another --exp_dir, with --pretrained_ckpt and the last_model.pkl beside it if there is one"
+)
 _FIELDS = {
     "format": int,
     "about": dict,  # options, data and machine of the run
@@ -175,8 +178,8 @@ def run_to_resume(folder: RunFolder, options: Namespace) -> dict[str, Any] | Non
     before, epoch = saved["about"]["options"], saved["epoch"]
     if changed := differences(before, options):
         raise InputError(
-            f"{folder.path}: the run to resume began with other options: {'; '.join(changed)}. Give it those, or begin "
-            "another run in another --exp_dir"
+            f"{folder.path}: the run to resume began with other options: {'; '.join(changed)}. Give it its own, or "
+            "begin another run in another --exp_dir"
         )
     if epoch + (len(saved["steps"]) > 0) > options.max_epoch:
         part = f", and {len(saved['steps'])} steps of the next" if len(saved["steps"]) else ""
@@ -211,7 +214,10 @@ def read_resume(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, or no such file.
     """
-    content = read_checkpoint(path)
+    try:
+        content = read_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}. {_ANOTHER}") from None
     if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != _FORMAT:
         raise InputError(f"{path}: not a resume.pt of this version of the program; begin another run")
     if content.keys() != _FIELDS.keys() or not all(isinstance(content[name], kind) for name, kind in _FIELDS.items()):
@@ -243,7 +249,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _damaged(path: Path, error: BaseException | str) -> InputError:
-    return InputError(f"{path}: damaged ({one_line(error)}); begin another run, from ckpt/last_model.pkl if you like")
+    return InputError(f"{path}: damaged ({one_line(error)}). {_ANOTHER}")
 
 
 def _to_save(value: Any) -> Any:

@@ -9,27 +9,32 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils import InputError, append_line, log, one_line, whole_file, writing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. `resume.pt`
-# is removed first: what is left if the process ends in between cannot be taken for a run to go on with.
+RESUME = Path("ckpt") / "resume.pt"
+# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. If the
+# process ends in between, what is left is no run to go on with, since `resume.pt` goes first, and still one that is not
+# to be mixed with another, since `metrics.jsonl` goes last.
 RUN_FILES = (
-    "ckpt/resume.pt",
+    str(RESUME),
     "opt.txt",
-    "metrics.jsonl",
     "mAP-results.log",
     "results.json",
     "detections.json",
     "ckpt/last_model.pkl",
     "ckpt/best_model.pkl",
     "logs/events.*",
+    "metrics.jsonl",
 )
 
 
@@ -44,10 +49,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.resume, self.last, self.best = (
-            path / "ckpt" / name for name in ("resume.pt", "last_model.pkl", "best_model.pkl")
-        )
+        self.path, self.resume = path, path / RESUME
+        self.last, self.best = (path / "ckpt" / name for name in ("last_model.pkl", "best_model.pkl"))
         self._made: list[Path] = []
         self._lock: int | None = None
 
@@ -64,8 +67,9 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            (self.path / ".lock").unlink(missing_ok=True)  # while it is locked, so that nobody else can have it
+        with suppress(OSError, InputError):
+            self.require_held()
+            (self.path / ".lock").unlink()  # while it is locked, so that nobody else can have it
         os.close(self._lock)
         self._remove_if_empty()
 
@@ -96,6 +100,17 @@ class RunFolder:
                 folder.rmdir()
             except OSError:
                 return
+
+    def require_held(self) -> None:
+        """See that the folder is still the one that was locked.
+
+        Raises:
+            InputError: it was moved or removed, and perhaps another run has begun there.
+        """
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").stat()):
+                return
+        raise InputError(f"--exp_dir {self.path} was moved or removed while this run used it; the run ends here")
 
     def require_free(self, overwrite: bool, checkpoint: Path | None) -> None:
         """Find out before any work whether a new training run may go here.
@@ -148,8 +163,6 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, resumed_after: tuple[int, int] | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import; only training needs it
-
         self._metrics, self._table, self._logs = folder / "metrics.jsonl", folder / "mAP-results.log", folder / "logs"
         if resumed_after is not None:
             epoch, evaluated = resumed_after
@@ -159,9 +172,8 @@ class RunLog:
 
             _keep_lines(self._metrics, lambda line: counts(json.loads(line)))
             _keep_lines(self._table, lambda line: int(line.split()[0]) <= evaluated)
-        with writing(self._logs):
-            first = None if resumed_after is None else resumed_after[0] + 1
-            self._board = SummaryWriter(str(self._logs), purge_step=first)
+        self._first = None if resumed_after is None else resumed_after[0] + 1
+        self._board: SummaryWriter | None = None  # made when there is something to write
         self._excepthook, threading.excepthook = threading.excepthook, _without_disk_errors
 
     def __enter__(self) -> RunLog:
@@ -170,8 +182,9 @@ class RunLog:
     def __exit__(self, kind: type | None, *_: object) -> None:
         """Write out what TensorBoard still holds."""
         try:
-            with writing(self._logs):
-                self._board.close()
+            if self._board is not None:
+                with writing(self._logs):
+                    self._board.close()
         except InputError:
             if kind is None:
                 raise
@@ -190,7 +203,11 @@ class RunLog:
         self._scalars({f"test_mAP/{name}": value for name, value in figures.items()}, epoch)
 
     def _scalars(self, scalars: dict[str, float], epoch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import; only training needs it
+
         with writing(self._logs):
+            if self._board is None:
+                self._board = SummaryWriter(str(self._logs), purge_step=self._first)
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, epoch)
             self._board.flush()  # before `resume.pt` says that the epoch is over

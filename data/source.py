@@ -20,6 +20,7 @@ import torch
 from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
 from data.features import Features
 from data.make_demo import make_demo
+from data.run_folder import RESUME
 from dataset import Video, load_videos
 from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import PseudoLabels, pseudo_labels, read_descriptors
@@ -84,7 +85,8 @@ def require_input(options: Namespace) -> None:
     others = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
     if options.run_type == "eval":
         others[options.detections] = "the detections to evaluate"
-    if options.pretrained_ckpt is not None and not options.resume:  # a run that goes on has its own weights
+    resumed = options.resume and (options.exp_dir / RESUME).is_file()  # such a run has weights of its own
+    if options.pretrained_ckpt is not None and not resumed:
         a_folder = "a folder, which has its weights in files; " if options.pretrained_ckpt.is_dir() else ""
         others[options.pretrained_ckpt] = f"{a_folder}weights, of a training run or of the SEAL release"
     reads = READS[options.run_type]

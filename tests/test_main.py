@@ -204,6 +204,7 @@ def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
         (["--lr", "fast"], r"--lr: invalid number value: 'fast'"),
         (["--lr", 0], r"--lr: 0 is not in \(0, "),
         (["--max_epoch", 0], r"--max_epoch: 0 is not in \[1, "),
+        (["--pretrained_ckpt", ""], r"--pretrained_ckpt: an empty path"),
         (["--roi_size", 5], r"--roi_size: 5 is not in \[6, "),
         (["--dataset_name"], r"^error: argument --dataset_name: expected one argument"),
         (["--lrr", 1], r"unrecognized arguments: --lrr 1"),

@@ -43,7 +43,7 @@ def what_is_left(folder):
     """All that a run leaves, but for what names its folder: `resume.pt` in parts, and results without their paths."""
     found = left(folder)
     saved = read_checkpoint(folder / "ckpt" / "resume.pt")
-    for name in ("exp_dir", "resume", "overwrite", "cache"):
+    for name in ("exp_dir", "cache"):
         del saved["about"]["options"][name]
     found["ckpt/resume.pt"] = repr(flat(saved))
     if "results.json" in found:
@@ -214,8 +214,9 @@ def test_the_results_of_a_finished_run_are_left_as_they_are(run, finished):
         return {p: (p.read_bytes(), p.stat().st_ino) for p in finished.rglob("*.json*")}
 
     run(*ARGV, "--exp_dir", finished, "--resume")  # the folder has moved, which results.json tells
-    before = files()
+    before, event_files = files(), len(list((finished / "logs").iterdir()))
     status, printed, _ = run(*ARGV, "--exp_dir", finished, "--resume")
+    assert len(list((finished / "logs").iterdir())) == event_files
     assert status == 0 and "best checkpoint" in printed
     assert files() == before
 
@@ -275,10 +276,13 @@ def test_a_run_that_was_never_evaluated_can_be_at_its_end(run, tmp_path, uninter
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--lr", 1e-3], r"--lr 0.001, which was 0.0001\. Give it those"),
-        (["--seed", 3, "--alpha_1", 2], r"--seed 3, which was 0; --weight_pc 2.0, which was 3.4"),
-        (["--pretrained_ckpt", "x.pkl"], r"--pretrained_ckpt x.pkl, which was None"),
-        (["--deterministic"], r"--deterministic True, which was False"),
+        (["--lr", 1e-3], r"--lr 0.001, where it had --lr 0.0001\. Give it its own"),
+        (
+            ["--seed", 3, "--alpha_1", 2],
+            r"--seed 3, where it had --seed 0; --weight_pc 2.0, where it had --weight_pc 3.4",
+        ),
+        (["--pretrained_ckpt", "x.pkl"], r"--pretrained_ckpt x.pkl, where it had no --pretrained_ckpt"),
+        (["--deterministic"], r"--deterministic, where it had no --deterministic"),
         (["--overwrite"], r"--resume goes with --run_type train, and not with --overwrite"),
         (["--run_type", "test"], r"--resume goes with --run_type train"),
         (["--resume", "maybe"], r"invalid choice: 'maybe'"),
@@ -289,6 +293,11 @@ def test_options_that_may_not_change(run, finished, argv, message):
     status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", *argv)
     assert status == 2 and re.search(message, err) and "Traceback" not in err
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_what_the_data_says_and_what_is_not_for_training_may_change(run, finished):
+    argv = ("--num_class", 6, "--feature_size", 32, "--proposal_epochs", 3)
+    assert run(*ARGV, "--exp_dir", finished, "--resume", *argv)[0] == 0
 
 
 def test_directories_device_and_cache_may_change(run, finished, demo_home, tmp_path):
@@ -481,7 +490,7 @@ def test_a_cut_off_resume_file(run, finished):
     for length in (0, 10, 5000, path.stat().st_size - 1):
         path.write_bytes(path.read_bytes()[:length])
         status, _, err = run(*ARGV, "--exp_dir", finished, "--resume")
-        assert status == 2 and "resume.pt: not a readable checkpoint" in err
+        assert status == 2 and "resume.pt: not a readable checkpoint" in err and "Begin another run" in err
 
 
 def test_generators_go_on_where_they_were(run, tmp_path, monkeypatch):
@@ -578,6 +587,36 @@ def test_a_second_run_is_refused_while_the_first_lives(run, tmp_path):
             status, _, err = run("--run_type", run_type, "--dataset_name", "Demo", "--exp_dir", out)
             assert status == 2 and f"--exp_dir {out} is in use by process {os.getpid()} on " in err
     assert not out.exists()  # since nothing was put there
+
+
+def test_a_folder_that_is_moved_ends_the_run(run, tmp_path, monkeypatch, uninterrupted_run):
+    """Else it would be made anew, and could be mixed with that of another run."""
+    out = tmp_path / "run"
+    epoch = main.train_epoch
+
+    def moving(*args):
+        if (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") == 3:
+            out.rename(tmp_path / "moved")
+            out.mkdir()
+        return epoch(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("main.train_epoch", moving)
+        status, _, err = run(*ARGV, "--exp_dir", out)
+    assert status == 2 and f"--exp_dir {out} was moved or removed while this run used it" in err
+    assert not out.exists()  # since nothing was put there
+    assert run(*ARGV, "--exp_dir", tmp_path / "moved", "--resume")[0] == 0
+    assert what_is_left(tmp_path / "moved") == uninterrupted_run
+
+
+@pytest.mark.parametrize("ending", ["2>/dev/full", ">/dev/full", "2>&1 | head -c 10 >/dev/null", "2>&-", ">&- 2>&-"])
+def test_what_cannot_be_printed_stops_nothing(demo_home, tmp_path, ending):
+    """A full disk with the log on it, a pipe that nobody reads, a closed terminal."""
+    words = [sys.executable, Path(main.__file__), *ARGV[:2], "--max_epoch", 2, "--exp_dir", tmp_path / "run"]
+    command = f"{shlex.join(map(str, words))} {ending}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=demo_home, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["epoch"] == 2
 
 
 def test_a_lock_of_a_process_that_died_is_none(tmp_path):
