@@ -2,6 +2,7 @@
 
 import encodings.cp437
 import encodings.raw_unicode_escape
+import encodings.unicode_escape
 import encodings.utf_8_sig  # noqa: F401
 import os
 import sys
