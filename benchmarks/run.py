@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -276,6 +276,7 @@ class Detections(NamedTuple):
     truth: pd.DataFrame
     class_names: list[str]
     tiou: str
+    rate: float = SNIPPETS_PER_SECOND
 
 
 def measure_evaluation(table: Table, name: str, detections: Detections) -> None:
@@ -422,7 +423,7 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
     return table.rows
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -433,7 +434,7 @@ def main() -> None:
     add("--activitynet", type=Path, help="ActivityNet1.3-Annotations")
     add("--device", default="cpu", help="where to train and test")
     add("--json", type=Path, default=Path("benchmark.json"), help="file for the result")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if (args.annotations is None) != (args.proposals is None):
         parser.error("--annotations and --proposals go together")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as main.py does

@@ -1,9 +1,11 @@
-"""What the benchmarks compare is the same computation, on datasets that main.py can read."""
+"""The benchmarks run, and what they compare is the same computation, on datasets that main.py can read."""
+
+import json
 
 import pytest
 import torch
 
-from benchmarks import workload
+from benchmarks import run, workload
 from benchmarks.padded import padded_step, plain_roi_align
 from data.annotations import read_annotations
 from descriptors import PseudoLabels
@@ -57,3 +59,12 @@ def test_the_real_sizes(thumos):
     annotations = read_annotations(thumos / "Thumos14reduced-Annotations")
     assert [clip.name for clip in clips] == annotations.videos_of("validation") + annotations.videos_of("test")
     assert sum(len(clip.segments_sec) for clip in clips) == 33_895 + 31_587
+
+
+def test_every_part_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "WIDTH", 8)
+    run.main(["--quick", "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    parts = ["pooling", "training epoch", "test pass", "post-processing", "THUMOS14's size", "ActivityNet 1.3's size"]
+    assert all(any(part in row["what"] for row in rows) for part in [*parts, "resume.pt"])
+    assert all(row["measured"] > 0 for row in rows)
