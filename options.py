@@ -295,8 +295,8 @@ def plain_values(options: argparse.Namespace) -> dict[str, Any]:
 def differences(before: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """What differs between the options a run began with, see `plain_values`, and those it is to go on with.
 
-    Those of `MAY_CHANGE` are left out, and so is one that the run did not know and that has its default; the texts are
-    for a message.
+    Left out are those of `MAY_CHANGE`, one that the run did not know and that has its default, and those that differ
+    only because each has the preset of another dataset. The texts are for a message.
     """
 
     def typed(name: str, value: Any) -> str:
@@ -305,10 +305,14 @@ def differences(before: dict[str, Any], options: argparse.Namespace) -> list[str
         return f"--{name}" if value is True else f"--{name} {value}"
 
     parser = build_parser()
+    presets = PRESETS.get(options.dataset_name, {})
+    presets_before = PRESETS.get(str(before.get("dataset_name")), {})
     changed = []
     for name, value in plain_values(options).items():
-        was = before.get(name, parser.get_default(name))
-        if name not in MAY_CHANGE and was != value:
+        default = parser.get_default(name)
+        was = before.get(name, default)
+        are_presets = (value, was) == (presets.get(name, default), presets_before.get(name, default))
+        if name not in MAY_CHANGE and was != value and not are_presets:
             changed.append(f"{typed(name, value)}, where it had {typed(name, was)}")
     return changed
 

@@ -178,7 +178,7 @@ def run_to_resume(folder: RunFolder, options: Namespace) -> dict[str, Any] | Non
     before, epoch = saved["about"]["options"], saved["epoch"]
     if changed := differences(before, options):
         raise InputError(
-            f"{folder.path}: the run to resume began with other options: {'; '.join(changed)}. Give it its own, or "
+            f"{folder.path}: the run to resume began with other options: {'; '.join(changed)}. Type those it had, or "
             "begin another run in another --exp_dir"
         )
     if epoch + (len(saved["steps"]) > 0) > options.max_epoch:

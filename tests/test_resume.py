@@ -276,7 +276,8 @@ def test_a_run_that_was_never_evaluated_can_be_at_its_end(run, tmp_path, uninter
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--lr", 1e-3], r"--lr 0.001, where it had --lr 0.0001\. Give it its own"),
+        (["--lr", 1e-3], r"--lr 0.001, where it had --lr 0.0001\. Type those it had"),
+        (["--dataset_name", "Mine"], r"other options: --dataset_name Mine, where it had --dataset_name Demo\. Type"),
         (
             ["--seed", 3, "--alpha_1", 2],
             r"--seed 3, where it had --seed 0; --weight_pc 2.0, where it had --weight_pc 3.4",
