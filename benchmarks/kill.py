@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import random
 import subprocess
@@ -90,6 +91,7 @@ def left(run: Path) -> dict[str, str]:
             content = json.dumps([line | {"seconds": 0} for line in lines]).encode()
         found[name] = hashlib.sha256(content).hexdigest()
     board = EventAccumulator(str(run / "logs"), size_guidance={"scalars": 0})
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each epoch that is there twice, as is meant
     board.Reload()
     shown = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in sorted(board.Tags()["scalars"])}
     return found | {"logs": hashlib.sha256(json.dumps(shown).encode()).hexdigest()}
