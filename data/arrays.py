@@ -10,7 +10,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,41 +159,50 @@ def read_array(path: Path) -> np.ndarray:
     Raises:
         InputError: the file is missing or damaged, or holds anything but numbers, strings, lists and arrays of them.
     """
-    try:
-        with open(path, "rb") as file:
-            shape, dtype = _read_header(file)
-            if dtype.kind == "O":
-                array = _read_object_array(file, path)
-            else:
-                array = _read_plain_array(file, path.stat().st_size)
+    with _reading(path, "a readable .npy file", "download or make it again"), open(path, "rb") as file:
+        shape, _, dtype = _read_header(file)
+        size = path.stat().st_size
+        array = _read_object_array(file, path) if dtype.kind == "O" else _read_plain_array(file, size)
         if not isinstance(array, np.ndarray) or array.shape != shape:
             raise ValueError(f"it does not hold the {shape} array that it declares")
         return array
+
+
+@contextmanager
+def _reading(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Have all that can go wrong within the block be an `InputError`: a damaged file raises any exception at all."""
+    try:
+        yield
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # a damaged pickle can raise any exception at all
-        raise InputError(f"{path}: not a readable .npy file ({one_line(error)}); download or make it again") from None
+    except Exception as error:
+        raise InputError(f"{path}: not {what} ({one_line(error)}); {remedy}") from None
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and the kind of array that a `.npy` file declares."""
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran's order, and kind of the array that a `.npy` file declares."""
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python, on the text of a header that is none
-        shape, _, dtype = header[np.lib.format.read_magic(file)](file)
-    return shape, dtype
+        return header[np.lib.format.read_magic(file)](file)
+
+
+def _read_plain_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The same, of numbers or text that a file of this size can hold."""
+    shape, fortran, dtype = _read_header(file)
+    if dtype.kind not in "biufSU" or not dtype.itemsize:
+        raise ValueError(f"unexpected kind of array {dtype}")
+    if dtype.itemsize * math.prod(shape) > size:
+        raise ValueError(f"it ends before its {shape} array does")
+    return shape, fortran, dtype
 
 
 def _read_plain_array(file: IO[bytes], size: int) -> np.ndarray:
     """The array of numbers or text that a `.npy` file of this size holds."""
     file.seek(0)
-    shape, dtype = _read_header(file)
-    if dtype.kind not in "biufSU" or not dtype.itemsize:
-        raise ValueError(f"unexpected kind of array {dtype}")
-    if dtype.itemsize * math.prod(shape) > size:
-        raise ValueError(f"it ends before its {shape} array does")
+    _read_plain_header(file, size)
     file.seek(0)
     return _with_real_characters(np.lib.format.read_array(file, allow_pickle=False))
 
@@ -203,24 +213,17 @@ def read_archive(path: Path, name: str) -> np.ndarray:
     Raises:
         InputError: the file is missing or damaged, does not hold the array, or is far larger than it looks.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if f"{name}.npy" not in archive.namelist():
-                found = some_of([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
-                raise InputError(f"{path}: expected an array named {name}, found {one_line(found)}")
-            member = archive.getinfo(f"{name}.npy")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError("it is not compressed as numpy does it")
-            if member.file_size > _MOST_UNPACKED + 100 * path.stat().st_size:  # numbers of real videos shrink by half
-                raise ValueError(f"it would unpack to {member.file_size} bytes")
-            with archive.open(member) as file:
-                return _read_plain_array(file, member.file_size)
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # a damaged archive can raise whatever its parts do
-        raise InputError(f"{path}: not a readable .npz file of numbers ({one_line(error)}); make it again") from None
+    with _reading(path, "a readable .npz file of numbers", "make it again"), zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            found = some_of([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
+            raise InputError(f"{path}: expected an array named {name}, found {one_line(found)}")
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is not compressed as numpy does it")
+        if member.file_size > _MOST_UNPACKED + 100 * path.stat().st_size:  # numbers of real videos shrink by half
+            raise ValueError(f"it would unpack to {member.file_size} bytes")
+        with archive.open(member) as file:
+            return _read_plain_array(file, member.file_size)
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -229,13 +232,6 @@ def map_array(path: Path) -> np.ndarray:
     Raises:
         InputError: the file is missing or damaged, or holds anything else.
     """
-    try:
-        with open(path, "rb") as file:
-            shape, dtype = _read_header(file)
-        if dtype.itemsize * math.prod(shape) > path.stat().st_size:
-            raise ValueError(f"it ends before its {shape} array does")
-        return np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as error:
-        raise InputError(f"{path}: not a .npy file of numbers ({one_line(error)}); make it again") from None
+    with _reading(path, "a .npy file of numbers", "make it again"), open(path, "rb") as file:
+        shape, fortran, dtype = _read_plain_header(file, path.stat().st_size)
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
