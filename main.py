@@ -38,7 +38,7 @@ from data.checkpoints import load_weights, save_weights
 from data.commands import check, make_descriptors, make_proposals
 from data.resume import TrainingState, about_run, run_to_resume
 from data.run_folder import RunFolder, RunLog
-from data.source import Data, load_data, open_dataset
+from data.source import Data, choose_device, load_data, open_dataset
 from dataset import Batch, training_batches
 from eval.classification import video_figures
 from eval.network import detect_all
@@ -65,7 +65,6 @@ from utils import (
     keep_previous,
     log,
     one_line,
-    pick_device,
     printable,
     release_memory,
     seed_everything,
@@ -142,9 +141,7 @@ def train(options: Namespace) -> None:
             data = load_data(options, device)
             model = build_model(options, data, device, None if resumed else options.pretrained_ckpt)
             criterion = build_criterion(options)
-            optimizer = torch.optim.Adam(
-                model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
-            )
+            optimizer = build_optimizer(options, model)
             about = about_run(options, data.digest(), step_terms(criterion), device)
             state = TrainingState(folder.resume, about, model, optimizer, shuffler)
             if resumed:
@@ -462,11 +459,6 @@ def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
 # ------------------------------------------------------------------------------------------ what is trained
 
 
-def choose_device(options: Namespace) -> torch.device:
-    """The device to run on, set up as the options say."""
-    return pick_device(options.device, tf32=options.tf32, deterministic=options.deterministic)
-
-
 def build_model(options: Namespace, data: Data, device: torch.device, weights: Path | None = None) -> SEAL:
     """The network for this data, with the weights of a checkpoint if one is given."""
     model = SEAL(
@@ -494,6 +486,11 @@ def build_criterion(options: Namespace) -> Criterion:
         gamma=options.pseudo_instance_ratio,
         pc_center=options.pc_center,
     )
+
+
+def build_optimizer(options: Namespace, model: SEAL) -> torch.optim.Optimizer:
+    """Adam, with the learning rate and weight decay of the options."""
+    return torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
 # -------------------------------------------------------------------------------------- what a run leaves

@@ -44,7 +44,7 @@ PRESETS = {
 # Options with which a run may go on that differ from those it began with: how long, how often and where; what the data
 # says anyway; and what is not for training.
 MAY_CHANGE = frozenset(
-    """max_epoch interval device cache exp_dir resume overwrite
+    """max_epoch interval device cache exp_dir
     dataset_root annotations class_list features proposals_root descriptors_root num_class feature_size
     detections proposals_from proposal_epochs proposals_per_video descriptor_pooling""".split()  # noqa: SIM905
 )

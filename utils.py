@@ -189,8 +189,8 @@ def is_time(value: Any) -> bool:
 
 def some_of(names: Sequence[str], limit: int | None = 5) -> str:
     """The first few of many names, for a message; all of them if the limit is None. Very long ones are cut."""
-    shown = [name if len(name) <= 200 else f"{name[:200]}…" for name in names[:limit]]
-    return ", ".join(shown) + (", …" if limit is not None and len(names) > limit else "")
+    some = [name if len(name) <= 200 else f"{name[:200]}…" for name in names[:limit]]
+    return ", ".join(some) + (", …" if limit is not None and len(names) > limit else "")
 
 
 # Characters that steer a terminal or end a line, halves of characters, and those that set the direction of writing.

@@ -172,7 +172,7 @@ def training_times(data: Data, options: argparse.Namespace, features: list[Tenso
     """Seconds of every step of an epoch, of its matrix products, and, every other time, of the padded step."""
     device = data.train[0].proposals.device
     model, criterion = seal.build_model(options, data, device), seal.build_criterion(options)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    optimizer = seal.build_optimizer(options, model)
     most = sum(sorted(len(video.proposals) for video in data.train)[-options.batch_size :])
     products = Products(most, WIDTH, workload.NUM_CLASS, model.precision, device)
     segments = [torch.from_numpy(video.segments_snip) for video in data.train]
@@ -225,7 +225,7 @@ def measure_saving(table: Table, data: Data, options: argparse.Namespace, folder
     """`resume.pt`, which is written after every epoch, beside a bare write of as many bytes."""
     device = data.train[0].proposals.device
     model = seal.build_model(options, data, device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
+    optimizer = seal.build_optimizer(options, model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -20,6 +20,7 @@ from data.features import temporal_means
 from data.make_proposals import make_results
 from data.source import (
     annotation_files,
+    choose_device,
     features_of,
     make_demo_on_first_use,
     open_dataset,
@@ -34,7 +35,7 @@ from eval.recall import average_recall, recall_table
 from model import SEAL
 from options import DatasetFiles, dataset_files
 from proposals import merge_results, parse_results, ranked_segments, require_entries
-from utils import __version__, check_targets, is_finite_number, log, pick_device, some_of, write_json
+from utils import __version__, check_targets, is_finite_number, log, some_of, write_json
 
 
 def make_descriptors(options: Namespace) -> None:
@@ -71,7 +72,7 @@ def make_proposals(options: Namespace) -> None:
             training=chosen[: len(parts["train"])],
             testing=chosen[len(parts["train"]) :],
             rate=options.rate,
-            device=pick_device(options.device, tf32=options.tf32, deterministic=options.deterministic),
+            device=choose_device(options),
             epochs=options.proposal_epochs,
             per_video=options.proposals_per_video,
             seed=options.seed,

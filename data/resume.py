@@ -175,16 +175,16 @@ def run_to_resume(folder: RunFolder, options: Namespace) -> dict[str, Any] | Non
             f"{folder.path}: no run to resume, since there is no {folder.resume}; --resume auto begins one"
         )
     saved = read_resume(folder.resume)
-    before, epoch = saved["about"]["options"], saved["epoch"]
+    before, epoch, steps = saved["about"]["options"], saved["epoch"], len(saved["steps"])
     if changed := differences(before, options):
         raise InputError(
             f"{folder.path}: the run to resume began with other options: {'; '.join(changed)}. Type those it had, or "
             "begin another run in another --exp_dir"
         )
-    if epoch + (len(saved["steps"]) > 0) > options.max_epoch:
-        part = f", and {len(saved['steps'])} steps of the next" if len(saved["steps"]) else ""
+    if epoch + (steps > 0) > options.max_epoch:
+        part = f", and {steps} steps of the next" if steps else ""
         raise InputError(f"--max_epoch {options.max_epoch}: the run to resume has {epoch} epochs already{part}")
-    step = f", step {len(saved['steps'])} of the next" if len(saved["steps"]) else ""
+    step = f", step {steps} of the next" if steps else ""
     log.info(f"resuming the run in {folder.path} after epoch {epoch}{step}")
     if (planned := before.get("max_epoch")) != options.max_epoch:
         log.info(
@@ -228,9 +228,8 @@ def read_resume(path: Path) -> dict[str, Any]:
         raise _damaged(path, "it does not say of which run it is")
     if not all(map(_is_plain, (*about["options"].values(), *about["machine"].values(), about["terms"]))):
         raise _damaged(path, "what it says of its run is more than text and numbers")
-    if min(content["epoch"], content["evaluated"]) < 0 or not (
-        are_results(best) if content["evaluated"] else best == {}
-    ):
+    proper_best = are_results(best) if content["evaluated"] else best == {}
+    if min(content["epoch"], content["evaluated"]) < 0 or not proper_best:
         raise _damaged(path, "what it says of epochs and results makes no sense")
     width = steps.shape[1] if steps.dim() == 2 else None
     if steps.dtype != torch.float32 or width not in (0, len(about["terms"])) or not steps.isfinite().all():
@@ -295,10 +294,8 @@ def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
         raise ValueError("Python's random state is none")
     random.setstate((of_python[0], tuple(of_python[1]), of_python[2]))
     key, position = of_numpy["key"], of_numpy["position"]
-    if (
-        key.shape != (624,) or type(position) is not list or not 0 <= position[0] <= 624
-    ):  # or numpy would read beyond it
-        raise ValueError("numpy's random state is none")
+    if key.shape != (624,) or type(position) is not list or not 0 <= position[0] <= 624:
+        raise ValueError("numpy's random state is none")  # numpy itself would read beyond its end
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *position))  # noqa: NPY002
     torch.set_rng_state(_checked(states["torch"]))
     if device.type != "cpu" and states["device"] is not None:

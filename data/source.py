@@ -26,7 +26,7 @@ from descriptors import FILES as DESCRIPTOR_FILES
 from descriptors import PseudoLabels, pseudo_labels, read_descriptors
 from options import DatasetFiles, dataset_files
 from proposals import read_proposals
-from utils import InputError, log, some_of
+from utils import InputError, log, pick_device, some_of
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,11 @@ class Data:
             digest.update(field.cpu().numpy().tobytes())
         digest.update(self.truth.to_json().encode())
         return digest.hexdigest()
+
+
+def choose_device(options: Namespace) -> torch.device:
+    """The device to run on, set up as the options say."""
+    return pick_device(options.device, tf32=options.tf32, deterministic=options.deterministic)
 
 
 def load_data(options: Namespace, device: torch.device) -> Data:
