@@ -64,6 +64,10 @@ class Annotations:
             )
         return videos
 
+    def duration_of(self) -> dict[str, float]:
+        """Seconds of each video; nan where it is not known."""
+        return dict(zip(self.videos, self.durations.tolist(), strict=True))
+
     def ground_truth(self, subset: str) -> pd.DataFrame:
         """The instances of a subset's videos; a notice tells of those that are left out."""
         videos = self.videos_of(subset)

@@ -223,7 +223,7 @@ def check_lengths(
     Returns:
         The length of each video in seconds: its duration, else that of its features, else nan.
     """
-    lengths = dict(zip(annotations.videos, annotations.durations, strict=True))
+    lengths = annotations.duration_of()
     own_rates = pd.Series([n / lengths[video] for video, n in num_snippets.items() if lengths[video] > 0])
     for video, count in num_snippets.items():
         expected = lengths[video] * rate

@@ -31,7 +31,7 @@ def detection_map(
     """
     order = np.argsort(-detections["score"], kind="stable")  # equal scores: the one listed first goes first
     ranked = {name: values[order] for name, values in detections.items()}
-    true_positive = match_detections(ranked, ground_truth, thresholds)  # [n, K]
+    true_positive = match_detections(ranked, ground_truth, thresholds) >= 0  # [n, K]
 
     precision = np.full((num_class, len(thresholds)), np.nan)
     num_instances = np.bincount(ground_truth["class_idx"], minlength=num_class)
@@ -52,7 +52,11 @@ def average_precision(true_positive: np.ndarray, num_instances: int) -> np.ndarr
         `[K]` in [0, 1].
     """
     rank = np.arange(1, len(true_positive) + 1)[:, None]
-    precision = true_positive.cumsum(0) / rank
+    return area_under_curve(true_positive.cumsum(0) / rank, true_positive, num_instances)
+
+
+def area_under_curve(precision: np.ndarray, true_positive: np.ndarray, num_instances: int) -> np.ndarray:
+    """The area under interpolated precision `[n, K]` over the recall that the true positives `[n, K]` give: `[K]`."""
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     return (best_from_here * true_positive).sum(0) / num_instances  # recall rises by 1/num_instances a hit
 
@@ -60,7 +64,7 @@ def average_precision(true_positive: np.ndarray, num_instances: int) -> np.ndarr
 def match_detections(
     ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray], thresholds: np.ndarray
 ) -> np.ndarray:
-    """Which detections are true positives: each in turn takes the free instance it overlaps most, if enough.
+    """Which instance each detection holds: each in turn takes the free one it overlaps most, if enough.
 
     Args:
         ranked: detections by falling score, see `detection_map`.
@@ -68,7 +72,7 @@ def match_detections(
         thresholds: `[K]`.
 
     Returns:
-        `[n, K]` bool.
+        `[n, K]` int32 index of the instance; -1 where the detection is a false positive.
     """
     near = []
     for detection, instance in candidate_pairs(ranked, ground_truth):
@@ -80,12 +84,12 @@ def match_detections(
     wish = np.lexsort((-instance, -overlap, detection))
     detection, instance, overlap = detection[wish], instance[wish], overlap[wish]
 
-    true_positive = np.zeros((len(ranked["score"]), len(thresholds)), dtype=bool)
+    held = np.full((len(ranked["score"]), len(thresholds)), -1, dtype=np.int32)
     for k, threshold in enumerate(thresholds):
         enough = overlap >= threshold
-        holders = _serve_in_rank_order(detection[enough], instance[enough], len(ground_truth["video"]))
-        true_positive[holders, k] = True
-    return true_positive
+        holders, their_own = _serve_in_rank_order(detection[enough], instance[enough], len(ground_truth["video"]))
+        held[holders, k] = their_own
+    return held
 
 
 def candidate_pairs(
@@ -103,8 +107,10 @@ def candidate_pairs(
         yield np.repeat(part, n), gt_order[np.repeat(first[part], n) + within]
 
 
-def _serve_in_rank_order(detection: np.ndarray, instance: np.ndarray, num_instances: int) -> np.ndarray:
-    """The detections that end up holding an instance, all videos and classes at once.
+def _serve_in_rank_order(
+    detection: np.ndarray, instance: np.ndarray, num_instances: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The detections that end up holding an instance, and that instance, all videos and classes at once.
 
     Serving detections one after another, best score first, is the stable matching in which every instance prefers
     the better score. Deferred acceptance finds it in a few vectorised rounds: each detection asks for its next
@@ -122,7 +128,7 @@ def _serve_in_rank_order(detection: np.ndarray, instance: np.ndarray, num_instan
         np.minimum.at(best, instance[wish], asking)
         refused = best[instance[wish]] != asking
         if not refused.any():
-            return asking
+            return asking, instance[wish]
         wish = wish + refused
         still = wish < last
         asking, wish, last = asking[still], wish[still], last[still]

@@ -18,6 +18,8 @@ from eval.postprocess import VideoDetections
 from proposals import parse_results, snippets_to_seconds
 from utils import InputError, has_control_characters, is_finite_number, log, shown, some_of, write_json_beside_earlier
 
+PROTOCOLS = ("snippet", "seconds")
+
 
 def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
     """The detections of several videos as the table that everything here takes, one row a detection.
@@ -37,6 +39,27 @@ def _table(video: Any, class_idx: Any, score: Any, segment_snip: np.ndarray, seg
     return pd.DataFrame(columns)
 
 
+def as_arrays(
+    detections: pd.DataFrame, ground_truth: pd.DataFrame, protocol: str, rate: float
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Detections and ground truth as `eval.detection` takes them, in the unit of a protocol; see `evaluate`."""
+    video, _ = pd.factorize(pd.concat([detections["video"], ground_truth["video"]], ignore_index=True))
+    unit = {"snippet": "snip", "seconds": "sec"}[protocol]
+    truth_segment = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
+    found = {
+        "video": video[: len(detections)],
+        "class_idx": detections["class_idx"].to_numpy(np.int64),
+        "score": detections["score"].to_numpy(np.float64),
+        "segment": detections[[f"start_{unit}", f"end_{unit}"]].to_numpy(np.float64),
+    }
+    truth = {
+        "video": video[len(detections) :],
+        "class_idx": ground_truth["class_idx"].to_numpy(np.int64),
+        "segment": np.rint(truth_segment * rate) if protocol == "snippet" else truth_segment,
+    }
+    return found, truth
+
+
 def evaluate(
     detections: pd.DataFrame, ground_truth: pd.DataFrame, class_names: Sequence[str], tiou: str, rate: float
 ) -> dict[str, Any]:
@@ -52,28 +75,11 @@ def evaluate(
     Returns:
         `{"snippet": {"tiou": […], "mAP": [… percent], "average": …}, "seconds": {…}}`.
     """
-    video, _ = pd.factorize(pd.concat([detections["video"], ground_truth["video"]], ignore_index=True))
-    num_detections = len(detections)
-    found = {
-        "video": video[:num_detections],
-        "class_idx": detections["class_idx"].to_numpy(np.int64),
-        "score": detections["score"].to_numpy(np.float64),
-    }
-    truth = {"video": video[num_detections:], "class_idx": ground_truth["class_idx"].to_numpy(np.int64)}
-    truth_sec = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
-    segments = {
-        "snippet": (detections[["start_snip", "end_snip"]], np.rint(truth_sec * rate)),
-        "seconds": (detections[["start_sec", "end_sec"]], truth_sec),
-    }
     thresholds = TIOU_THRESHOLDS[tiou]
     results = {}
-    for protocol, (found_segments, truth_segments) in segments.items():
-        precision = detection_map(
-            found | {"segment": found_segments.to_numpy(np.float64)},
-            truth | {"segment": truth_segments},
-            len(class_names),
-            thresholds,
-        )  # [C, K]
+    for protocol in PROTOCOLS:
+        found, truth = as_arrays(detections, ground_truth, protocol, rate)
+        precision = detection_map(found, truth, len(class_names), thresholds)  # [C, K]
         has_truth = ~np.isnan(precision[:, 0])
         mean = 100 * precision[has_truth].mean(0)
         results[protocol] = {
@@ -124,7 +130,7 @@ def results_table(results: dict[str, Any]) -> str:
         {
             protocol: dict(zip(map("{:g}".format, results[protocol]["tiou"]), results[protocol]["mAP"], strict=True))
             | averages(results[protocol])
-            for protocol in ("snippet", "seconds")
+            for protocol in PROTOCOLS
         }
     )
     return table.T.rename_axis("mAP @ tIoU").to_string(float_format="%.3f")

@@ -26,7 +26,7 @@ def table(rows, with_score):
 def matches_one_by_one(ranked, truth, threshold):
     """The rule as SPEC section 7 states it, one detection after another."""
     taken = np.zeros(len(truth["video"]), dtype=bool)
-    hits = []
+    held = []
     for video, class_idx, segment in zip(ranked["video"], ranked["class_idx"], ranked["segment"], strict=True):
         best, best_tiou = None, -1.0
         for j in range(len(taken)):
@@ -34,10 +34,10 @@ def matches_one_by_one(ranked, truth, threshold):
                 overlap = tiou(segment, truth["segment"][j])
                 if overlap >= threshold and overlap >= best_tiou:  # of equal ones the later
                     best, best_tiou = j, overlap
-        hits.append(best is not None)
+        held.append(-1 if best is None else best)
         if best is not None:
             taken[best] = True
-    return hits
+    return held
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -89,9 +89,9 @@ def test_of_equal_instances_the_later_is_taken():
     # The first detection lies between both instances; taking the later leaves the earlier for the second.
     truth = table([[0, 0, 0, 10], [0, 0, 10, 20]], with_score=False)
     found = table([[0, 0, 5, 15, 0.9], [0, 0, 0, 10, 0.8]], with_score=True)
-    assert match_detections(found, truth, np.array([0.3]))[:, 0].tolist() == [True, True]
+    assert match_detections(found, truth, np.array([0.3]))[:, 0].tolist() == [1, 0]
     found = table([[0, 0, 5, 15, 0.9], [0, 0, 10, 20, 0.8]], with_score=True)
-    assert match_detections(found, truth, np.array([0.3]))[:, 0].tolist() == [True, False]
+    assert match_detections(found, truth, np.array([0.3]))[:, 0].tolist() == [1, -1]
 
 
 def test_other_videos_and_classes_do_not_count():
