@@ -24,7 +24,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,26 +33,18 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.annotations import Annotations
 from data.checkpoints import load_weights, save_weights
 from data.commands import check, make_descriptors, make_proposals
+from data.results import read_to_evaluate, write_evaluation, write_found, write_results
 from data.resume import TrainingState, about_run, run_to_resume
 from data.run_folder import RunFolder, RunLog
 from data.source import Data, choose_device, load_data, open_dataset
 from dataset import Batch, training_batches
 from eval.classification import video_figures
+from eval.files import counted, detection_table
 from eval.network import detect_all
 from eval.postprocess import VideoDetections
-from eval.protocols import (
-    classification_summary,
-    detection_table,
-    evaluate,
-    figures,
-    read_detections,
-    results_table,
-    summary,
-    write_detections,
-)
+from eval.protocols import classification_summary, diagnose, evaluate, figures, results_table, summary
 from losses import Criterion
 from model import SEAL
 from options import describe, parse_options
@@ -71,7 +63,6 @@ from utils import (
     some_of,
     unbreakable_output,
     uninterrupted,
-    write_json_beside_earlier,
 )
 
 
@@ -175,7 +166,7 @@ class Training:
     criterion: Criterion
     state: TrainingState
     log: RunLog
-    evaluation: tuple[dict[str, Any], pd.DataFrame] | None = None  # of the last epoch, if that was evaluated
+    evaluation: Evaluation | None = None  # of the last epoch, if that was evaluated
 
     def batches(self, skip: int = 0) -> Iterator[Batch]:
         """The batches of the next epoch, but for the first `skip`."""
@@ -207,7 +198,7 @@ def run_epoch(run: Training) -> float:
             run.evaluation = evaluate_model(state.model, data, options)
             record_evaluation(run, epoch)
         with uninterrupted():
-            state.finish_epoch(None if run.evaluation is None else run.evaluation[0])
+            state.finish_epoch(run.evaluation and run.evaluation.results)
             state.save()
             save_due_weights(run)
     except NotFinite as fault:
@@ -228,7 +219,7 @@ def due(epoch: int, options: Namespace) -> bool:
 
 def record_evaluation(run: Training, epoch: int) -> None:
     """Log and print the results of the evaluation."""
-    results, _ = run.evaluation
+    results = run.evaluation.results
     run.log.evaluation(epoch, results, figures(results))
     log.info(summary(results))
 
@@ -260,13 +251,12 @@ def finish(run: Training) -> None:
         if state.evaluated < state.epoch:
             record_evaluation(run, state.epoch)
             with uninterrupted():
-                state.note_evaluation(run.evaluation[0])
+                state.note_evaluation(run.evaluation.results)
                 state.save()
                 save_due_weights(run)
-    results, detections = run.evaluation
-    last = {**results, "checkpoint": str(folder.last), "epoch": state.epoch}
+    last = {**run.evaluation.results, "checkpoint": str(folder.last), "epoch": state.epoch}
     best = {**state.best, "checkpoint": str(folder.best)}
-    write_results(options, {**last, "best": best}, detections, run.data.annotations)
+    write_evaluation(options, {**last, "best": best}, run.evaluation.detections, run.data)
     log.info(f"\nlast checkpoint, epoch {last['epoch']}: {folder.last}\n{summary(last)}")
     log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {folder.best}\n{summary(best)}")
 
@@ -397,11 +387,11 @@ def test(options: Namespace) -> None:
             start_run(options, folder)
             write_detections_alone(model, data, options)
             return
-        results, detections = evaluate_model(model, data, options)
+        evaluation = evaluate_model(model, data, options)
         start_run(options, folder)
         # A checkpoint holds weights alone and does not say which epoch it is of.
-        results |= {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
-        write_results(options, results, detections, data.annotations)
+        results = evaluation.results | {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
+        write_evaluation(options, results, evaluation.detections, data)
         log.info(summary(results))
 
 
@@ -409,30 +399,32 @@ def evaluate_file(options: Namespace) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
     with RunFolder(options.exp_dir) as folder:
         source = open_dataset(options)
-        annotations, subset = source.annotations, source.subsets["test"]
-        videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
-        if truth.empty:
-            raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
-        detections = read_detections(options.detections, videos, annotations.class_names, options.rate)
-        log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
-        without = sorted(set(videos) - set(detections["video"]))
-        if without:
-            log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
-        results = evaluate(detections, truth, annotations.class_names, options.tiou, options.rate)
+        truth, detections = read_to_evaluate(options, source)
+        results = evaluate(detections, truth, source.annotations.class_names, options.tiou, options.rate)
         start_run(options, folder)
-        write_results(options, results | {"detections": str(options.detections)})
+        results |= {"detections": str(options.detections), "simulated": source.simulated}
+        annotations = source.annotations
+        analysis = diagnose(detections, truth, annotations.duration_of(), len(annotations.class_names), options.tiou)
+        write_results(options, results | {"error_analysis": analysis})
         log.info(results_table(results))
 
 
 # ------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate_model(model: SEAL, data: Data, options: Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Run the network over the test videos: the figures of `results.json`, and the table of detections."""
+class Evaluation(NamedTuple):
+    """What an evaluation of the network on the test videos gives."""
+
+    results: dict[str, Any]  # the figures of `results.json`
+    detections: pd.DataFrame  # see `eval.files.detection_table`
+    found: list[VideoDetections]  # of each test video
+
+
+def evaluate_model(model: SEAL, data: Data, options: Namespace) -> Evaluation:
+    """Run the network over the test videos, and evaluate what it finds."""
     found, detections = detect_test_videos(model, data, options)
-    labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
-    results = evaluate(detections, data.truth, data.annotations.class_names, options.tiou, options.rate)
-    return results | video_figures(found, labels), detections
+    results = evaluate(counted(detections), data.truth, data.annotations.class_names, options.tiou, options.rate)
+    return Evaluation(results | video_figures(found, data.test_labels()), detections, found)
 
 
 def detect_test_videos(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoDetections], pd.DataFrame]:
@@ -443,12 +435,11 @@ def detect_test_videos(model: SEAL, data: Data, options: Namespace) -> tuple[lis
 
 
 def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
-    """Write `detections.json` of test videos that have no ground truth."""
+    """Write the detections of test videos that have no ground truth."""
     found, detections = detect_test_videos(model, data, options)
     keep_previous(options.exp_dir / "results.json")  # which would be taken for that of these detections
-    write_found(options, detections, data.annotations)
-    labels = torch.stack([video.labels for video in data.test]).cpu().numpy()
-    if labels.any():
+    write_found(options, detections, data)
+    if (labels := data.test_labels()).any():
         log.info(classification_summary(video_figures(found, labels)))
     log.info(
         "no mAP can be had, since the test videos have no instances in the annotations; detections in "
@@ -506,24 +497,6 @@ def start_run(options: Namespace, folder: RunFolder) -> None:
     """Note the command in `opt.txt`, once all input has been read: a run that stops on bad input touches nothing."""
     lines = [f"# python {shlex.join(['main.py', *options.argv])}", *describe(options), "", ""]
     folder.start("\n".join(lines), replace=options.run_type == "train" and options.overwrite)
-
-
-def write_results(
-    options: Namespace,
-    results: dict[str, Any],
-    detections: pd.DataFrame | None = None,
-    annotations: Annotations | None = None,
-) -> None:
-    """Write `results.json`, and `detections.json` if there are any; what an earlier run left is kept beside them."""
-    write_json_beside_earlier(options.exp_dir / "results.json", results, unless_same=options.resume is not None)
-    if detections is not None:
-        write_found(options, detections, annotations)
-
-
-def write_found(options: Namespace, detections: pd.DataFrame, annotations: Annotations) -> None:
-    """Write `detections.json`; what an earlier run left is kept beside it."""
-    path, version = options.exp_dir / "detections.json", f"SEAL {__version__}, {options.dataset_name}"
-    write_detections(path, detections, annotations.class_names, version, unless_same=options.resume is not None)
 
 
 RUN_TYPES = {

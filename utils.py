@@ -328,18 +328,17 @@ def append_line(path: Path, line: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole."""
     with whole_file(path) as file:
-        file.write(_as_json(content))
+        file.write(as_json(content))
 
 
-def write_json_beside_earlier(path: Path, content: Any, *, unless_same: bool = False) -> None:
-    """Write a JSON file whole; one that an earlier run left becomes `name.1.json`, or the next free number.
+def write_beside_earlier(path: Path, text: str, *, unless_same: bool = False) -> None:
+    """Write a file whole; one that an earlier run left becomes `name.1.json`, or the next free number.
 
     Args:
         path: of the file.
-        content: of the file.
+        text: of the file.
         unless_same: leave a file alone that holds just this.
     """
-    text = _as_json(content)
     if unless_same and path.is_file() and path.read_bytes() == text.encode():
         return
     with whole_file(path) as file:
@@ -358,7 +357,8 @@ def keep_previous(path: Path) -> None:
         log.info(f"{path} of an earlier run is now {kept}")
 
 
-def _as_json(content: Any) -> str:
+def as_json(content: Any) -> str:
+    """The text of a JSON file."""
     return json.dumps(content, allow_nan=False) + "\n"  # dumps is several times faster than dump
 
 

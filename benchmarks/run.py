@@ -43,8 +43,9 @@ from data.annotations import read_annotations
 from data.source import Data, load_data
 from dataset import Batch, training_batches
 from eval.detection import candidate_pairs
+from eval.files import read_detections
 from eval.postprocess import LOGITS, detect_batch
-from eval.protocols import evaluate, read_detections
+from eval.protocols import evaluate
 from options import parse_options
 from proposals import SNIPPETS_PER_SECOND, roi_pool, tiou
 from utils import pick_device, seed_everything

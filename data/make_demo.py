@@ -35,6 +35,7 @@ from descriptors import build_descriptors, write_descriptors
 from proposals import SNIPPETS_PER_SECOND, parse_results, tiou
 from utils import InputError, is_plain_name, printable, whole_file, write_json
 
+MARK = "SIMULATED.txt"  # beside simulated features; all that shows figures says of such data what they are
 CLASSES = ("HighJump", "LongJump", "Throw", "Kick", "Dive", "Spin")
 LATENT = 32  # dimensions of the latent space of each modality
 SCENE = {"rgb": 1.0, "flow": 0.35}  # strength of the scene, which action and background share
@@ -217,6 +218,8 @@ def _film_and_write(
     means = torch.from_numpy(np.stack([video.mean(0) for video in features]))
     descriptors = build_descriptors(means[training], torch.from_numpy(labels[training]))
     write_descriptors(descriptor_folder, descriptors, class_names)
+    with whole_file(feature_path.parent / MARK) as file:
+        file.write("The features here are simulated (data/make_demo.py): no figure on them tells of real videos.\n")
     _save(feature_path, _object_array(features))
 
 

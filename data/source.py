@@ -1,6 +1,7 @@
 """From the command line to a run's data: which files it reads, whether they are there, and what they hold.
 
-Beside main.py, this, data/commands.py and data/resume.py are the modules that read the parsed options.
+Beside main.py, the modules that read the parsed options are this one, and commands.py, dashboard.py, reports.py,
+results.py, resume.py and seeds.py beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
 from data.features import Features
-from data.make_demo import make_demo
+from data.make_demo import MARK, make_demo
 from data.run_folder import RESUME
 from dataset import Video, load_videos
 from descriptors import FILES as DESCRIPTOR_FILES
@@ -41,6 +42,11 @@ class Source:
         """The videos of a part."""
         return self.annotations.videos_of(self.subsets[part])
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the features are simulated, as `data/make_demo.py` notes beside them."""
+        return (self.files.features.parent / MARK).exists()
+
 
 def open_dataset(options: Namespace) -> Source:
     """See that the files that a run reads are there, and read the annotations."""
@@ -49,6 +55,8 @@ def open_dataset(options: Namespace) -> Source:
     files = dataset_files(options)
     annotations = read_annotations(files.annotations, options.class_list)
     source = Source(files, annotations, subsets_of(options, annotations))
+    if source.simulated:
+        log.info("notice: the features are simulated; no figure here says anything about real videos")
     require_agreement(options, annotations, source.videos("train") if options.run_type == "train" else None)
     if options.run_type in ("train", "descriptors", "proposals"):
         unlabelled = set(np.array(annotations.videos)[~annotations.labels.any(1)])
@@ -192,6 +200,17 @@ class Data:
     test: list[Video]
     train: list[Video]  # empty when only testing
     pseudo: PseudoLabels | None  # of the training videos
+    simulated: bool = False  # see `Source`
+
+    def test_labels(self) -> np.ndarray:
+        """Labels of the test videos, `[V, C]`, 0 or 1."""
+        return torch.stack([video.labels for video in self.test]).cpu().numpy()
+
+    def lengths(self, rate: float) -> dict[str, float]:
+        """Seconds of each test video: its duration in the annotations, else that of its features."""
+        durations = self.annotations.duration_of()
+        lengths = {video.name: (durations[video.name], video.num_snippets / rate) for video in self.test}
+        return {name: of_features if np.isnan(known) else known for name, (known, of_features) in lengths.items()}
 
     def digest(self) -> str:
         """A text that is another for other videos, labels, proposals, classes, pseudo-labels or ground truth.
@@ -251,4 +270,4 @@ def load_data(options: Namespace, device: torch.device) -> Data:
     if "train" in parts:
         descriptors = read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
         pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
-    return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo)
+    return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo, source.simulated)

@@ -24,6 +24,9 @@ class VideoDetections(NamedTuple):
     class_idx: np.ndarray  # [N]
     segment_snip: np.ndarray  # [N, 2]
     score: np.ndarray  # [N]
+    ambiguous: np.ndarray  # [N] bool, those that overlap an ambiguous segment, and do not count
+    attention: np.ndarray  # [M] of the proposals, in [0, 1]
+    completeness: np.ndarray  # [M] of the proposals, in [0, 1]
 
 
 def detect_batch(
@@ -70,30 +73,34 @@ def detect(
         segments_snip: `[M, 2]` the proposals.
         threshold_cls: video score from which a class is reported; the best class alone when none reaches it.
         rate: snippets per second.
-        ambiguous_sec: `[A, 2]` segments whose detections do not count; None for none.
+        ambiguous_sec: `[A, 2]` segments that detections do not count on; None for none.
     """
     probs = _softmax(class_logits.astype(np.float64))[:, :-1]  # [M, C]
     attention = _sigmoid(attention_logits.astype(np.float64))  # [M]
-    scores = probs * (attention * _sigmoid(completeness_logits.astype(np.float64)))[:, None]  # [M, C]
+    completeness = _sigmoid(completeness_logits.astype(np.float64))  # [M]
+    scores = probs * (attention * completeness)[:, None]  # [M, C]
 
     video_score = attention @ probs / (attention.sum() + 1e-6)  # [C]
     reported = video_score >= threshold_cls
     if not reported.any():
         reported[video_score.argmax()] = True
 
-    allowed = ~overlaps_ambiguous(segments_snip, ambiguous_sec, rate)  # [M]
+    ambiguous = overlaps_ambiguous(segments_snip, ambiguous_sec, rate)  # [M]
     decay = Decay(segments_snip)
     if len(segments_snip) <= MOST_AT_ONCE:
         decay = decay.of_all()
-    classes, segments, kept_scores = [], [], []
-    for class_idx in np.flatnonzero(reported):
-        order, decayed = soft_nms(scores[:, class_idx], decay)
-        order, decayed = order[allowed[order]], decayed[allowed[order]]
-        classes.append(np.full(len(order), class_idx))
-        segments.append(segments_snip[order])
-        kept_scores.append(decayed)
+    classes = np.flatnonzero(reported)
+    orders, kept_scores = zip(*(soft_nms(scores[:, class_idx], decay) for class_idx in classes), strict=True)
+    order = np.concatenate(orders)
     return VideoDetections(
-        video_score, reported, np.concatenate(classes), np.concatenate(segments), np.concatenate(kept_scores)
+        video_score=video_score,
+        reported=reported,
+        class_idx=np.repeat(classes, len(segments_snip)),
+        segment_snip=segments_snip[order],
+        score=np.concatenate(kept_scores),
+        ambiguous=ambiguous[order],
+        attention=attention,
+        completeness=completeness,
     )
 
 

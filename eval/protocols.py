@@ -6,37 +6,17 @@ is exact: nothing is rounded. Rounding is worth about a point of mAP, so both ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eval.detection import TIOU_THRESHOLDS, detection_map
-from eval.postprocess import VideoDetections
-from proposals import parse_results, snippets_to_seconds
-from utils import InputError, has_control_characters, is_finite_number, log, shown, some_of, write_json_beside_earlier
+from eval.errors import BOUNDS, analyse_errors
+from utils import log
 
 PROTOCOLS = ("snippet", "seconds")
-
-
-def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
-    """The detections of several videos as the table that everything here takes, one row a detection.
-
-    `rate`, here and below, is in snippets per second.
-    """
-    segments = np.concatenate([video.segment_snip for video in found])
-    names = np.repeat(np.array(names, dtype=object), [len(video.score) for video in found])
-    class_idx, score = (np.concatenate([getattr(video, field) for video in found]) for field in ("class_idx", "score"))
-    return _table(names, class_idx, score, segments, snippets_to_seconds(segments, rate))
-
-
-def _table(video: Any, class_idx: Any, score: Any, segment_snip: np.ndarray, segment_sec: np.ndarray) -> pd.DataFrame:
-    columns = {"video": video, "class_idx": class_idx, "score": score}
-    for unit, segment in (("snip", segment_snip), ("sec", segment_sec)):
-        columns |= {f"start_{unit}": segment[:, 0], f"end_{unit}": segment[:, 1]}
-    return pd.DataFrame(columns)
 
 
 def as_arrays(
@@ -66,7 +46,7 @@ def evaluate(
     """Detection mAP under both protocols; a notice names the classes left out because they have no ground truth.
 
     Args:
-        detections: see `detection_table`.
+        detections: see `eval.files.detection_table`.
         ground_truth: video, class_idx, start_sec, end_sec; at least one instance.
         class_names: C names, background excluded.
         tiou: a key of `TIOU_THRESHOLDS`.
@@ -91,6 +71,27 @@ def evaluate(
         names = ", ".join(class_names[i] for i in np.flatnonzero(~has_truth))
         log.info(f"notice: left out of the mAP, since they have no ground truth in this subset: {names}")
     return results
+
+
+def diagnose(
+    detections: pd.DataFrame,
+    ground_truth: pd.DataFrame,
+    lengths: Mapping[str, float],
+    num_class: int,
+    tiou: str,
+) -> dict[str, Any]:
+    """The error analysis in seconds, see `eval.errors.analyse_errors`.
+
+    Args:
+        detections: see `eval.files.detection_table`.
+        ground_truth: see `evaluate`.
+        lengths: seconds of each video; nan, or none, where it is not known.
+        num_class: C, background excluded.
+        tiou: a key of `TIOU_THRESHOLDS`.
+    """
+    found, truth = as_arrays(detections, ground_truth, "seconds", rate=1.0)
+    durations = ground_truth["video"].map(lengths).to_numpy(np.float64)
+    return analyse_errors(found, truth, durations, num_class, TIOU_THRESHOLDS[tiou], BOUNDS[tiou])
 
 
 def are_results(value: Any) -> bool:
@@ -156,67 +157,3 @@ def classification_summary(results: dict[str, Any]) -> str:
     mean_precision = results["classification_mAP"]
     shown = "not to be had, no video has a label" if mean_precision is None else f"{mean_precision:.3f}"
     return f"video classification: mAP {shown}, accuracy {results['classification_accuracy']:.3f}"
-
-
-# -------------------------------------------------------------------------------------- detections on disk
-
-
-def write_detections(
-    path: Path, detections: pd.DataFrame, class_names: Sequence[str], version: str, *, unless_same: bool = False
-) -> None:
-    """Write detections in ActivityNet result format, in seconds; see `write_json_beside_earlier`.
-
-    Boundaries are proposals' and so whole hundredths of a snippet; `snippet_decimals` says so, and lets
-    `read_detections` restore them to the bit: `eval` of this file then gives the digits that `test` gave.
-    """
-    results: dict[str, list[dict[str, Any]]] = {}
-    for row in detections.itertuples(index=False):
-        entry = {"label": class_names[row.class_idx], "score": row.score, "segment": [row.start_sec, row.end_sec]}
-        results.setdefault(row.video, []).append(entry)
-    content = {"version": version, "results": results, "external_data": {"snippet_decimals": 2}}
-    write_json_beside_earlier(path, content, unless_same=unless_same)
-
-
-def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> pd.DataFrame:
-    """Read detections in ActivityNet result format, ours or anyone's.
-
-    Args:
-        path: `{"results": {video: [{"label", "score", "segment": [s, e] seconds}]}}`.
-        videos: the videos that may appear.
-        class_names: the labels that may appear.
-        rate: snippets per second.
-
-    Raises:
-        InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
-    """
-    content = parse_results(path)
-    labels = {}  # label -> a video that has it
-    rows = []
-    for video, entries in content.results.items():
-        for entry in entries:
-            label, score = entry.get("label"), entry.get("score")
-            if not isinstance(label, str) or has_control_characters(label):
-                raise InputError(f"{path}: video {video}: label {shown(label)} is not a class name")
-            if not is_finite_number(score):
-                raise InputError(f"{path}: video {video}: score {shown(score)} is not a finite number")
-            labels.setdefault(label, video)
-            rows.append((video, label, float(score), *map(float, entry["segment"])))
-    if unknown := sorted(set(content.results) - set(videos)):
-        raise InputError(
-            f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {some_of(unknown)}; "
-            "check --dataset_name and --test_subset"
-        )
-    if unknown := sorted(set(labels) - set(class_names)):
-        raise InputError(
-            f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: {some_of(unknown)}; "
-            f"the first is met in video {labels[unknown[0]]}"
-        )
-
-    index = {name: i for i, name in enumerate(class_names)}
-    video, label, score, start, end = zip(*rows, strict=True) if rows else ((),) * 5
-    class_idx = np.array([index[name] for name in label], dtype=np.int64)
-    sec = np.column_stack([start, end]).astype(np.float64).reshape(-1, 2)
-    snip = sec * rate
-    if content.snippet_decimals is not None:
-        snip = snip.round(content.snippet_decimals)
-    return _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)

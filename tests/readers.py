@@ -17,7 +17,7 @@ from data.checkpoints import load_weights
 from data.features import Features
 from data.resume import TrainingState, run_to_resume
 from descriptors import CLASSES, FILES, read_descriptors
-from eval.protocols import read_detections
+from eval.files import read_detections
 from model import SEAL
 from options import parse_options, plain_values
 from proposals import read_proposals

@@ -5,7 +5,8 @@ import pytest
 
 from eval.detection import TIOU_THRESHOLDS
 from eval.errors import BOUNDS, KINDS, analyse_errors
-from eval.protocols import as_arrays, read_detections
+from eval.files import read_detections
+from eval.protocols import as_arrays
 from proposals import SNIPPETS_PER_SECOND, tiou
 
 HALF = np.array([0.5])

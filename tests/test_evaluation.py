@@ -8,8 +8,9 @@ import pytest
 
 from eval.classification import classification_accuracy, classification_map
 from eval.detection import TIOU_THRESHOLDS, average_precision, detection_map, match_detections
+from eval.files import detection_table, read_detections, write_detection_csv, write_detections
 from eval.postprocess import detect, overlaps_ambiguous, soft_nms
-from eval.protocols import averages, detection_table, evaluate, read_detections, write_detections
+from eval.protocols import averages, evaluate
 from options import build_parser
 from proposals import SNIPPETS_PER_SECOND, tiou
 from utils import InputError
@@ -236,6 +237,40 @@ def test_detections_survive_the_file_to_the_bit(tmp_path):
     write_detections(tmp_path / "d.json", before, ["a", "b", "c"], "test")
     after = read_detections(tmp_path / "d.json", ["v"], ["a", "b", "c"], SNIPPETS_PER_SECOND)
     pd.testing.assert_frame_equal(before, after, check_exact=True)
+    write_detection_csv(tmp_path / "d.csv", before, ["a", "b", "c"], {"v": np.nan})
+    read = pd.read_csv(tmp_path / "d.csv", float_precision="round_trip")
+    same = ["score", "start_sec", "end_sec", "start_snip", "end_snip"]
+    pd.testing.assert_frame_equal(read[same], before[same], check_exact=True)
+    assert read["outside_sec"].isna().all()  # how long the video is, is not known
+
+
+def test_the_csv_changes_nothing_and_says_so(tmp_path, caplog):
+    """Segments in snippets of a second; the video has 20, of which 5 to 7 are ambiguous."""
+    segments = np.array([[0, 3], [4, 6], [-2, 3], [15, 24], [25, 30], [18, 20]], dtype=float)
+    found = detect(
+        np.tile([2.0, -2.0], (6, 1)),
+        np.linspace(3, 0, 6),
+        np.zeros(6),
+        segments,
+        threshold_cls=0.25,
+        rate=1.0,
+        ambiguous_sec=np.array([[5.0, 7.0]]),
+    )
+    table = detection_table(["a,b"], [found], 1.0)
+    with caplog.at_level("INFO"):
+        write_detection_csv(tmp_path / "d.csv", table, ['say "hi"'], {"a,b": 20.0})
+    read = pd.read_csv(tmp_path / "d.csv").set_index(["start_sec", "end_sec"])
+    assert set(read.index) == set(map(tuple, segments))
+    assert set(read["video"]) == {"a,b"} and set(read["label"]) == {'say "hi"'}
+    assert read["ambiguous"].sum() == 1 and read.loc[(4, 6), "ambiguous"] == 1
+    outside = {(0, 3): 0, (4, 6): 0, (-2, 3): 2, (15, 24): 4, (25, 30): 5, (18, 20): 0}
+    assert read["outside_sec"].to_dict() == outside
+    assert "1 of 6 detections overlap an ambiguous segment" in caplog.text
+    assert "3 of 6 detections reach beyond the ends of their video" in caplog.text
+
+    write_detections(tmp_path / "d.json", table, ['say "hi"'], "test")
+    again = read_detections(tmp_path / "d.json", ["a,b"], ['say "hi"'], 1.0)
+    assert len(again) == 5 and (4, 6) not in set(zip(again["start_sec"], again["end_sec"], strict=True))
 
 
 @pytest.mark.parametrize(

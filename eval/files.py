@@ -1,0 +1,153 @@
+"""Detections as a table, and as files: ActivityNet result format in and out, and a CSV file with all there is to say.
+
+`rate`, here and elsewhere, is in snippets per second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval.postprocess import VideoDetections
+from proposals import parse_results, snippets_to_seconds
+from utils import (
+    InputError,
+    as_json,
+    has_control_characters,
+    is_finite_number,
+    log,
+    shown,
+    some_of,
+    write_beside_earlier,
+)
+
+
+def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
+    """The detections of several videos as the table that everything in `eval` takes, one row a detection."""
+    names = np.repeat(np.array(names, dtype=object), [len(video.score) for video in found])
+    class_idx, score, segments, ambiguous = (
+        np.concatenate([getattr(video, field) for video in found])
+        for field in ("class_idx", "score", "segment_snip", "ambiguous")
+    )
+    return _table(names, class_idx, score, segments, snippets_to_seconds(segments, rate), ambiguous)
+
+
+def _table(
+    video: Any, class_idx: Any, score: Any, segment_snip: np.ndarray, segment_sec: np.ndarray, ambiguous: Any = False
+) -> pd.DataFrame:
+    columns = {"video": video, "class_idx": class_idx, "score": score}
+    for unit, segment in (("snip", segment_snip), ("sec", segment_sec)):
+        columns |= {f"start_{unit}": segment[:, 0], f"end_{unit}": segment[:, 1]}
+    return pd.DataFrame(columns | {"ambiguous": ambiguous})
+
+
+def counted(detections: pd.DataFrame) -> pd.DataFrame:
+    """The detections that count: those that overlap no ambiguous segment (SPEC section 6)."""
+    return detections[~detections["ambiguous"].to_numpy(bool)]
+
+
+def write_detections(
+    path: Path, detections: pd.DataFrame, class_names: Sequence[str], version: str, *, unless_same: bool = False
+) -> None:
+    """Write the detections that count in ActivityNet result format, in seconds; see `utils.write_beside_earlier`.
+
+    Boundaries are proposals' and so whole hundredths of a snippet; `snippet_decimals` says so, and lets
+    `read_detections` restore them to the bit: `eval` of this file then gives the digits that `test` gave.
+    """
+    results: dict[str, list[dict[str, Any]]] = {}
+    for row in counted(detections).itertuples(index=False):
+        entry = {"label": class_names[row.class_idx], "score": row.score, "segment": [row.start_sec, row.end_sec]}
+        results.setdefault(row.video, []).append(entry)
+    content = {"version": version, "results": results, "external_data": {"snippet_decimals": 2}}
+    write_beside_earlier(path, as_json(content), unless_same=unless_same)
+
+
+def write_detection_csv(
+    path: Path,
+    detections: pd.DataFrame,
+    class_names: Sequence[str],
+    lengths: Mapping[str, float],
+    *,
+    unless_same: bool = False,
+) -> None:
+    """Write all detections, those that do not count too, as they were made; see `utils.write_beside_earlier`.
+
+    The columns are `video, label, score, start_sec, end_sec, start_snip, end_snip`, `ambiguous` (1 where it overlaps an
+    ambiguous segment, and so is left out of the result file and of the mAP), and `outside_sec` (how much of it lies
+    beyond the ends of its video). A notice tells how many there are of either; none is clipped or moved.
+
+    Args:
+        path: of the file.
+        detections: see `detection_table`.
+        class_names: C names.
+        lengths: seconds of each video.
+        unless_same: leave a file alone that holds just this.
+    """
+    table = detections.copy()
+    table.insert(1, "label", np.array(class_names, dtype=object)[table.pop("class_idx")])
+    table["ambiguous"] = table["ambiguous"].astype(int)
+    end = table["video"].map(lengths)
+    outside = (-table["start_sec"]).clip(lower=0) + (table["end_sec"] - end).clip(lower=0)
+    length = table["end_sec"] - table["start_sec"]
+    table["outside_sec"] = outside.clip(upper=length).round(6) + 0.0  # a negative zero becomes zero
+    order = ["video", "label", "score", "start_sec", "end_sec", "start_snip", "end_snip", "ambiguous", "outside_sec"]
+    write_beside_earlier(path, table[order].to_csv(index=False, lineterminator="\n"), unless_same=unless_same)
+    if left_out := int(table["ambiguous"].sum()):
+        log.info(
+            f"notice: {left_out} of {len(table)} detections overlap an ambiguous segment and do not count; "
+            f"{path} has them, marked"
+        )
+    if beyond := int((table["outside_sec"] > 0).sum()):
+        log.info(
+            f"notice: {beyond} of {len(table)} detections reach beyond the ends of their video, as their proposals do; "
+            f"they are left as they are, and marked in {path}"
+        )
+
+
+def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> pd.DataFrame:
+    """Read detections in ActivityNet result format, ours or anyone's.
+
+    Args:
+        path: `{"results": {video: [{"label", "score", "segment": [s, e] seconds}]}}`.
+        videos: the videos that may appear.
+        class_names: the labels that may appear.
+        rate: snippets per second.
+
+    Raises:
+        InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
+    """
+    content = parse_results(path)
+    labels = {}  # label -> a video that has it
+    rows = []
+    for video, entries in content.results.items():
+        for entry in entries:
+            label, score = entry.get("label"), entry.get("score")
+            if not isinstance(label, str) or has_control_characters(label):
+                raise InputError(f"{path}: video {video}: label {shown(label)} is not a class name")
+            if not is_finite_number(score):
+                raise InputError(f"{path}: video {video}: score {shown(score)} is not a finite number")
+            labels.setdefault(label, video)
+            rows.append((video, label, float(score), *map(float, entry["segment"])))
+    if unknown := sorted(set(content.results) - set(videos)):
+        raise InputError(
+            f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {some_of(unknown)}; "
+            "check --dataset_name and --test_subset"
+        )
+    if unknown := sorted(set(labels) - set(class_names)):
+        raise InputError(
+            f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: {some_of(unknown)}; "
+            f"the first is met in video {labels[unknown[0]]}"
+        )
+
+    index = {name: i for i, name in enumerate(class_names)}
+    video, label, score, start, end = zip(*rows, strict=True) if rows else ((),) * 5
+    class_idx = np.array([index[name] for name in label], dtype=np.int64)
+    sec = np.column_stack([start, end]).astype(np.float64).reshape(-1, 2)
+    snip = sec * rate
+    if content.snippet_decimals is not None:
+        snip = snip.round(content.snippet_decimals)
+    return _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
