@@ -65,10 +65,15 @@ def similar_modality_loss(
     Returns:
         Mean squared error over the consistent videos, plus the weighted one over the partially consistent.
     """
-    probs = class_logits[:, :-1].softmax(1)  # [N, C]
-    prediction = torch.stack([p.mean(0) for p in probs.split(sizes)])  # [B, C]
-    error = (prediction - F.one_hot(pseudo_label, probs.shape[1])).square().mean(1)  # [B]
+    prediction = mean_prediction(class_logits, sizes)  # [B, C]
+    error = (prediction - F.one_hot(pseudo_label, prediction.shape[1])).square().mean(1)  # [B]
     return _masked_mean(error, consistent) + partial_weight * _masked_mean(error, partial)
+
+
+def mean_prediction(class_logits: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Class probabilities of each video, the background aside: the mean over its proposals, `[B, C]` of `[N, C+1]`."""
+    probs = class_logits[:, :-1].softmax(1)  # [N, C]
+    return torch.stack([p.mean(0) for p in probs.split(sizes)])
 
 
 def process_consistency_loss(

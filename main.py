@@ -35,6 +35,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.checkpoints import load_weights, save_weights
 from data.commands import check, make_descriptors, make_proposals
+from data.dashboard import Dashboard
 from data.results import read_to_evaluate, write_evaluation, write_found, write_results
 from data.resume import TrainingState, about_run, run_to_resume
 from data.run_folder import RunFolder, RunLog
@@ -45,7 +46,7 @@ from eval.files import counted, detection_table
 from eval.network import detect_all
 from eval.postprocess import VideoDetections
 from eval.protocols import classification_summary, diagnose, evaluate, figures, results_table, summary
-from losses import Criterion
+from losses import Criterion, mean_prediction
 from model import SEAL
 from options import describe, parse_options
 from utils import (
@@ -142,8 +143,9 @@ def train(options: Namespace) -> None:
             start_run(options, folder)
             if not resumed:
                 state.save()
-            with RunLog(folder.path, (state.epoch, state.evaluated) if resumed else None) as run_log:
-                run = Training(options, folder, data, criterion, state, run_log)
+            dashboard = Dashboard(options, data, criterion)
+            with RunLog(folder.path, (state.epoch, state.evaluated) if resumed else None, dashboard.begin) as run_log:
+                run = Training(options, folder, data, criterion, state, run_log, dashboard)
                 save_due_weights(run)  # the process before may have ended between `resume.pt` and these
                 left = range(state.epoch, options.max_epoch)
                 progress = tqdm(left, "training", options.max_epoch, unit="epoch", initial=state.epoch)
@@ -166,6 +168,7 @@ class Training:
     criterion: Criterion
     state: TrainingState
     log: RunLog
+    dashboard: Dashboard
     evaluation: Evaluation | None = None  # of the last epoch, if that was evaluated
 
     def batches(self, skip: int = 0) -> Iterator[Batch]:
@@ -189,12 +192,12 @@ def run_epoch(run: Training) -> float:
     run.evaluation = None
     try:
         batches = run.batches(skip=len(state.steps))
-        terms = train_epoch(state.model, batches, data, run.criterion, state.optimizer, epoch, state.steps)
+        means = train_epoch(state.model, batches, data, run.criterion, state.optimizer, epoch, state.steps)
         run.folder.require_held()
-        run.log.epoch(epoch, terms, state.seconds + time.perf_counter() - began)
+        record_epoch(run, epoch, means, state.seconds + time.perf_counter() - began)
         release_memory()  # epochs leave gaps of many sizes, which would add up
         if due(epoch, options) and options.interval and not data.truth.empty:
-            log.info(f"\nepoch {epoch}, mean loss {terms['loss_total']:.4f}")
+            log.info(f"\nepoch {epoch}, mean loss {means['loss_total']:.4f}")
             run.evaluation = evaluate_model(state.model, data, options)
             record_evaluation(run, epoch)
         with uninterrupted():
@@ -209,7 +212,7 @@ def run_epoch(run: Training) -> float:
             state.seconds += time.perf_counter() - began
             state.save(order)
         raise
-    return terms["loss_total"]
+    return means["loss_total"]
 
 
 def due(epoch: int, options: Namespace) -> bool:
@@ -217,10 +220,23 @@ def due(epoch: int, options: Namespace) -> bool:
     return epoch % (options.interval or 10) == 0 or epoch == options.max_epoch
 
 
+def record_epoch(run: Training, epoch: int, means: dict[str, float], seconds: float) -> None:
+    """Log the means of what was recorded of the steps of an epoch."""
+    losses = {name: means[name] for name in loss_names(run.criterion)}
+    lr, steps = run.state.optimizer.param_groups[0]["lr"], len(run.state.steps)
+    run.log.epoch(epoch, losses, seconds, run.dashboard.of_epoch(epoch, lr, means, steps, seconds))
+    if epoch == run.options.max_epoch:
+        with run.log.board() as board:
+            run.dashboard.end(board)
+
+
 def record_evaluation(run: Training, epoch: int) -> None:
     """Log and print the results of the evaluation."""
-    results = run.evaluation.results
+    results, detections, found = run.evaluation
     run.log.evaluation(epoch, results, figures(results))
+    best = max(part["snippet"]["average"] for part in (results, run.state.best) if part)
+    with run.log.board() as board:
+        run.dashboard.evaluation(board, epoch, results, best, detections, found)
     log.info(summary(results))
 
 
@@ -283,7 +299,7 @@ def train_epoch(
             steps before. This adds its own.
 
     Returns:
-        The mean of each loss term.
+        The mean of each of the `step_terms`.
 
     Raises:
         NotFinite: a loss or a gradient is not.
@@ -298,14 +314,15 @@ def train_epoch(
     except Interrupted:
         finite_terms(steps, criterion)  # what is not finite must not get into `resume.pt`
         raise
-    return {name: values.mean().item() for name, values in finite_terms(steps, criterion).items() if name != "gradient"}
+    return {name: values.mean().item() for name, values in finite_terms(steps, criterion).items()}
 
 
 def training_step(
     model: SEAL, batch: Batch, data: Data, criterion: Criterion, optimizer: torch.optim.Optimizer, epoch: int
 ) -> Tensor:
     """One step of the optimizer; returns its K `step_terms`, `[K]` on the device."""
-    terms = batch_terms(model, batch, data, criterion, epoch)
+    outputs = model(batch.rows)
+    terms = batch_terms(outputs, batch, data, criterion, epoch)
     terms["loss_total"].backward()
     gradient = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     # From a gradient on that is not finite, weights stay as they are, so that it can be found where that came from. A
@@ -315,18 +332,34 @@ def training_step(
         optimizer.found_inf = torch.maximum(broken, getattr(optimizer, "found_inf", broken))
     optimizer.step()
     optimizer.zero_grad()  # here, so that gradients and activations are not in memory at once
-    return torch.stack([term.detach() for term in (*terms.values(), gradient)])
+    proposals = gradient.new_full((), len(batch.rows))
+    agreement = agreement_with_pseudo_labels(outputs, batch, data)
+    return torch.stack([term.detach() for term in (*terms.values(), gradient, proposals, agreement)])
 
 
-def batch_terms(model: SEAL, batch: Batch, data: Data, criterion: Criterion, epoch: int) -> dict[str, Tensor]:
+def batch_terms(
+    outputs: dict[str, Tensor], batch: Batch, data: Data, criterion: Criterion, epoch: int
+) -> dict[str, Tensor]:
     """The loss terms of a batch, see `Criterion`."""
     pseudo = data.pseudo.select(batch.videos)
-    return criterion(model(batch.rows), batch.proposals, batch.sizes, batch.labels, pseudo, epoch)
+    return criterion(outputs, batch.proposals, batch.sizes, batch.labels, pseudo, epoch)
+
+
+@torch.no_grad()
+def agreement_with_pseudo_labels(outputs: dict[str, Tensor], batch: Batch, data: Data) -> Tensor:
+    """Share of the videos of a batch for which the network's most likely class is the pseudo-label."""
+    predicted = mean_prediction(outputs["class_logits"], batch.sizes).argmax(1)  # [B]
+    return (predicted == data.pseudo.select(batch.videos).label).float().mean()
+
+
+def loss_names(criterion: Criterion) -> list[str]:
+    """The names of the losses, as the criterion gives them."""
+    return ["loss_total", *criterion.weights(1)]
 
 
 def step_terms(criterion: Criterion) -> list[str]:
-    """The names of what is recorded of each step: the losses as the criterion gives them, and the gradient's norm."""
-    return ["loss_total", *criterion.weights(1), "gradient"]
+    """The names of what is recorded of each step: losses, norm of the gradient, rows, agreement with pseudo-labels."""
+    return [*loss_names(criterion), "gradient", "proposals", "agreement"]
 
 
 class NotFinite(Exception):
@@ -369,7 +402,7 @@ def explain(fault: NotFinite, run: Training, order: Tensor) -> str:
 def term_of_gradient(run: Training, batch: Batch, epoch: int) -> str:
     """The loss term whose gradient is not finite on a batch; the total, if with other dropout it is none by itself."""
     parameters = [*run.state.model.parameters()]
-    terms = batch_terms(run.state.model, batch, run.data, run.criterion, epoch)
+    terms = batch_terms(run.state.model(batch.rows), batch, run.data, run.criterion, epoch)
     for name, weight in run.criterion.weights(epoch).items():
         gradients = torch.autograd.grad(weight * terms[name], parameters, retain_graph=True, allow_unused=True)
         if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):

@@ -46,7 +46,7 @@ PRESETS = {
 MAY_CHANGE = frozenset(
     """max_epoch interval device cache exp_dir
     dataset_root annotations class_list features proposals_root descriptors_root num_class feature_size
-    detections proposals_from proposal_epochs proposals_per_video descriptor_pooling""".split()  # noqa: SIM905
+    detections seeds compare curve_tiou proposals_from proposal_epochs proposals_per_video descriptor_pooling""".split()  # noqa: SIM905
 )
 
 
@@ -216,6 +216,12 @@ def _add_making_options(add: Callable[..., argparse.Action]) -> None:
 def _add_evaluation_options(add: Callable[..., argparse.Action]) -> None:
     add("--threshold_cls", type=_share, default=0.25, help="video score from which a class is reported")
     add("--tiou", choices=("thumos14", "activitynet"), default="thumos14", help="tIoU 0.1:0.1:0.7, or 0.5:0.05:0.95")
+    add(
+        "--curve_tiou",
+        type=_number(float, 0, 1, open_low=True),
+        nargs="+",
+        help="tIoU of the precision-recall curves (0.3 0.5 0.7, or 0.5 0.75 0.95, when not given)",
+    )
 
 
 def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -245,9 +251,10 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str]:
+def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str | list[float]]:
     """The defaults that follow from other options."""
     derived = {"dataset_root": Path("data") / options.dataset_name, "pooled_dtype": options.precision}
+    derived["curve_tiou"] = [0.3, 0.5, 0.7] if options.tiou == "thumos14" else [0.5, 0.75, 0.95]
     if options.run_type == "test":
         derived["pretrained_ckpt"] = Path("checkpoints") / "best_model.pkl"
     return derived
@@ -329,10 +336,13 @@ def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list
     for action in _actions():
         value, default = getattr(options, action.dest), derived.get(action.dest, action.default)
         released = f" ({action.option_strings[1]})" if len(action.option_strings) > 1 else ""
-        if isinstance(value, list):
-            value = " ".join(map(str, value))
         if value != default:
-            lines.append(f"{action.dest}{released}: {value}    [default: {default}]")
+            lines.append(f"{action.dest}{released}: {_typed(value)}    [default: {_typed(default)}]")
         elif not changed_only:
-            lines.append(f"{action.dest}{released}: {value}")
+            lines.append(f"{action.dest}{released}: {_typed(value)}")
     return lines
+
+
+def _typed(value: Any) -> str:
+    """The value of an option as one types it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

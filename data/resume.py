@@ -24,7 +24,7 @@ from eval.protocols import are_results
 from options import differences, plain_values
 from utils import InputError, has_control_characters, is_finite_number, log, one_line
 
-_FORMAT = 1
+_FORMAT = 2
 _ANOTHER = (
     "Begin another run in another --exp_dir, with --pretrained_ckpt and the last_model.pkl beside it if there is one"
 )

@@ -6,8 +6,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,9 +163,15 @@ class RunLog:
         folder: `--exp_dir`; the files are written where SPEC section 10 says.
         resumed_after: of a run that is resumed, the last epoch and the last evaluation that count. What was recorded of
             later ones is dropped, and so is a line that was cut off; TensorBoard is told to do the same.
+        begin: called when TensorBoard's file is made, with its writer and the last epoch before.
     """
 
-    def __init__(self, folder: Path, resumed_after: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resumed_after: tuple[int, int] | None = None,
+        begin: Callable[[SummaryWriter, int], None] = lambda board, epoch: None,
+    ) -> None:
         self._metrics, self._table, self._logs = folder / "metrics.jsonl", folder / "mAP-results.log", folder / "logs"
         if resumed_after is not None:
             epoch, evaluated = resumed_after
@@ -176,6 +182,7 @@ class RunLog:
             _keep_lines(self._metrics, lambda line: counts(json.loads(line)))
             _keep_lines(self._table, lambda line: int(line.split()[0]) <= evaluated)
         self._first = None if resumed_after is None else resumed_after[0] + 1
+        self._begin = begin
         self._board: SummaryWriter | None = None  # made when there is something to write
         self._excepthook, threading.excepthook = threading.excepthook, _without_disk_errors
 
@@ -194,25 +201,35 @@ class RunLog:
         finally:
             threading.excepthook = self._excepthook
 
-    def epoch(self, epoch: int, terms: dict[str, float], seconds: float) -> None:
-        """Record the mean loss terms of an epoch and its wall time."""
+    def epoch(self, epoch: int, terms: dict[str, float], seconds: float, scalars: dict[str, float]) -> None:
+        """Record the mean loss terms of an epoch and its wall time, and further scalars for TensorBoard."""
         append_line(self._metrics, _json({"epoch": epoch, **terms, "seconds": round(seconds, 3)}))
-        self._scalars({f"loss/{name}": value for name, value in terms.items()}, epoch)
+        with self.board() as board:
+            for name, value in ({f"loss/{name}": value for name, value in terms.items()} | scalars).items():
+                board.add_scalar(name, value, epoch)
 
     def evaluation(self, epoch: int, results: dict[str, Any], figures: dict[str, float]) -> None:
         """Record an evaluation: all of it as JSON, its figures (percent) as a line and as TensorBoard scalars."""
         append_line(self._metrics, _json({"epoch": epoch, "evaluation": results}))
         append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
-        self._scalars({f"test_mAP/{name}": value for name, value in figures.items()}, epoch)
+        with self.board() as board:
+            for name, value in figures.items():
+                board.add_scalar(f"test_mAP/{name}", value, epoch)
 
-    def _scalars(self, scalars: dict[str, float], epoch: int) -> None:
+    @contextmanager
+    def board(self) -> Iterator[SummaryWriter]:
+        """TensorBoard's writer; what was written to it is on the disk at the end of the block.
+
+        Raises:
+            CannotWrite: it is not.
+        """
         from torch.utils.tensorboard import SummaryWriter  # takes seconds to import; only training needs it
 
         with writing(self._logs):
             if self._board is None:
                 self._board = SummaryWriter(str(self._logs), purge_step=self._first)
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, epoch)
+                self._begin(self._board, (self._first or 1) - 1)
+            yield self._board
             self._board.flush()  # before `resume.pt` says that the epoch is over
 
 

@@ -69,7 +69,7 @@ def test_a_run_and_its_files(run, tmp_path):
     ranges = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.1 : 0.5", "0.1 : 0.7", "0.3 : 0.7"]
     tags |= {f"test_mAP/Detection mAP @ IoU = {name}" for name in ranges}
     tags |= {"test_mAP/Classification mAP", "test_mAP/Classification acc"}
-    assert set(board.Tags()["scalars"]) == tags
+    assert tags < set(board.Tags()["scalars"])  # the others: tests/test_dashboard.py
     assert [event.step for event in board.Scalars("loss/PC_loss")] == [1, 2, 3]
 
 
