@@ -24,6 +24,7 @@ import main
 from benchmarks.kill import kill_runs, left
 from data.checkpoints import read_checkpoint
 from data.run_folder import RunFolder
+from dataset import Batch
 from model import SEAL
 from utils import InputError, Interrupted, catching_signals, uninterrupted
 
@@ -722,14 +723,15 @@ def test_weights_stay_as_they_were_before_a_gradient_that_is_not_finite():
     model = SEAL(feature_size=4, num_class=3)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     good, bad = torch.ones(()), torch.tensor(torch.nan)
-    states = []
+    states, batch = [], Batch([0], [5], torch.ones(5, 3, 4), torch.zeros(5, 2), torch.ones(1, 3))
     for factor in (good, bad, good):
-        terms = {"loss_total": model(torch.ones(5, 3, 4))["class_logits"].sum() * factor}
+        terms = {"loss_total": model(batch.rows)["class_logits"].sum() * factor}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("main.batch_terms", lambda *_, terms=terms: terms)
-            recorded = main.training_step(model, None, None, None, optimizer, 1)
+            patch.setattr("main.agreement_with_pseudo_labels", lambda *_: good)
+            _, gradient, proposals, _ = main.training_step(model, batch, None, None, optimizer, 1)
         states.append({name: value.clone() for name, value in model.state_dict().items()})
-        assert recorded[-1].isfinite() == (factor is good)
+        assert gradient.isfinite() == (factor is good) and proposals == 5
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
