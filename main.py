@@ -5,6 +5,7 @@
     python main.py --run_type train --resume
     python main.py --run_type test --pretrained_ckpt checkpoints/best_model.pkl
     python main.py --run_type eval --detections detections.json
+    python main.py --run_type report
     python main.py --run_type check
     python main.py --run_type proposals
     python main.py --run_type descriptors
@@ -36,9 +37,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from data.checkpoints import load_weights, save_weights
 from data.commands import check, make_descriptors, make_proposals
 from data.dashboard import Dashboard
+from data.reports import report
 from data.results import read_to_evaluate, write_evaluation, write_found, write_results
 from data.resume import TrainingState, about_run, run_to_resume
 from data.run_folder import RunFolder, RunLog
+from data.seeds import train_seeds
 from data.source import Data, choose_device, load_data, open_dataset
 from dataset import Batch, training_batches
 from eval.classification import video_figures
@@ -124,6 +127,8 @@ def say_end(message: str, hint: str, status: int) -> int:
 
 def train(options: Namespace) -> None:
     """`--run_type train`: train from scratch, from `--pretrained_ckpt`, or from where a run stopped (`--resume`)."""
+    if options.seeds:
+        return train_seeds(options, train)
     with RunFolder(options.exp_dir) as folder:
         saved = run_to_resume(folder, options)
         resumed = saved is not None
@@ -236,7 +241,7 @@ def record_evaluation(run: Training, epoch: int) -> None:
     run.log.evaluation(epoch, results, figures(results))
     best = max(part["snippet"]["average"] for part in (results, run.state.best) if part)
     with run.log.board() as board:
-        run.dashboard.evaluation(board, epoch, results, best, detections, found)
+        run.dashboard.evaluation(board, epoch, best, detections, found)
     log.info(summary(results))
 
 
@@ -536,6 +541,7 @@ RUN_TYPES = {
     "train": train,
     "test": test,
     "eval": evaluate_file,
+    "report": report,
     "check": check,
     "descriptors": make_descriptors,
     "proposals": make_proposals,

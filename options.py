@@ -110,9 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--run_type",
-        choices=("train", "test", "eval", "check", "descriptors", "proposals"),
+        choices=("train", "test", "eval", "report", "check", "descriptors", "proposals"),
         default="train",
-        help="train, test weights, evaluate detections; check a dataset, make its descriptors, make its proposals",
+        help="train, test weights, evaluate detections, report on a run; check a dataset, make its "
+        "descriptors, make its proposals",
     )
     add("--exp_dir", type=_path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
     add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
@@ -124,7 +125,8 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         help="go on with the training run in --exp_dir; auto begins one where there is none",
     )
     add("--pretrained_ckpt", type=_path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
-    add("--detections", type=_path, help="for eval: detections in ActivityNet result format")
+    add("--detections", type=_path, help="for eval and report: detections in ActivityNet result format")
+    add("--compare", type=_path, nargs="+", help="for report: folders of runs, each compared with the first")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
     add("--deterministic", action="store_true", help="use PyTorch's deterministic algorithms alone, see the README")
     add(
@@ -132,6 +134,12 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         type=_number(int, 0, 2**32 - 1),
         default=0,
         help="of the initial weights, dropout and the order of the data",
+    )
+    add(
+        "--seeds",
+        type=_number(int, 0, 2**32 - 1),
+        nargs="+",
+        help="train once with each of these, into folders seed_<n> of --exp_dir, and print the mean",
     )
 
 
@@ -242,6 +250,10 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--run_type eval needs --detections FILE.json")
     if options.run_type != "proposals" and options.proposals_from:
         parser.error("--proposals_from goes with --run_type proposals, which writes the files that other runs read")
+    if options.compare and (options.run_type != "report" or options.detections or len(options.compare) < 2):
+        parser.error("--compare goes with --run_type report, takes two folders or more, and no --detections")
+    if options.seeds and (options.run_type != "train" or len(set(options.seeds)) < len(options.seeds)):
+        parser.error("--seeds goes with --run_type train, and takes each seed once")
     if options.resume and (options.run_type != "train" or options.overwrite):
         parser.error("--resume goes with --run_type train, and not with --overwrite, which removes what is there")
     for option, value in _derived_defaults(options).items():

@@ -61,6 +61,7 @@ class ResultFile(NamedTuple):
 
     results: dict[str, list[dict[str, Any]]]  # a video's entries; each has a `segment` [start, end] in seconds
     snippet_decimals: int | None  # decimals, in snippets, that its boundaries are rounded to, where it says so
+    simulated: bool  # whether it says that it is of simulated data
 
 
 def parse_results(path: Path, on_error: Callable[[str], None] = stop) -> ResultFile:
@@ -90,7 +91,8 @@ def parse_results(path: Path, on_error: Callable[[str], None] = stop) -> ResultF
             results[video] = []
     external = content.get("external_data")
     decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
-    return ResultFile(results, decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None)
+    decimals = decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None
+    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")))
 
 
 def _entries(entries: Any, where: str, on_error: Callable[[str], None]) -> list[dict[str, Any]]:

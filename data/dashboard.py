@@ -18,7 +18,7 @@ import torch
 from data.source import Data
 from eval.curves import Matched
 from eval.files import counted
-from eval.protocols import as_arrays, results_table
+from eval.protocols import as_arrays
 from eval.timelines import KINDS_AT, OTHER, Timeline, timeline_detections, timeline_truth
 from options import describe, plain_values
 from proposals import snippets_to_seconds
@@ -111,7 +111,6 @@ class Dashboard:
         self,
         board: SummaryWriter,
         epoch: int,
-        results: Mapping[str, Any],
         best: float,
         detections: pd.DataFrame,
         found: list[VideoDetections],
@@ -121,13 +120,11 @@ class Dashboard:
         Args:
             board: to write to.
             epoch: from 1.
-            results: see `eval.protocols.evaluate`.
             best: the best average so far, percent.
             detections: see `eval.files.detection_table`.
             found: in each test video.
         """
         board.add_scalar(BEST, best, epoch)
-        board.add_text("test_mAP", "\n".join(f"    {line}" for line in results_table(results).splitlines()), epoch)
         bins = np.linspace(0, 1, 51)
         for name in ("attention", "completeness"):
             board.add_histogram(f"test/{name}", np.concatenate([getattr(video, name) for video in found]), epoch, bins)

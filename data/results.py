@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from data.source import Data, Source
 from eval.files import counted, read_detections, write_detection_csv, write_detections
-from eval.protocols import diagnose
-from utils import InputError, __version__, as_json, log, some_of, write_beside_earlier
+from eval.protocols import are_results, diagnose
+from utils import InputError, __version__, as_json, log, read_json, some_of, write_beside_earlier
 
 
 def read_to_evaluate(options: Namespace, source: Source) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -28,6 +29,28 @@ def read_to_evaluate(options: Namespace, source: Source) -> tuple[pd.DataFrame, 
     if without := sorted(set(videos) - set(detections["video"])):
         log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
     return truth, detections
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a `results.json`.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    results = read_json(path)
+    if not isinstance(results, dict) or not _are_figures(results) or not _are_figures(results.get("best", results)):
+        raise InputError(f"{path}: not a results.json of this program; test or train again")
+    return results
+
+
+def _are_figures(results: Any) -> bool:
+    """Whether it holds the figures of an evaluation: of the network, or of a file, which has no video labels."""
+    if not isinstance(results, dict):
+        return False
+    blank = {"classification_mAP": None, "classification_accuracy": 0.0}
+    names = ("snippet", "seconds", *blank)
+    epoch = results.get("epoch")
+    return are_results({**blank, **{name: results[name] for name in names if name in results}, "epoch": epoch or 0})
 
 
 def write_evaluation(options: Namespace, results: dict[str, Any], detections: pd.DataFrame, data: Data) -> None:

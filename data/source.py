@@ -91,7 +91,7 @@ def make_demo_on_first_use(options: Namespace) -> None:
 def require_input(options: Namespace) -> None:
     """Stop when files that this run type reads are missing, see `require_files`."""
     others = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
-    if options.run_type == "eval":
+    if options.run_type in ("eval", "report") and options.detections:
         others[options.detections] = "the detections to evaluate"
     resumed = options.resume and (options.exp_dir / RESUME).is_file()  # such a run has weights of its own
     if options.pretrained_ckpt is not None and not resumed:
@@ -142,6 +142,7 @@ READS = {
     "check": Reads(True, ("train", "test"), True),
     "test": Reads(True, ("test",), False),
     "eval": Reads(False, (), False),
+    "report": Reads(False, (), False),
     "descriptors": Reads(True, (), False),
     "proposals": Reads(True, (), False),
 }

@@ -111,6 +111,8 @@ def write_detection_csv(
 def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> pd.DataFrame:
     """Read detections in ActivityNet result format, ours or anyone's.
 
+    The table's `attrs["simulated"]` is whether the file says that it is of simulated data.
+
     Args:
         path: `{"results": {video: [{"label", "score", "segment": [s, e] seconds}]}}`.
         videos: the videos that may appear.
@@ -150,4 +152,6 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     snip = sec * rate
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
-    return _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
+    table = _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
+    table.attrs["simulated"] = content.simulated
+    return table

@@ -64,7 +64,7 @@ def _figure(height: float, *, simulated: bool) -> Figure:
     """A figure whose layout is fitted to what is in it, with the mark of simulated data if they are."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     if simulated:
-        figure.text(0.995, 0.998, MARK, ha="right", va="top", fontsize=7, color=RED)
+        figure.text(0.005, 0.998, MARK, ha="left", va="top", fontsize=7, color=RED)
         figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.16 / height))
     return figure
 
@@ -170,7 +170,10 @@ class _Panel:
             ax.fill_between(moments, self.height, level, color=FAINT, linewidth=0, step="mid")
         truth = [_box(segment, self._tops[name], 0.9) for name in self._lanes for segment in video.truth.get(name, ())]
         ax.add_collection(PolyCollection(truth, facecolors=INK, **EDGE))
-        ax.set_yticks([top + 0.45 for top in self._tops.values()], map(_short, self._tops))
+        names = [
+            _short(name) if name in video.truth or name == OTHER else f"{_short(name)} (absent)" for name in self._tops
+        ]
+        ax.set_yticks([top + 0.45 for top in self._tops.values()], names)
         ax.tick_params(axis="y", length=0)
         ax.set_xlim(0, video.length)
         ax.set_ylim(self.height, 0)
@@ -253,19 +256,19 @@ def precision_recall(curves: Mapping[str, np.ndarray], recall: np.ndarray, *, si
 def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Figure:
     """Which classes are reported in the videos of each: `[C, C]` percent, nan where a class has no video."""
     few = len(names) <= 30
-    side = 0.9 + 0.27 * len(names) if few else WIDTH
-    figure = _figure(float(np.clip(side, 3.4, 6.8)), simulated=simulated)
+    figure = _figure(1.5 + 0.2 * len(names) if few else 6.3, simulated=simulated)
     ax = figure.subplots()
-    colours = mpl.colormaps["cividis"].with_extremes(bad="#FFFFFF")
-    image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, aspect="equal", interpolation="nearest")
-    figure.colorbar(image, ax=ax, label="% of the videos of a class", shrink=0.8)
+    colours = mpl.colormaps["Blues"].with_extremes(bad=FAINT)
+    shape = "auto" if few else "equal"
+    image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, aspect=shape, interpolation="nearest")
+    figure.colorbar(image, ax=ax, label="% of the videos of a class", shrink=0.9)
     ax.set(xlabel="class reported", ylabel="class of the video")
     if few:
         ax.set_xticks(range(len(names)), [_short(name, 18) for name in names], rotation=90)
         ax.set_yticks(range(len(names)), [_short(name, 18) for name in names])
         for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.5), strict=True):
             value = share[row, column]
-            colour = "white" if value < 55 else "black"
+            colour = "white" if value > 55 else "black"
             ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color=colour)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
@@ -285,16 +288,17 @@ def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool
         ax.set_title(name, fontsize=8.5)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.grid()
-        if place[0] == 1 and not len(maps):
+        if place[0] == 1:
             ax.set_xlabel("epoch")
     if len(maps):
         ax = figure.add_subplot(grid[2, :])
         for name, (colour, dashes) in zip(maps, LINES, strict=False):
             ax.plot(maps.index, maps[name], color=colour, linestyle=dashes, marker="o", markersize=3, label=name)
-        ax.set(xlabel="epoch", ylabel="mAP, %", xlim=(0, None), ylim=(0, 100))
+        ax.set(xlabel="epoch", ylabel="mAP, %")
+        ax.set_xlim(0, 1.02 * maps.index.max())
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid()
-        ax.legend(ncols=4, fontsize=7.5, loc="lower right")
+        ax.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.05))
     return figure
 
 
@@ -342,7 +346,7 @@ def error_gains(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
 
 BUCKET_TITLES = {
     "length": "length, seconds",
-    "coverage": "share of the video",
+    "coverage": "share of the video, %",
     "instances": "instances of the class in the video",
 }
 
@@ -352,6 +356,8 @@ def bucket_name(bucket: Mapping[str, Any], name: str) -> str:
     low, high = bucket["over"], bucket["up_to"]
     if name == "instances":
         return f"> {low}" if high is None else f"{high}" if low + 1 == high else f"{low + 1}–{high}"
+    if name == "coverage":
+        return f"{100 * low:g}–{100 * high:g}"
     return f"> {low:g}" if high is None else f"{low:g}–{high:g}"
 
 
@@ -368,7 +374,8 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
             ax.bar(range(len(parts)), np.nan_to_num(heights), color=colour, width=0.7)
             for x, height in enumerate(heights):
                 text = "none" if np.isnan(height) else f"{height:.0f}"
-                ax.text(x, np.nan_to_num(height) + 1.5, text, ha="center", fontsize=7.5)
+                box = {"facecolor": "white", "linewidth": 0, "pad": 0.8, "alpha": 0.85}
+                ax.text(x, np.nan_to_num(height) + 2.5, text, ha="center", fontsize=7.5, bbox=box)
             ax.set_xticks(range(len(parts)), [bucket_name(part, name) for part in parts], fontsize=7)
             ax.set_ylim(0, 110)
             ax.grid(axis="y")
@@ -376,7 +383,7 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
                 ax.set_xlabel(BUCKET_TITLES[name])
         row[0].set_ylabel(label)
     for ax in axes[0]:
-        ax.axhline(analysis["average_mAP_N"], color=INK, linewidth=1, linestyle="--")
+        ax.axhline(analysis["average_mAP_N"], color=INK, linewidth=1, linestyle="--", zorder=1.5)
     handle = Line2D([], [], color=INK, linewidth=1, linestyle="--", label="over all instances")
     axes[0, 0].legend(handles=[handle], loc="upper left", fontsize=7.5)
     return figure
@@ -406,7 +413,7 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
     figure.supxlabel(label, fontsize=8.5)
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=3.5, label=text)
-        for colour, text in ((BLUE, "better than noise"), (RED, "worse than noise"), (GREY, "may be noise"))
+        for colour, text in ((BLUE, "higher, more than noise"), (RED, "lower, more than noise"), (GREY, "may be noise"))
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=7.5)
     return figure

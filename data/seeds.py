@@ -1,0 +1,75 @@
+"""`--seeds`: one training run a seed, each in a folder of its own, and what they get on average."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data.results import read_results
+from data.run_folder import RunFolder
+from eval.protocols import PROTOCOLS
+from eval.seeds import seeds_table, summarise
+from utils import InputError, as_json, is_finite_number, log, read_json, write_beside_earlier
+
+FILE = "seeds.json"
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """Where the run of a seed is."""
+    return folder / f"seed_{seed}"
+
+
+def train_seeds(options: Namespace, train: Callable[[Namespace], None]) -> None:
+    """Train with each of `--seeds`, and print and write their mean and standard deviation.
+
+    With `--resume`, runs go on that have begun, and the others begin.
+
+    Raises:
+        InputError: a run is in the way, or none is there to go on with.
+    """
+    folders = [RunFolder(seed_folder(options.exp_dir, seed)) for seed in options.seeds]
+    if options.resume == "always" and not any(folder.resume.exists() for folder in folders):
+        raise InputError(f"{options.exp_dir}: no run of these seeds to resume; --resume auto begins them")
+    if not options.resume:
+        for folder in folders:
+            folder.require_free(options.overwrite, options.pretrained_ckpt)
+    for i, (seed, folder) in enumerate(zip(options.seeds, folders, strict=True), 1):
+        log.info(f"\nseed {seed}, run {i} of {len(folders)}: {folder.path}")
+        own = {"seed": seed, "seeds": None, "exp_dir": folder.path, "resume": options.resume and "auto"}
+        train(Namespace(**vars(options) | own))
+    if not all((folder.path / "results.json").exists() for folder in folders):
+        log.info("\nno figures to average, since there was no evaluation")
+        return
+    results = [read_results(folder.path / "results.json") for folder in folders]
+    summary = summarise(options.seeds, results)
+    write_beside_earlier(options.exp_dir / FILE, as_json(summary), unless_same=True)
+    log.info(f"\n{seeds_table(summary)}\nwritten: {options.exp_dir / FILE}")
+
+
+def read_seeds(path: Path) -> dict[str, Any]:
+    """Read a `seeds.json`.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    summary = read_json(path)
+    try:
+        seeds = summary["seeds"]
+        good = all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds) and len(seeds) == len(set(seeds)) > 0
+        for which in ("last", "best"):
+            averages = summary["averages"][which]
+            good &= len(averages) == len(seeds) and all(map(is_finite_number, averages))
+            for protocol in PROTOCOLS:
+                own = summary[which][protocol]
+                numbers = [*own["tiou"], *own["mean"], own["average_mean"]]
+                deviations = [*own["std"], own["average_std"]]
+                good &= all(map(is_finite_number, numbers)) and len(own["mean"]) == len(own["std"]) == len(own["tiou"])
+                good &= len(own["tiou"]) == len(summary["last"]["snippet"]["tiou"]) > 0
+                good &= all(std is None or is_finite_number(std) for std in deviations)
+    except (TypeError, KeyError, AttributeError, IndexError):
+        good = False
+    if not good:
+        raise InputError(f"{path}: not a {FILE} of this program; train with --seeds again")
+    return summary

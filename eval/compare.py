@@ -1,0 +1,101 @@
+"""Which differences between two runs are more than noise: a paired bootstrap over test videos.
+
+Test videos are drawn with replacement, as many as there are, again and again; each time both runs are evaluated on the
+same draw. A video that is drawn twice counts twice, its detections and its instances.
+
+Axes: V test videos, C classes, K thresholds, S draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from eval.curves import Matched
+
+DRAWS = 2000
+LEVEL = 0.05  # the share of differences of mere noise that may be taken for more
+
+
+def draw_videos(num_videos: int, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """How often each video is drawn: `[S, V]`."""
+    return np.random.default_rng(seed).multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=draws)
+
+
+def bootstrap(matched: Matched, drawn: np.ndarray) -> np.ndarray:
+    """Average precision in each draw, `[S, C, K]` percent; nan where no instance of the class is drawn.
+
+    Args:
+        matched: a run, whose videos are numbered as in `drawn`.
+        drawn: `[S, V]` see `draw_videos`.
+    """
+    precision = np.full((len(drawn), matched.num_class, len(matched.thresholds)), np.nan)
+    for class_idx in np.flatnonzero(matched.num_instances):
+        own = matched.ranked["class_idx"] == class_idx
+        weight = drawn[:, matched.ranked["video"][own]]  # [S, n]
+        listed = weight.cumsum(1)  # detections up to each
+        instances = drawn[:, matched.ground_truth["video"][matched.ground_truth["class_idx"] == class_idx]].sum(1)
+        for k, hits in enumerate(matched.true_positive[own].T):
+            true = weight[:, hits]
+            at_hits = true.cumsum(1) / listed[:, hits].clip(min=1)
+            best_from_here = np.maximum.accumulate(at_hits[:, ::-1], axis=1)[:, ::-1]
+            area = (best_from_here * true).sum(1)
+            precision[:, class_idx, k] = np.where(instances > 0, 100 * area / instances.clip(min=1), np.nan)
+    return precision
+
+
+def differences(
+    first: Matched, second: Matched, drawn: np.ndarray, class_names: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The differences second minus first of mAP at each threshold, and of each class's mean over the thresholds.
+
+    Args:
+        first: a run.
+        second: another, on the same videos and ground truth.
+        drawn: `[S, V]` see `draw_videos`.
+        class_names: C names.
+
+    Returns:
+        Two tables of percentage points, with the columns `first, second, difference, low, high, p, more_than_noise`.
+        `low` and `high` bound the middle 95% of the draws. Of thresholds a difference is more than noise where that
+        leaves out zero; of the classes, which are many, where Benjamini and Hochberg's procedure rejects it at 5%.
+    """
+    observed = [100 * run.class_precision() for run in (first, second)]  # [C, K]
+    draws = [bootstrap(run, drawn) for run in (first, second)]  # [S, C, K]
+    thresholds = [f"{t:g}" for t in first.thresholds]
+    mean, mean_draws = ([np.nanmean(values, axis=-2) for values in part] for part in (observed, draws))
+    by_threshold = _table(
+        [*thresholds, "average"],
+        [np.append(values, values.mean()) for values in mean],
+        [np.column_stack([values, values.mean(1)]) for values in mean_draws],
+    )
+    by_threshold["more_than_noise"] = (by_threshold["low"] > 0) | (by_threshold["high"] < 0)
+    present = np.flatnonzero(first.num_instances)
+    by_class = _table(
+        [class_names[i] for i in present],
+        [values[present].mean(1) for values in observed],
+        [values[:, present].mean(2) for values in draws],
+    )
+    by_class["more_than_noise"] = rejected(by_class["p"].to_numpy())
+    return by_threshold, by_class
+
+
+def _table(names: Sequence[str], observed: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> pd.DataFrame:
+    difference = draws[1] - draws[0]  # [S, names]
+    known = (~np.isnan(difference)).sum(0)
+    low, high = np.nanpercentile(difference, [2.5, 97.5], axis=0)
+    fewer = np.minimum((difference <= 0).sum(0), (difference >= 0).sum(0))
+    columns = {"first": observed[0], "second": observed[1], "difference": observed[1] - observed[0]}
+    columns |= {"low": low, "high": high, "p": np.minimum(1, 2 * (1 + fewer) / (1 + known))}
+    return pd.DataFrame(columns, index=names)
+
+
+def rejected(p: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """Which of several hypotheses Benjamini and Hochberg's procedure rejects, by their p-values `[n]`: `[n]` bool."""
+    order = np.argsort(p, kind="stable")
+    below = np.flatnonzero(p[order] <= level * np.arange(1, len(p) + 1) / len(p))
+    found = np.zeros(len(p), dtype=bool)
+    found[order[: below[-1] + 1 if len(below) else 0]] = True
+    return found

@@ -1,0 +1,163 @@
+"""A self-contained HTML page of text, tables and pictures: no script, nothing from elsewhere, readable on paper.
+
+Everything that comes from files is escaped here, in one place; and should that fail, the page's own policy forbids
+scripts and connections.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+
+from matplotlib.figure import Figure
+
+from eval.pictures import as_png, as_svg
+from utils import printable
+
+STYLE = """
+:root { color-scheme: light; --ink: #222; --soft: #595959; --line: #d9d9d9; --mark: #b34700; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 64rem; padding: 1.2rem; color: var(--ink); background: #fff;
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; padding-top: .6rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+p { max-width: 46rem; margin: .5rem 0; }
+nav { font-size: .9rem; margin: .8rem 0; }
+nav a { color: #00558a; margin-right: 1rem; white-space: nowrap; display: inline-block; padding: .15rem 0; }
+.banner { border-left: .3rem solid var(--mark); background: #fdf1ea; color: var(--mark); padding: .5rem .8rem;
+  margin: .8rem 0; font-weight: 600; }
+.soft, figcaption, caption { color: var(--soft); font-size: .875rem; }
+.scroll { overflow-x: auto; }
+figure { margin: 1rem 0 1.4rem; break-inside: avoid; }
+figure img { display: block; width: 100%; min-width: 36rem; height: auto; }
+figcaption { max-width: 46rem; margin-top: .3rem; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
+caption { text-align: left; caption-side: bottom; padding-top: .3rem; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
+tbody th { font-weight: 400; white-space: normal; min-width: 9rem; }
+tr.strong th, tr.strong td { font-weight: 600; }
+.long { max-height: 30rem; overflow-y: auto; border: 1px solid var(--line); }
+.long thead th { position: sticky; top: 0; background: #fff; }
+pre { font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; border: 1px solid var(--line);
+  padding: .6rem; max-height: 24rem; overflow-y: auto; }
+@page { margin: 15mm; }
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  nav { display: none; }
+  .scroll, .long, pre { overflow: visible; max-height: none; }
+  figure img { min-width: 0; }
+  table { font-size: 7.5pt; }
+  th, td { padding: .12rem .3rem; }
+  thead { display: table-header-group; }
+  tr, h2, h3 { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  .banner { border: 1px solid var(--mark); }
+}
+"""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def escape(text: object) -> str:
+    """Text that is safe in HTML, in attributes too."""
+    return html.escape(printable(str(text)))
+
+
+class Page:
+    """A page that is filled from the top.
+
+    Args:
+        title: of the page.
+        simulated: whether it shows figures on simulated data, of which it warns then.
+    """
+
+    def __init__(self, title: str, *, simulated: bool) -> None:
+        self.title, self.simulated = title, simulated
+        self.pngs: dict[str, bytes] = {}  # by file name
+        self._parts: list[str] = []
+        self._sections: list[str] = []
+
+    def section(self, title: str) -> None:
+        """Begin a section."""
+        self._sections.append(title)
+        self._parts.append(f'<h2 id="section-{len(self._sections)}">{escape(title)}</h2>')
+
+    def heading(self, text: str) -> None:
+        """A heading within a section."""
+        self._parts.append(f"<h3>{escape(text)}</h3>")
+
+    def text(self, text: str, *, soft: bool = False) -> None:
+        """A paragraph."""
+        kind = ' class="soft"' if soft else ""
+        self._parts.append(f"<p{kind}>{escape(text)}</p>")
+
+    def listing(self, text: str) -> None:
+        """Text as it is."""
+        self._parts.append(f"<pre>{escape(text)}</pre>")
+
+    def table(
+        self,
+        headers: Sequence[object],
+        rows: Iterable[Sequence[object]],
+        *,
+        caption: str = "",
+        strong: Iterable[int] = (),
+    ) -> None:
+        """A table; numbers have one decimal, None is a dash, and the first column heads its row.
+
+        Args:
+            headers: of the columns.
+            rows: of the table.
+            caption: what it shows.
+            strong: the numbers of the rows that stand out.
+        """
+        rows, strong = list(rows), set(strong)
+        lines = []
+        for i, (first, *others) in enumerate(rows):
+            cells = "".join(f"<td>{_cell(value)}</td>" for value in others)
+            kind = ' class="strong"' if i in strong else ""
+            lines.append(f'<tr{kind}><th scope="row">{_cell(first)}</th>{cells}</tr>')
+        heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in headers)
+        kind = "scroll long" if len(rows) > 25 else "scroll"
+        below = f"<caption>{escape(caption)}</caption>" if caption else ""
+        self._parts.append(
+            f'<div class="{kind}"><table>{below}'
+            f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        )
+
+    def picture(self, name: str, figure: Figure, caption: str) -> None:
+        """A picture: as SVG in the page, and as `<name>.png` beside it."""
+        self.pngs[f"{name}.png"] = as_png(figure)
+        content = base64.b64encode(as_svg(figure)).decode()
+        alt = escape(caption)
+        self._parts.append(
+            f'<figure><div class="scroll"><img alt="{alt}" src="data:image/svg+xml;base64,{content}"></div>'
+            f"<figcaption>{alt} <em>({escape(name)}.png)</em></figcaption></figure>"
+        )
+
+    def html(self) -> str:
+        """The page."""
+        links = "".join(f'<a href="#section-{i}">{escape(title)}</a>' for i, title in enumerate(self._sections, 1))
+        banner = '<p class="banner">Simulated data: no figure on this page says anything about real videos.</p>'
+        return "\n".join(
+            [
+                '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+                f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+                '<meta name="viewport" content="width=device-width, initial-scale=1">',
+                f'<title>{escape(self.title)}</title>\n<link rel="icon" href="data:,">',
+                f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(self.title)}</h1>",
+                banner if self.simulated else "",
+                f"<nav>{links}</nav>",
+                *self._parts,
+                "</body>\n</html>\n",
+            ]
+        )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if isinstance(value, float) else escape(value)
