@@ -230,11 +230,11 @@ def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> F
         heights = [values[name] for name in own]
         ax.barh(range(len(own)), heights, color=BLUE, height=0.72)
         for y, value in enumerate(heights):
-            ax.text(value + 1, y, f"{value:.1f}", va="center", fontsize=size - 0.5)
+            ax.text(value, y, f" {value:.1f}", va="center", fontsize=size - 0.5)
         ax.set_yticks(range(len(own)), [_short(name, 24) for name in own], fontsize=size)
         ax.set_ylim(each - 0.4, -0.6)
-        ax.set_xlim(0, 112)
-        ax.set_xticks([0, 25, 50, 75, 100])
+        ax.set_xlim(0, 1.15 * max(1.0, *values.values()) + (0 if columns == 1 else 6))
+        ax.xaxis.set_major_locator(MaxNLocator(5 if columns == 1 else 2))
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x")
     figure.supxlabel(label, fontsize=8.5)
@@ -260,7 +260,8 @@ def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Fi
     ax = figure.subplots()
     colours = mpl.colormaps["Blues"].with_extremes(bad=FAINT)
     shape = "auto" if few else "equal"
-    image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, aspect=shape, interpolation="nearest")
+    edges = None if few else (0.5, len(names) + 0.5, len(names) + 0.5, 0.5)  # places in a list count from 1
+    image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, aspect=shape, interpolation="nearest", extent=edges)
     figure.colorbar(image, ax=ax, label="% of the videos of a class", shrink=0.9)
     ax.set(xlabel="class reported", ylabel="class of the video")
     if few:

@@ -100,14 +100,19 @@ def _show_map(page: Page, material: Material) -> None:
     rows = [row(last, protocol, results[protocol]) for protocol in PROTOCOLS]
     if best:
         rows += [row(f"epoch {best['epoch']}, the best on the test set", name, best[name]) for name in PROTOCOLS]
-    if material.tiou == "thumos14":
+    published = material.tiou == "thumos14"
+    if published:
         empty = [None] * (len(thresholds) + len(others))
         rows += [[name, "real", "snippet", value, *empty] for name, value in PUBLISHED.items()]
     page.table(["mAP, %, at tIoU", "data", "protocol", headline, *thresholds, *others], rows, strong=[0])
     page.text(
         "The snippet protocol, ground truth rounded to whole snippets, is the one behind the published figures; the "
         "seconds protocol rounds nothing."
-        + (" Published rows are on real videos, and do not compare with simulated ones." if material.simulated else "")
+        + (
+            " Published rows are on real videos; simulated ones do not compare."
+            if material.simulated and published
+            else ""
+        )
         + (" The best epoch was chosen on the test set; compare the last." if best else ""),
         soft=True,
     )
@@ -187,9 +192,9 @@ def _show_labels(page: Page, material: Material) -> None:
     order = np.argsort(-table, axis=None, kind="stable")[:10]
     pairs = [(row, column) for row, column in zip(*np.unravel_index(order, table.shape), strict=True)]
     names = material.class_names
-    rows = [[f"{names[r]} with {names[c]}", int(table[r, c]), float(share[r, c])] for r, c in pairs if table[r, c]]
+    rows = [[names[r], names[c], int(table[r, c]), float(share[r, c])] for r, c in pairs if table[r, c]]
     if rows:
-        page.table(["the most frequent confusions", "videos", "%"], rows)
+        page.table(["class of the video", "reported", "videos", "%"], rows, caption="The most frequent confusions.")
     else:
         page.text("No video has detections of a class that is not one of its labels.")
 

@@ -1,0 +1,143 @@
+"""What lies behind a mAP: curves, classes, videos, labels; and what the bootstrap makes of two runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval.compare import bootstrap, differences, draw_videos, rejected
+from eval.curves import RECALL, Matched, label_confusion
+from eval.detection import TIOU_THRESHOLDS, detection_map
+
+THUMOS = TIOU_THRESHOLDS["thumos14"]
+NUM_VIDEOS, NUM_CLASS = 8, 3
+
+
+def invented(seed, detections=300, instances=40):
+    """Detections and ground truth, most detections near an instance."""
+    rng = np.random.default_rng(seed)
+    start = rng.uniform(0, 50, instances)
+    truth = {
+        "video": rng.integers(0, NUM_VIDEOS, instances),
+        "class_idx": rng.integers(0, NUM_CLASS, instances),
+        "segment": np.column_stack([start, start + rng.uniform(2, 10, instances)]),
+    }
+    near = rng.integers(0, instances, detections)
+    found = {name: values[near] for name, values in truth.items()}
+    found["segment"] = np.sort(found["segment"] + rng.normal(0, 2, (detections, 2)), axis=1)
+    found["class_idx"] = np.where(rng.random(detections) < 0.8, found["class_idx"], 0)
+    return found | {"score": rng.random(detections)}, truth
+
+
+def test_the_curve_has_the_area_of_the_map():
+    matched = Matched(*invented(0), NUM_CLASS, THUMOS)
+    curve, mean = matched.mean_curve(), np.nanmean(matched.class_precision(), axis=0)
+    assert curve.shape == (len(RECALL), len(THUMOS))
+    assert (np.diff(curve, axis=0) <= 1e-12).all()
+    fine = np.trapezoid(curve, RECALL, axis=0)
+    assert fine == pytest.approx(mean, abs=0.02)
+
+
+def test_curve_by_hand():
+    # One class, two instances; a hit, a miss, a hit: precision 1 up to recall 1/2, then 2/3.
+    truth = {"video": np.zeros(2, int), "class_idx": np.zeros(2, int), "segment": np.array([[0.0, 1], [5, 6]])}
+    found = {
+        "video": np.zeros(3, int),
+        "class_idx": np.zeros(3, int),
+        "segment": np.array([[0.0, 1], [8, 9], [5, 6]]),
+        "score": np.array([0.75, 0.5, 0.25]),
+    }
+    matched = Matched(found, truth, 2, np.array([0.5]))
+    curve = matched.mean_curve()[:, 0]
+    assert (curve[RECALL <= 0.5] == 1).all() and curve[RECALL > 0.5] == pytest.approx(2 / 3)
+    true, false, missed = matched.pooled_counts(0, num_thresholds=5)  # scores from 0, 0.25, 0.5, 0.75, 1
+    assert true.tolist() == [2, 2, 1, 1, 0]
+    assert false.tolist() == [1, 1, 1, 0, 0]
+    assert missed.tolist() == [0, 0, 1, 1, 2]
+
+
+def test_classes_are_those_of_the_evaluation():
+    found, truth = invented(1)
+    expected = detection_map(found, truth, NUM_CLASS + 1, THUMOS)
+    np.testing.assert_array_equal(Matched(found, truth, NUM_CLASS + 1, THUMOS).class_precision(), expected)
+
+
+def test_a_video_counts_as_if_there_were_no_other():
+    found, truth = invented(2)
+    own = Matched(found, truth, NUM_CLASS, THUMOS).video_precision()
+    assert set(own) == set(truth["video"].tolist())
+    for video, value in own.items():
+        alone = [{name: values[part["video"] == video] for name, values in part.items()} for part in (found, truth)]
+        assert value == pytest.approx(np.nanmean(detection_map(*alone, NUM_CLASS, THUMOS)))
+
+
+def test_label_confusion_by_hand():
+    labels = pd.DataFrame([[1, 1, 0], [1, 0, 0], [0, 0, 1]], index=["u", "v", "w"], columns=["a", "b", "c"])
+    rows = [("u", 0), ("u", 1), ("u", 2), ("v", 1), ("v", 1), ("w", 2)]
+    detections = pd.DataFrame(rows, columns=["video", "class_idx"])
+    # u has a and b, and is reported with c too: wrong for both. v has a, and is reported with b alone. w is right.
+    assert label_confusion(detections, labels).to_numpy().tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 1]]
+
+
+# ------------------------------------------------------------------------------------------- two runs
+
+
+@pytest.mark.parametrize("draw", range(5))
+def test_a_draw_is_an_evaluation_of_copies_of_videos(draw):
+    found, truth = invented(3)
+    drawn = draw_videos(NUM_VIDEOS, seed=0, draws=5)
+    precision = bootstrap(Matched(found, truth, NUM_CLASS, THUMOS), drawn)
+    assert precision.shape == (5, NUM_CLASS, len(THUMOS)) and (drawn.sum(1) == NUM_VIDEOS).all()
+
+    def copies(part):
+        rows = [
+            (np.flatnonzero(part["video"] == video), copy * NUM_VIDEOS + video)
+            for video, times in enumerate(drawn[draw])
+            for copy in range(times)
+        ]
+        index = np.concatenate([own for own, _ in rows])
+        new = {name: values[index] for name, values in part.items()}
+        return new | {"video": np.concatenate([np.full(len(own), name) for own, name in rows])}
+
+    expected = 100 * detection_map(copies(found), copies(truth), NUM_CLASS, THUMOS)
+    np.testing.assert_allclose(precision[draw], expected, atol=1e-9)
+
+
+def test_a_run_does_not_differ_from_itself():
+    run = Matched(*invented(4), NUM_CLASS, THUMOS)
+    for table in differences(run, run, draw_videos(NUM_VIDEOS, 0), ["a", "b", "c"]):
+        assert (table[["difference", "low", "high"]] == 0).all(axis=None) and (table["p"] == 1).all()
+        assert not table["more_than_noise"].any()
+
+
+def test_a_better_run_is_more_than_noise():
+    found, truth = invented(5)
+    perfect = truth | {"score": np.linspace(1, 0.5, len(truth["video"]))}
+    runs = [Matched(part, truth, NUM_CLASS, THUMOS) for part in (found, perfect)]
+    by_threshold, by_class = differences(*runs, draw_videos(NUM_VIDEOS, 0), ["a", "b", "c"])
+    assert list(by_threshold.index) == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "average"]
+    assert (by_threshold["second"] == 100).all() and (by_class["second"] == 100).all()
+    assert by_threshold.loc["average", "difference"] == pytest.approx(by_threshold["difference"].iloc[:-1].mean())
+    assert by_threshold["more_than_noise"].all() and by_class["more_than_noise"].all()
+    assert (by_threshold["low"] <= by_threshold["difference"]).all()
+    turned, _ = differences(*runs[::-1], draw_videos(NUM_VIDEOS, 0), ["a", "b", "c"])
+    np.testing.assert_allclose(turned["difference"], -by_threshold["difference"])
+    assert turned["more_than_noise"].all()
+
+
+def test_noise_is_seldom_taken_for_more():
+    """Two runs whose scores are drawn alike: about one in twenty averages may be called more than noise."""
+    called = []
+    for seed in range(40):
+        (first, truth), (second, _) = invented(seed), invented(seed)
+        second["score"] = np.random.default_rng(1000 + seed).random(len(second["score"]))
+        runs = [Matched(part, truth, NUM_CLASS, THUMOS) for part in (first, second)]
+        by_threshold, _ = differences(*runs, draw_videos(NUM_VIDEOS, seed, draws=300), ["a", "b", "c"])
+        called.append(by_threshold.loc["average", "more_than_noise"])
+    assert np.mean(called) <= 0.25  # eight videos are few, so that intervals are somewhat short
+
+
+def test_benjamini_and_hochberg_by_hand():
+    # Sorted 0.005, 0.02, 0.03, 0.2 against 0.0125, 0.025, 0.0375, 0.05: the third is the last one below.
+    assert rejected(np.array([0.2, 0.02, 0.005, 0.03])).tolist() == [False, True, True, True]
+    assert rejected(np.array([0.03, 0.9])).tolist() == [False, False]
+    assert rejected(np.array([0.04])).tolist() == [True]
