@@ -108,7 +108,8 @@ def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
     return {
         "title": f"SEAL report: {options.dataset_name}",
         "source": title,
-        "dataset": f"{options.dataset_name}, subset {subset}",
+        "dataset": options.dataset_name,
+        "subset": subset,
         "simulated": source.simulated or detections.attrs["simulated"],
         "class_names": names,
         "labels": pd.DataFrame(annotations.labels[rows], index=videos, columns=names),

@@ -299,7 +299,7 @@ def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool
         ax.set_xlim(0, 1.02 * maps.index.max())
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid()
-        ax.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+        figure.legend(loc="outside lower center", ncols=5, fontsize=7.5)
     return figure
 
 
@@ -369,7 +369,7 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
     widths = [len(parts) for parts in buckets.values()]
     axes = figure.subplots(2, len(buckets), squeeze=False, width_ratios=widths, sharey="row")
     rows = (("average_mAP_N", "average mAP_N, %", GREEN), ("average_missed", "missed instances, %", RED))
-    for (value, label, colour), row in zip(rows, axes, strict=True):
+    for i, ((value, label, colour), row) in enumerate(zip(rows, axes, strict=True)):
         for ax, (name, parts) in zip(row, buckets.items(), strict=True):
             heights = [np.nan if part[value] is None else part[value] for part in parts]
             ax.bar(range(len(parts)), np.nan_to_num(heights), color=colour, width=0.7)
@@ -380,7 +380,7 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
             ax.set_xticks(range(len(parts)), [bucket_name(part, name) for part in parts], fontsize=7)
             ax.set_ylim(0, 110)
             ax.grid(axis="y")
-            if row is axes[1]:
+            if i == 1:
                 ax.set_xlabel(BUCKET_TITLES[name])
         row[0].set_ylabel(label)
     for ax in axes[0]:

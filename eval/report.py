@@ -33,6 +33,7 @@ class Material:
 
     title: str
     dataset: str
+    subset: str  # of the test videos
     simulated: bool
     class_names: Sequence[str]
     labels: pd.DataFrame  # [V, C] of the test videos, 0 or 1, see `eval.curves.label_confusion`
@@ -75,10 +76,10 @@ def build_report(material: Material) -> Page:
 
 
 def _say_what_it_is(page: Page, material: Material) -> None:
-    videos, found = len(material.labels), len(material.detections)
+    videos, classes = len(material.labels), material.truth["class_idx"].nunique()
     page.text(
-        f"{material.source}. Dataset {material.dataset}: {videos} test videos with {len(material.truth)} instances of "
-        f"{material.truth['class_idx'].nunique()} classes; {found} detections."
+        f"{material.source}. Dataset {material.dataset}, subset {material.subset}: {videos} test videos with "
+        f"{len(material.truth)} instances of {classes} classes; {len(material.detections)} detections."
     )
     if without := sorted(set(material.labels.index) - set(material.detections["video"])):
         page.text(f"{len(without)} videos have no detection: {some_of(without)}.", soft=True)
@@ -89,7 +90,7 @@ def _show_map(page: Page, material: Material) -> None:
     results = evaluate(material.detections, material.truth, material.class_names, material.tiou, material.rate)
     *others, headline = averages(results["snippet"])
     thresholds = [f"{t:g}" for t in results["snippet"]["tiou"]]
-    data = "simulated" if material.simulated else "real"
+    data = "simulated" if material.simulated else material.dataset
 
     def row(name: str, protocol: str, result: Mapping[str, Any]) -> list[object]:
         *of_others, of_headline = averages(result).values()
@@ -103,7 +104,7 @@ def _show_map(page: Page, material: Material) -> None:
     published = material.tiou == "thumos14"
     if published:
         empty = [None] * (len(thresholds) + len(others))
-        rows += [[name, "real", "snippet", value, *empty] for name, value in PUBLISHED.items()]
+        rows += [[name, "THUMOS14, real", "snippet", value, *empty] for name, value in PUBLISHED.items()]
     page.table(["mAP, %, at tIoU", "data", "protocol", headline, *thresholds, *others], rows, strong=[0])
     page.text(
         "The snippet protocol, ground truth rounded to whole snippets, is the one behind the published figures; the "
