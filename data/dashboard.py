@@ -73,11 +73,12 @@ class Dashboard:
 
         values = {name: value for name, value in plain_values(self._options).items() if name in HYPER_PARAMETERS}
         values["dataset_name"] += " (simulated)" if self._data.simulated else ""
-        metrics = ["loss/loss_total"]
+        metrics = []
         if self._options.interval and not self._data.truth.empty:
             headline = "0.1 : 0.7" if self._options.tiou == "thumos14" else "0.5 : 0.95"
             metrics += [f"test_mAP/Detection mAP @ IoU = {name}" for name in (headline, "0.5")]
-            metrics += ["test_mAP/Classification mAP", BEST]
+            metrics += [BEST, "test_mAP/Classification mAP"]
+        metrics.append("loss/loss_total")  # the first is the one that TensorBoard shows unasked
         return hparams(values, dict.fromkeys(metrics, 0.0))
 
     def of_epoch(
