@@ -1,0 +1,418 @@
+"""`--run_type report`: pages on a run, on a file, on runs side by side; and `--seeds`."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+import main
+from data.make_demo import CLASSES
+from data.reports import read_metrics
+from data.seeds import read_seeds
+from eval.page import Page, escape
+from eval.pictures import class_bars, confusion, styled
+from eval.seeds import median_seed, seeds_rows, summarise
+from utils import InputError
+
+ARGV = ("--dataset_name", "Demo", "--max_epoch", 2, "--interval", 1)
+REPORT = ("--run_type", "report", "--dataset_name", "Demo")
+PICTURES = {
+    *("class_average_precision", "precision_recall", "label_confusion", "videos_best", "videos_median", "videos_worst"),
+    *("error_shares", "error_gains", "error_buckets"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(demo_home, tmp_path_factory):
+    """A folder with two seeds of a short run, and the report on the first."""
+    home = tmp_path_factory.mktemp("report")
+    before = Path.cwd()
+    os.chdir(demo_home)
+    try:
+        assert main.main([*map(str, ARGV), "--seeds", "3", "4", "--exp_dir", str(home / "runs")]) == 0
+        assert main.main([*REPORT, "--exp_dir", str(home / "runs" / "seed_3")]) == 0
+    finally:
+        os.chdir(before)
+    return home / "runs"
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """The same, to be changed; without the report."""
+    shutil.copytree(trained, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "seed_3" / "report")
+    return tmp_path / "runs"
+
+
+def text_of(page):
+    """The words of a page, without markup and pictures."""
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S)))
+
+
+def png_names(folder):
+    return {path.stem for path in folder.glob("*.png")}
+
+
+# ------------------------------------------------------------------------------------------------ a run
+
+
+def test_the_report_on_a_run(trained):
+    folder = trained / "seed_3" / "report"
+    page = (folder / "report.html").read_text()
+    text = text_of(page)
+    results = json.loads((trained / "seed_3" / "results.json").read_text())
+    for protocol in ("snippet", "seconds"):
+        for value in (*results[protocol]["mAP"], results[protocol]["average"], results["best"][protocol]["average"]):
+            assert f" {value:.1f} " in text
+    for published in ("P-MIL, published THUMOS14, real snippet 47.0", "52.8", "55.2", "epoch 2, the last simulated"):
+        assert published in text
+    assert all(f" {name} " in text for name in CLASSES)
+    assert f"average mAP_N, which is {results['error_analysis']['average_mAP_N']:.1f}%" in text
+    assert "weight_pc (--alpha_1): 3.4" in text  # the options
+    assert png_names(folder) == PICTURES | {"training"} and page.count("<img ") == len(PICTURES) + 1
+    for path in folder.glob("*.png"):
+        picture = imread(BytesIO(path.read_bytes()))
+        assert picture.shape[1] == 1500 and picture[..., :3].std() > 0.01, path  # 7.5 inches, and not blank
+
+
+def test_simulated_data_are_labelled(trained, finished, run):
+    folder = trained / "seed_3"
+    assert "Simulated data: no figure on this page" in (folder / "report" / "report.html").read_text()
+    assert json.loads((folder / "results.json").read_text())["simulated"] is True
+    assert json.loads((folder / "detections.json").read_text())["version"].endswith("Demo (simulated)")
+    with styled():
+        for simulated in (True, False):
+            figure = class_bars({"a": 1.0}, "label", simulated=simulated)
+            assert ("simulated data" in [text.get_text() for text in figure.texts]) == simulated
+    # Detections tell of it themselves, where the features cannot be seen.
+    argv = (*REPORT, "--features", finished / "none", "--detections", finished / "seed_3" / "detections.json")
+    assert run(*argv, "--exp_dir", finished)[0] == 0
+    assert "Simulated data" in (finished / "report" / "report.html").read_text()
+
+
+def test_a_page_needs_nothing_from_elsewhere(trained):
+    page = (trained / "seed_3" / "report" / "report.html").read_text()
+    assert "<script" not in page and "default-src 'none'" in page
+    links = re.findall(r"""<[^>]* (?:src|href)=["']([^"']*)""", page)
+    assert len(links) > 10 and all(link.startswith(("data:", "#section-")) for link in links)
+
+
+def test_the_same_report_again_changes_nothing(trained, run):
+    folder = trained / "seed_3" / "report"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run(*REPORT, "--exp_dir", trained / "seed_3")[0] == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_test_run_has_no_training(run, trained, tmp_path):
+    checkpoint = trained / "seed_3" / "ckpt" / "last_model.pkl"
+    argv = ("--dataset_name", "Demo", "--exp_dir", tmp_path, "--pretrained_ckpt", checkpoint)
+    assert run("--run_type", "test", *argv)[0] == 0
+    assert run(*REPORT, "--exp_dir", tmp_path)[0] == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert png_names(tmp_path / "report") == PICTURES and ">Training<" not in page and "Seeds" not in page
+    same = (trained / "seed_3" / "report" / "class_average_precision.png").read_bytes()
+    assert (tmp_path / "report" / "class_average_precision.png").read_bytes() == same
+
+
+def test_a_file_alone_is_enough(run, trained, tmp_path):
+    file = trained / "seed_3" / "detections.json"
+    status, out, _ = run(*REPORT, "--detections", file, "--exp_dir", tmp_path)
+    assert status == 0 and str(tmp_path / "report" / "report.html") in out
+    assert png_names(tmp_path / "report") == PICTURES
+    text = text_of((tmp_path / "report" / "report.html").read_text())
+    assert f"Detections of {file}" in text and "Video classification" not in text
+    assert "this simulated snippet" in text and "grey hill" in text
+
+
+def test_without_proposals_and_without_any_detection(run, tmp_path):
+    (tmp_path / "none.json").write_text('{"results": {}}')
+    argv = ("--detections", tmp_path / "none.json", "--proposals_root", tmp_path, "--exp_dir", tmp_path)
+    assert run(*REPORT, *argv)[0] == 0
+    text = text_of((tmp_path / "report" / "report.html").read_text())
+    assert "0 detections" in text and "60 videos have no detection" in text and "grey hill" not in text
+
+
+def test_other_proposals_are_not_drawn(run, finished, demo_home):
+    proposals = json.loads((demo_home / "proposals4Thumos14" / "Proposals_Demo_test.json").read_text())
+    for entries in proposals["results"].values():
+        for entry in entries:
+            entry["segment"][1] += 0.5
+    (finished / "Proposals_Demo_test.json").write_text(json.dumps(proposals))
+    status, out, _ = run(*REPORT, "--exp_dir", finished / "seed_3", "--proposals_root", finished)
+    assert status == 0 and "other proposals than those detected in video demo_test_0001" in out
+    assert "grey hill" not in text_of((finished / "seed_3" / "report" / "report.html").read_text())
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "$x_{1}$ & \"q\" 'q'",
+    "日本語 العربية",
+    "a</title><img src=x onerror=alert(1)>",
+]
+
+
+def test_names_from_files_are_text(run_in, tmp_path):
+    """Names of classes and videos that are markup, formulas or in other scripts are shown as they are."""
+    database, results = {}, {}
+    for i, name in enumerate(HOSTILE):
+        video = f"v{i} <b>$&amp;"
+        database[video] = {"subset": "validation", "annotations": [{"segment": [1, 5], "label": name}]}
+        results[video] = [{"label": HOSTILE[j], "score": 0.5 + j / 10, "segment": [1, 4 + j]} for j in (i, 0)]
+    (tmp_path / "annotations.json").write_text(json.dumps({"database": database}))
+    (tmp_path / "found <i>.json").write_text(json.dumps({"results": results}))
+    argv = ("--annotations", tmp_path / "annotations.json", "--test_subset", "validation")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        status, _, err = run_in(tmp_path)(
+            *("--run_type", "report", "--dataset_name", "Mine", *argv, "--detections", tmp_path / "found <i>.json")
+        )
+    assert status == 0, err
+    page = (tmp_path / "outputs" / "report" / "report.html").read_text()
+    assert not re.search(r"<(script|b|i)>|<img src=x|onerror=alert\(1\)>(?!<)", page)
+    assert all(name in html.unescape(page) for name in (*HOSTILE, "v0 <b>$&amp;", "found <i>.json"))
+
+
+def test_escaping_and_control_characters():
+    assert escape('<a href="x">&\'\x1b[31m\u202e') == "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;\\x1b[31m\\u202e"
+    page = Page("<t>", simulated=False)
+    page.section("<s>")
+    page.heading("<h>")
+    page.text("<p>")
+    page.listing("<l>")
+    page.table(["<th>", 1], [["<td>", 0.25], ["<td2>", None]], caption="<c>", strong=[0])
+    with styled():
+        page.picture("<n>", class_bars({"<a>": 5.0}, "<label>", simulated=False), '<alt> "')
+    text = page.html()
+    assert not re.search(r"<(t|s|h|l|td2|c|n|alt)>|<p><p>|<th>[^<]*<th>|<td>[^<]*<td>", text)
+    assert "<h1>&lt;t&gt;</h1>" in text and ">0.2</td>" in text and ">–</td>" in text
+
+
+@pytest.mark.parametrize("count", [1, 20, 30, 31, 60, 200])
+def test_pictures_of_few_and_of_many_classes(count):
+    names = [f"a class with a long name, number {i}" for i in range(count)]
+    with styled():
+        bars = class_bars({name: 100 * i / count for i, name in enumerate(names)}, "label", simulated=True)
+        shown = [label.get_text() for ax in bars.axes for label in ax.get_yticklabels()]
+        assert len(shown) == count and bars.get_figheight() < 9
+        share = np.full((count, count), 1.0)
+        share[0] = np.nan
+        figure = confusion(share, names, simulated=True)
+        assert figure.get_figheight() < 9
+        bars.savefig(BytesIO())
+        figure.savefig(BytesIO())
+
+
+# --------------------------------------------------------------------------------------- what is refused
+
+
+def test_what_is_no_finished_run(run, tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        status, _, err = run(*REPORT, "--exp_dir", folder)
+        assert status == 2 and err.startswith(f"error: {folder}: no results.json, so no finished")
+    assert not (tmp_path / "report").exists() and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results.json", "{}", "not a results.json of this program"),
+        ("results.json", "[", "not a readable JSON file"),
+        ("detections.json", '{"results": {"x": []}}', "unknown videos, 1"),
+        (
+            "detections.json",
+            '{"results": {}}',
+            "average mAP 0.000, but .*results.json says .*; give the options of the run",
+        ),
+        ("metrics.jsonl", '{"epoch": 1, "loss_total": "x"}\n', "line 1 is damaged"),
+        ("metrics.jsonl", '{"epoch": 1, "evaluation": {}}\n', "line 1 is damaged"),
+        ("metrics.jsonl", '{"epoch": 1, "loss_total": 1.0}\nnonsense\n', "line 2 is damaged: 'nonsense'"),
+        ("../seeds.json", '{"seeds": [3]}', "not a seeds.json of this program"),
+    ],
+)
+def test_damaged_files_are_one_line(run, finished, name, content, message):
+    (finished / "seed_3" / name).write_text(content)
+    status, _, err = run(*REPORT, "--exp_dir", finished / "seed_3")
+    assert status == 2 and len(err.splitlines()) == 1 and re.search(message, err), err
+    assert not (finished / "seed_3" / "report").exists()
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1, "loss_total": 1.5, "seconds": 3.0}\n{"epoch": 2, "lo')
+    losses, maps = read_metrics(path)
+    assert losses.to_dict() == {"loss_total": {1: 1.5}} and maps.empty
+    assert all(part.empty for part in read_metrics(tmp_path / "none.jsonl"))
+
+
+def test_other_options_than_the_runs_are_noticed(run, finished):
+    status, _, err = run(*REPORT, "--exp_dir", finished / "seed_3", "--tiou", "activitynet")
+    assert status == 2 and "give the options of the run" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--compare", "a"), "--compare goes with --run_type report, takes two folders or more"),
+        (("--compare", "a", "b", "--detections", "c"), "--compare goes with"),
+        (("--seeds", 1), "--seeds goes with --run_type train"),
+        (("--curve_tiou", 0), r"--curve_tiou: 0 is not in \(0, 1\]"),
+    ],
+)
+def test_command_lines_that_make_no_sense(run, argv, message):
+    status, _, err = run(*REPORT, *argv)
+    assert status == 2 and re.search(message, err)
+
+
+def test_a_report_can_be_overwritten_with_its_run(run, finished):
+    assert run(*REPORT, "--exp_dir", finished / "seed_3")[0] == 0
+    (finished / "seed_3" / "report" / "mine.txt").write_text("kept")
+    assert run(*ARGV, "--exp_dir", finished / "seed_3", "--overwrite", "--max_epoch", 1)[0] == 0
+    assert [path.name for path in (finished / "seed_3" / "report").iterdir()] == ["mine.txt"]
+
+
+# ---------------------------------------------------------------------------------------- two runs, seeds
+
+
+def test_runs_side_by_side(run, trained, tmp_path):
+    folders = [trained / "seed_3", trained / "seed_4"]
+    status, out, _ = run(*REPORT, "--exp_dir", tmp_path, "--compare", *folders)
+    assert status == 0
+    names = {f"comparison_1_{name}" for name in ("tiou_snippet", "tiou_seconds", "classes")}
+    assert png_names(tmp_path / "report") == names
+    text = text_of((tmp_path / "report" / "comparison.html").read_text())
+    averages = [json.loads((folder / "results.json").read_text())["snippet"]["average"] for folder in folders]
+    first, second = averages
+    assert f" average {first:.1f} {second:.1f} {second - first:+.1f} " in text and "Simulated data" in text
+    assert f"{folders[1]} minus {folders[0]}, snippet protocol" in out
+    assert re.search(rf"^average +{first:.2f} +{second:.2f} +{second - first:.2f} ", out, re.MULTILINE)
+
+
+def test_a_run_beside_itself(run, trained, tmp_path):
+    status, out, _ = run(*REPORT, "--exp_dir", tmp_path, "--compare", trained / "seed_3", trained / "seed_3")
+    assert status == 0 and "more than noise" not in out
+    assert re.findall(r"^average .*", out, re.MULTILINE)[0].split()[3:] == ["0.00", "0.00", "0.00", "1.000"]
+
+
+def test_seeds_are_runs_of_their_own(run, trained, tmp_path):
+    summary = read_seeds(trained / "seeds.json")
+    results = [json.loads((trained / f"seed_{seed}" / "results.json").read_text()) for seed in (3, 4)]
+    assert summary["seeds"] == [3, 4]
+    for which, parts in (("last", results), ("best", [part["best"] for part in results])):
+        for protocol in ("snippet", "seconds"):
+            values = pd.DataFrame([part[protocol]["mAP"] for part in parts])
+            own = summary[which][protocol]
+            assert own["mean"] == pytest.approx(values.mean()) and own["std"] == pytest.approx(values.std())
+            assert own["average_mean"] == pytest.approx(np.mean([part[protocol]["average"] for part in parts]))
+    run.train(tmp_path / "alone", *ARGV[2:], "--seed", 3)
+    alone = json.loads((tmp_path / "alone" / "results.json").read_text())
+    assert alone["snippet"] == results[0]["snippet"]
+
+
+def test_the_table_of_seeds_is_printed_and_reported(run, trained, finished):
+    status, out, _ = run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")
+    assert status == 0 and "mean ± standard deviation of the seeds 3, 4" in out
+    assert not (finished / "seeds.1.json").exists()
+    rows = seeds_rows(read_seeds(finished / "seeds.json"))
+    assert len(rows) == 4 and all(len(row) == 8 for row in rows.values())
+    (finished / "report").mkdir()
+    (finished / "report" / "report.html").write_text("an older one")
+    assert run(*REPORT, "--exp_dir", finished)[0] == 0
+    assert (finished / "report" / "report.1.html").read_text() == "an older one"
+    text = text_of((finished / "report" / "report.html").read_text())
+    median = median_seed(read_seeds(finished / "seeds.json"))
+    assert f"seed_{median}" in text and "which of the 2 seeds is the median run" in text
+    of_one = text_of((trained / "seed_3" / "report" / "report.html").read_text())
+    assert all(f" {name} {' '.join(cells)} " in part for name, cells in rows.items() for part in (text, of_one))
+
+
+def test_seeds_that_are_in_the_way_or_not_there(run, finished, tmp_path):
+    status, _, err = run(*ARGV, "--seeds", 5, 3, "--exp_dir", finished)
+    assert status == 2 and f"{finished / 'seed_3'} holds a training run" in err
+    assert not (finished / "seed_5").exists()  # found out before the first is trained
+    status, _, err = run(*ARGV, "--seeds", 1, 2, "--exp_dir", tmp_path / "none", "--resume")
+    assert status == 2 and "no run of these seeds to resume" in err
+    status, _, err = run(*ARGV, "--seeds", 1, 1)
+    assert status == 2 and "takes each seed once" in err
+
+
+def test_a_stopped_run_of_seeds_goes_on(run, finished):
+    shutil.rmtree(finished / "seed_4")
+    before = (finished / "seeds.json").read_bytes()
+    assert run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")[0] == 0
+    assert (finished / "seeds.json").read_bytes() == before
+
+
+def test_one_seed_has_no_deviation_and_no_evaluation_no_mean(run, tmp_path):
+    result = {protocol: {"tiou": [0.5], "mAP": [10.0], "average": 10.0} for protocol in ("snippet", "seconds")}
+    summary = summarise([7], [result | {"best": result}])
+    assert summary["last"]["snippet"]["std"] == [None] and seeds_rows(summary)["last epoch, snippet"] == [
+        "10.0",
+        "10.0",
+    ]
+    argv = ("--dataset_name", "Demo", "--max_epoch", 1, "--interval", 0, "--seeds", 0, 1, "--exp_dir", tmp_path)
+    status, out, _ = run(*argv)
+    assert status == 0 and "no figures to average" in out and not (tmp_path / "seeds.json").exists()
+
+
+def test_the_median_seed():
+    assert median_seed({"seeds": [5, 6, 7], "averages": {"last": [3.0, 1.0, 2.0]}}) == 7
+    assert median_seed({"seeds": [5, 6], "averages": {"last": [3.0, 1.0]}}) == 6
+
+
+def test_a_damaged_summary_of_seeds(tmp_path):
+    for content in ("[]", "{}", '{"seeds": "ab", "averages": 1}'):
+        (tmp_path / "seeds.json").write_text(content)
+        with pytest.raises(InputError, match=r"not a seeds\.json"):
+            read_seeds(tmp_path / "seeds.json")
+
+
+# --------------------------------------------------------------------------------------------- in a browser
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def browse(page, tmp_path, width):
+    """What the console says of a page, and which addresses it asks for that are not its own."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={tmp_path / 'net.json'}"]
+    flags += [f"--window-size={width},4000", f"--screenshot={tmp_path / 'shot.png'}"]
+    done = subprocess.run([CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    asked = re.findall(r'"url":"(https?://[^"]*)"', (tmp_path / "net.json").read_text())
+    asked = [
+        url for url in asked if not re.match(r"https?://[\w.-]*\.(google|googleapis|gvt1)\.com/", url)
+    ]  # its maker's
+    return console, asked, imread(BytesIO((tmp_path / "shot.png").read_bytes()))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_pages_open_without_network_and_without_errors(trained, tmp_path, width):
+    console, asked, shot = browse(trained / "seed_3" / "report" / "report.html", tmp_path, width)
+    assert (console, asked) == ([], []) and shot[:2000].std() > 0.05
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_pictures_open_without_errors(trained, tmp_path):
+    pictures = sorted((trained / "seed_3" / "report").glob("*.png"))
+    images = "".join(f"<img src='{path.as_uri()}' onerror='console.error(this.src)'>" for path in pictures)
+    (tmp_path / "all.html").write_text(images)
+    assert browse(tmp_path / "all.html", tmp_path, 1600)[:2] == ([], []) and len(pictures) == 10
+    (tmp_path / "bad.html").write_text(
+        "<img src='none.png' onerror='console.error(1)'><img src='http://127.0.0.1:9/x.png'>"
+    )
+    console, asked, _ = browse(tmp_path / "bad.html", tmp_path, 500)
+    assert console and "http://127.0.0.1:9/x.png" in asked  # the check sees what it is to see
