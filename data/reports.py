@@ -176,6 +176,8 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         try:
             record = json.loads(line)
             epoch = record["epoch"]
+            if type(epoch) is not int or not 0 < epoch < 1e9:
+                raise ValueError("no epoch")
             if "evaluation" in record:
                 if not are_results(record["evaluation"] | {"epoch": epoch}):
                     raise ValueError("no evaluation")
@@ -185,7 +187,7 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 maps[epoch] |= {f"mean {name}": value for name, value in [*averages(snippet).items()][-1:]}
             else:
                 terms = {name: value for name, value in record.items() if name not in ("epoch", "seconds")}
-                if type(epoch) is not int or not all(map(is_finite_number, terms.values())):
+                if not all(is_finite_number(value) and abs(value) < 1e30 for value in terms.values()):
                     raise ValueError("no loss terms")
                 losses[epoch] = terms
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

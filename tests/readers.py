@@ -15,9 +15,13 @@ from data.annotations import read_annotations
 from data.arrays import read_array
 from data.checkpoints import load_weights
 from data.features import Features
+from data.reports import read_metrics
+from data.results import read_results
 from data.resume import TrainingState, run_to_resume
+from data.seeds import read_seeds
 from descriptors import CLASSES, FILES, read_descriptors
 from eval.files import read_detections
+from eval.seeds import seeds_table, summarise
 from model import SEAL
 from options import parse_options, plain_values
 from proposals import read_proposals
@@ -102,12 +106,19 @@ def resume(folder: Path) -> None:
     state.finish_epoch(state.best or None)
 
 
+PROTOCOL = {"tiou": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "mAP": [40.0] * 7, "average": 40.0}
+EVALUATION = {
+    "snippet": PROTOCOL,
+    "seconds": PROTOCOL,
+    "classification_mAP": 10.0,
+    "classification_accuracy": 20.0,
+}
+
+
 def resume_file(folder: Path) -> bytes:
     state = training_state(folder / "made.pt")
     a_step(state)
-    protocol = {"tiou": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "mAP": [40.0] * 7, "average": 40.0}
-    figures = {"classification_mAP": 10.0, "classification_accuracy": 20.0}
-    state.finish_epoch({"snippet": protocol, "seconds": protocol} | figures)
+    state.finish_epoch(EVALUATION)
     state.steps = [torch.ones(2)] * 3
     state.save()
     return state.path.read_bytes()
@@ -136,6 +147,10 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
         "segments": objects([[1.0, 2.5]], [], [[0.0, 1.0], [3.25, 4.5]]),
         "duration": np.array([[10.5], [20.0], [3.0]]),
     }
+    evaluation = EVALUATION | {"checkpoint": "x.pkl", "epoch": 2, "best": EVALUATION | {"epoch": 1}}
+    metrics = json.dumps({"epoch": 1, "loss_total": 2.5, "PC_loss": 0.5, "seconds": 1.5}) + "\n"
+    metrics += json.dumps({"epoch": 1, "evaluation": EVALUATION}) + "\n"
+    seeds = summarise([0, 1], [evaluation] * 2)
     texts = {"a/Ambiguous_test.txt": b"v3  0.5 1.5\nv3 2 3\n"}
     readers = {
         "annotation folder": Reader(
@@ -165,6 +180,9 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
         ),
         "weights": Reader(lambda f: load_weights(network(), f / "w.pkl"), {"w.pkl": saved(network().state_dict())}),
         "resume file": Reader(resume, {"resume.pt": resume_file(folder)}),
+        "results": Reader(lambda f: read_results(f / "r.json"), {"r.json": json.dumps(evaluation).encode()}),
+        "metrics": Reader(lambda f: read_metrics(f / "m.jsonl"), {"m.jsonl": metrics.encode()}),
+        "seeds": Reader(lambda f: seeds_table(read_seeds(f / "s.json")), {"s.json": json.dumps(seeds).encode()}),
     }
     if shared.is_dir():
         real = sorted(shared.rglob("*.npy"))

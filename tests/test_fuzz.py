@@ -19,8 +19,8 @@ from utils import InputError
 
 NAMES = [
     "annotation folder", "annotation file", "class list", "features in one array", "features of a video",
-    "features of an extractor", "proposals", "detections", "descriptors", "weights", "resume file", "real arrays",
-    "real detections",
+    "features of an extractor", "proposals", "detections", "descriptors", "weights", "resume file",
+    "results", "metrics", "seeds", "real arrays", "real detections",
 ]  # fmt: skip
 
 # fmt: off
@@ -104,11 +104,13 @@ def damage(name: str, content: bytes, how: int, edits: list[tuple[int, int, int]
             part = next((own for own in parts if own.endswith("data.pkl")), part)
         parts[part] = edited(parts[part], edits)
         return readers.archived(parts, zipfile.ZIP_DEFLATED if how == 3 else zipfile.ZIP_STORED)
-    if how and name.endswith(".json"):
-        document = json.loads(content)
+    if how and name.endswith((".json", ".jsonl")):
+        lines = name.endswith("l")
+        document = [json.loads(line) for line in content.splitlines()] if lines else json.loads(content)
         for _, place, value in edits:
             document = with_odd_value(document, place, copy.deepcopy(ODD[value % len(ODD)]))
-        content = json.dumps(document).encode()
+        records = document if lines and isinstance(document, list) else [document]
+        content = "".join(json.dumps(record) + "\n" for record in records).encode()
         return content if how < 3 else edited(content, edits[:1])
     return edited(content, edits)
 
