@@ -37,7 +37,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from data.checkpoints import load_weights, save_weights
 from data.commands import check, make_descriptors, make_proposals
 from data.dashboard import Dashboard
-from data.reports import report
 from data.results import read_to_evaluate, write_evaluation, write_found, write_results
 from data.resume import TrainingState, about_run, run_to_resume
 from data.run_folder import RunFolder, RunLog
@@ -445,6 +444,13 @@ def evaluate_file(options: Namespace) -> None:
         analysis = diagnose(detections, truth, annotations.duration_of(), len(annotations.class_names), options.tiou)
         write_results(options, results | {"error_analysis": analysis})
         log.info(results_table(results))
+
+
+def report(options: Namespace) -> None:
+    """`--run_type report`: a page on a run, on anyone's detections, or on runs side by side."""
+    from data.reports import write_report  # matplotlib takes half a second to import, and nothing else here needs it
+
+    write_report(options)
 
 
 # ------------------------------------------------------------------------------------------- evaluation

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,7 @@ import main as seal
 from benchmarks import workload
 from benchmarks.padded import padded_step
 from data.annotations import read_annotations
+from data.make_demo import make_demo
 from data.source import Data, load_data
 from dataset import Batch, training_batches
 from eval.detection import candidate_pairs
@@ -52,7 +54,7 @@ from utils import pick_device, seed_everything
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WIDTH = 2048
-PARTS = ("pooling", "training", "testing", "evaluation", "memory", "tenfold")
+PARTS = ("pooling", "training", "testing", "evaluation", "logging", "memory", "tenfold")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -270,6 +272,36 @@ def measure_testing(table: Table, data: Data, options: argparse.Namespace, repea
     table.add(f"post-processing, {sum(sizes)} proposals", took, floor)
 
 
+def measure_logging(table: Table, name: str, data: Data, options: argparse.Namespace, folder: Path) -> None:
+    """All that is recorded of an epoch, and of its share of an evaluation, beside the time that the epoch takes."""
+    device = data.train[0].proposals.device
+    model, criterion = seal.build_model(options, data, device), seal.build_criterion(options)
+    optimizer, steps = seal.build_optimizer(options, model), []
+    began = clock(device)
+    shuffler = torch.Generator().manual_seed(0)
+    batches = training_batches(data.train, options.batch_size, options.max_proposal, shuffler, model.precision)
+    means = seal.train_epoch(model, batches, data, criterion, optimizer, 1, steps)
+    seconds = clock(device) - began
+    dashboard, evaluation = seal.Dashboard(options, data, criterion), seal.evaluate_model(model, data, options)
+    state = SimpleNamespace(optimizer=optimizer, steps=steps, best={})
+    with seal.RunLog(folder, begin=dashboard.begin) as log:
+        run = seal.Training(options, None, data, criterion, state, log, dashboard, evaluation)
+        epochs = itertools.count(1)
+
+        def record_epoch() -> None:
+            seal.record_epoch(run, next(epochs), means, seconds)
+
+        def record_evaluation() -> None:
+            seal.record_evaluation(run, next(epochs))
+
+        once = medians(1, record_epoch, record_evaluation)
+        each = medians(21, record_epoch, record_evaluation)
+    added = each[0] + each[1] / options.interval
+    share = {"% of an epoch": round(100 * added / seconds, 2), "epoch": round(seconds, 3)}
+    share |= {"evaluation": round(each[1], 4), "once, at the start": round(sum(once) - sum(each), 3)}
+    table.add(f"logging an epoch, {name}", added, **share)
+
+
 class Detections(NamedTuple):
     """What evaluation takes, see `eval.protocols.evaluate`."""
 
@@ -384,6 +416,15 @@ def load(home: Path, device: torch.device) -> tuple[Data, argparse.Namespace, li
     return data, options, [torch.from_numpy(np.load(root / "features" / f"{v.name}.npy")) for v in data.train]
 
 
+def load_demo(home: Path, device: torch.device) -> tuple[Data, argparse.Namespace]:
+    """The demo, made under a folder, and main.py's default options for it."""
+    root = home / "demo"
+    make_demo(root, root, root)
+    argv = ["--dataset_name", "Demo", "--dataset_root", str(root), "--proposals_root", str(root)]
+    options = parse_options([*argv, "--descriptors_root", str(root)])
+    return load_data(options, device), options
+
+
 def real_detections(annotation_folder: Path, proposals_root: Path) -> Detections:
     """The proposals of the test videos with their labels and scores, which make them detections."""
     annotations = read_annotations(annotation_folder)
@@ -416,6 +457,9 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
             detections = Detections(found, data.truth, data.annotations.class_names, "thumos14")
         measure_evaluation(table, "THUMOS14's size", detections)
         measure_evaluation(table, "ActivityNet 1.3's size", activitynet_sized(args.activitynet))
+    if "logging" in args.parts:
+        measure_logging(table, "THUMOS14's size", data, options, home)
+        measure_logging(table, "the demo", *load_demo(home, pick_device(args.device)), home / "demo")
     del data, features
     if "memory" in args.parts:
         measure_memory(table, home)
@@ -428,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--quick", action="store_true", help="a tenth of the videos, and no parts but the first four")
+    add("--quick", action="store_true", help="a tenth of the videos, and no parts but the first five")
     add("--parts", nargs="+", choices=PARTS, default=PARTS[:-1], help="tenfold writes 7 GB of features for a while")
     add("--annotations", type=Path, help="Thumos14reduced-Annotations")
     add("--proposals", type=Path, help="folder of its two proposal files, with labels and scores")
@@ -443,7 +487,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     real = args.annotations is not None
     clips = workload.real_clips(args.annotations, args.proposals) if real else workload.invented_clips()
     if args.quick:
-        args.parts = [part for part in args.parts if part in PARTS[:4]]
+        args.parts = [part for part in args.parts if part in PARTS[:5]]
         clips = workload.some_of_each(clips, 10)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args, clips, Path(folder) / "home")

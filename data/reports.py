@@ -27,7 +27,7 @@ from utils import InputError, is_finite_number, log, shown, whole_file, write_be
 MOST_OPTIONS = 20_000  # characters of `opt.txt` that are shown, the last ones
 
 
-def report(options: Namespace) -> None:
+def write_report(options: Namespace) -> None:
     """`--run_type report`: on the run in `--exp_dir`, on the file `--detections`, or on the runs of `--compare`."""
     source = open_dataset(options)
     if options.compare:

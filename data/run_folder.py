@@ -205,16 +205,14 @@ class RunLog:
         """Record the mean loss terms of an epoch and its wall time, and further scalars for TensorBoard."""
         append_line(self._metrics, _json({"epoch": epoch, **terms, "seconds": round(seconds, 3)}))
         with self.board() as board:
-            for name, value in ({f"loss/{name}": value for name, value in terms.items()} | scalars).items():
-                board.add_scalar(name, value, epoch)
+            _add_scalars(board, {f"loss/{name}": value for name, value in terms.items()} | scalars, epoch)
 
     def evaluation(self, epoch: int, results: dict[str, Any], figures: dict[str, float]) -> None:
         """Record an evaluation: all of it as JSON, its figures (percent) as a line and as TensorBoard scalars."""
         append_line(self._metrics, _json({"epoch": epoch, "evaluation": results}))
         append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
         with self.board() as board:
-            for name, value in figures.items():
-                board.add_scalar(f"test_mAP/{name}", value, epoch)
+            _add_scalars(board, {f"test_mAP/{name}": value for name, value in figures.items()}, epoch)
 
     @contextmanager
     def board(self) -> Iterator[SummaryWriter]:
@@ -231,6 +229,14 @@ class RunLog:
                 self._begin(self._board, (self._first or 1) - 1)
             yield self._board
             self._board.flush()  # before `resume.pt` says that the epoch is over
+
+
+def _add_scalars(board: SummaryWriter, scalars: dict[str, float], epoch: int) -> None:
+    """All in one record, which takes a tenth of the time that one for each would take."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+    board.file_writer.add_summary(Summary(value=values), epoch)
 
 
 def _without_disk_errors(args: threading.ExceptHookArgs) -> None:
