@@ -26,8 +26,8 @@ from proposals import snippets_to_seconds
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from eval.pictures import LiveTimelines
     from eval.postprocess import VideoDetections
+    from eval.timeline_pictures import LiveTimelines
     from losses import Criterion
 
 BEST = "test_mAP/best average so far, chosen on the test set"
@@ -160,7 +160,8 @@ class Dashboard:
         return videos[np.linspace(0, len(videos) - 1, min(NUM_VIDEOS, len(videos))).astype(int)].tolist()
 
     def _draw_timelines(self, detections: pd.DataFrame) -> np.ndarray:
-        from eval.pictures import LiveTimelines, styled  # matplotlib takes a second to import
+        from eval.pictures import styled  # matplotlib takes half a second to import
+        from eval.timeline_pictures import LiveTimelines
 
         found = timeline_detections(detections, self._truth(), self._data.annotations.class_names, OTHER)
         with styled():

@@ -74,68 +74,86 @@ def analyse_errors(
         it has of all up to i G. `gain` is what mAP_N would gain if the kind were removed. Buckets have the mAP_N of
         their own instances (detections that hold others count neither way), and the share of them that is missed.
     """
-    num_instances = np.bincount(ground_truth["class_idx"], minlength=num_class)  # [C]
-    ranked, rank = top_detections(detections, num_instances)
-    held = match_detections(ranked, ground_truth, thresholds)  # [n, K]
-    kind = kinds_of(ranked, ground_truth, held, thresholds)  # [n, K]
-    true, false = kind == TRUE, kind != TRUE
-    rows = [np.flatnonzero(ranked["class_idx"] == class_idx) for class_idx in range(num_class)]
-    typical = num_instances.sum() / np.count_nonzero(num_instances)
-
-    def mean_precision(true: np.ndarray, false: np.ndarray, num_instances: np.ndarray) -> np.ndarray:
-        """mAP_N, `[K]` percent, over the classes that have instances."""
-        classes = np.flatnonzero(num_instances)
-        return 100 * np.mean(
-            [normalised_precision(true[rows[c]], false[rows[c]], num_instances[c], typical) for c in classes], axis=0
-        )
-
-    base = mean_precision(true, false, num_instances)
-    gains = {
-        name: mean_precision(true, false & (kind != i), num_instances) - base
-        for i, name in enumerate(KINDS)
-        if i != TRUE
-    }
-    counts = np.array(
-        [[np.bincount(rank[own], minlength=TOP) for own in (kind == i).T] for i in range(len(KINDS))]
-    )  # [6, K, 10]
+    looked_at = _Judged(detections, ground_truth, num_class, thresholds)
+    base, counts = looked_at.mean_precision(), looked_at.counts()
     up_to = counts.cumsum(-1)
     shares = 100 * up_to / up_to.sum(0).clip(min=1)
-
-    def bucket(low: float, high: float, inside: np.ndarray) -> dict[str, Any]:
-        """The figures of the instances that are inside."""
-        own = np.bincount(ground_truth["class_idx"][inside], minlength=num_class)
-        mean = missed = None
-        if inside.any():
-            mean = mean_precision(true & inside[held], false, own)  # inside[-1] is nothing, where `true` is not
-            missed = 100 * np.array([1 - inside[k[k >= 0]].sum() / inside.sum() for k in held.T])
-        return {
-            "over": low,
-            "up_to": None if np.isinf(high) else high,
-            "instances": int(inside.sum()),
-            "mAP_N": _listed(mean),
-            "average_mAP_N": _average(mean),
-            "missed": _listed(missed),
-            "average_missed": _average(missed),
-        }
-
+    gains = {name: looked_at.mean_precision(without=i) - base for i, name in enumerate(KINDS) if i != TRUE}
     values = characteristics(ground_truth, durations)
     return {
         "unit": "seconds",
         "top": TOP,
-        "detections": len(rank),
-        "instances_a_class": float(typical),
+        "detections": len(looked_at.rank),
+        "instances_a_class": looked_at.typical,
         "tiou": [round(float(threshold), 2) for threshold in thresholds],
         "mAP_N": _listed(base),
         "average_mAP_N": _average(base),
         "counts": dict(zip(KINDS, counts.tolist(), strict=True)),
         "shares": dict(zip(KINDS, shares.tolist(), strict=True)),
         "gain": {name: {"mAP_N": _listed(gain), "average": _average(gain)} for name, gain in gains.items()},
-        "buckets": {
-            name: [bucket(low, high, place == i) for i, (low, high) in enumerate(itertools.pairwise(edges))]
-            for name, edges in bounds.items()
-            for place in [_bucket_of(values[name], edges)]
-        },
+        "buckets": {name: _buckets(looked_at, values[name], edges) for name, edges in bounds.items()},
     }
+
+
+class _Judged:
+    """The top detections with their kinds; see `analyse_errors`."""
+
+    def __init__(
+        self,
+        detections: Mapping[str, np.ndarray],
+        ground_truth: Mapping[str, np.ndarray],
+        num_class: int,
+        thresholds: np.ndarray,
+    ) -> None:
+        self._class_of_instance, self._num_class = ground_truth["class_idx"], num_class
+        num_instances = np.bincount(self._class_of_instance, minlength=num_class)  # [C]
+        ranked, self.rank = top_detections(detections, num_instances)
+        self._held = match_detections(ranked, ground_truth, thresholds)  # [n, K]
+        self._kind = kinds_of(ranked, ground_truth, self._held, thresholds)  # [n, K]
+        self._rows = [np.flatnonzero(ranked["class_idx"] == class_idx) for class_idx in range(num_class)]
+        self.typical = float(num_instances.sum() / np.count_nonzero(num_instances))  # N
+
+    def counts(self) -> np.ndarray:
+        """How many detections of each kind there are, at each threshold, in each rank: `[6, K, 10]`."""
+        of_kinds = [(self._kind == kind).T for kind in range(len(KINDS))]
+        return np.array([[np.bincount(self.rank[own], minlength=TOP) for own in rows] for rows in of_kinds])
+
+    def mean_precision(self, without: int | None = None, inside: np.ndarray | None = None) -> np.ndarray:
+        """mAP_N, `[K]` percent.
+
+        Args:
+            without: a kind of error that does not count.
+            inside: which instances are looked for, `[instances]` bool; a detection that holds another does not count.
+        """
+        inside = np.ones(len(self._class_of_instance), dtype=bool) if inside is None else inside
+        num_instances = np.bincount(self._class_of_instance[inside], minlength=self._num_class)
+        true = (self._kind == TRUE) & inside[self._held]  # what holds none, -1, is not true
+        false = (self._kind != TRUE) & (self._kind != (TRUE if without is None else without))
+        of_classes = [
+            normalised_precision(true[self._rows[c]], false[self._rows[c]], num_instances[c], self.typical)
+            for c in np.flatnonzero(num_instances)
+        ]
+        return 100 * np.mean(of_classes, axis=0)
+
+    def missed(self, inside: np.ndarray) -> np.ndarray:
+        """Share of the instances that are inside that no detection holds, `[K]` percent."""
+        found = np.array([inside[held[held >= 0]].sum() for held in self._held.T])
+        return 100 * (1 - found / inside.sum())
+
+
+def _buckets(looked_at: _Judged, values: np.ndarray, edges: Sequence[float]) -> list[dict[str, Any]]:
+    """The figures of the instances whose values, `[instances]`, lie between two edges each."""
+    # What is beyond the last bound is in the last bucket, and what is not known in none.
+    place = np.where(np.isnan(values), -1, np.searchsorted(edges[1:-1], values, side="left"))
+    buckets = []
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = place == i
+        mean = looked_at.mean_precision(inside=inside) if inside.any() else None
+        missed = looked_at.missed(inside) if inside.any() else None
+        figures = {"over": low, "up_to": None if np.isinf(high) else high, "instances": int(inside.sum())}
+        figures |= {"mAP_N": _listed(mean), "average_mAP_N": _average(mean)}
+        buckets.append(figures | {"missed": _listed(missed), "average_missed": _average(missed)})
+    return buckets
 
 
 def top_detections(
@@ -204,11 +222,6 @@ def characteristics(ground_truth: Mapping[str, np.ndarray], durations: np.ndarra
     _, which, count = np.unique(pair, axis=1, return_inverse=True, return_counts=True)
     known = np.where(durations > 0, durations, np.nan)
     return {"length": length, "coverage": length / known, "instances": count[which.ravel()]}
-
-
-def _bucket_of(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """The bucket of each value; what is beyond the last bound is in the last, and what is not known in none."""
-    return np.where(np.isnan(values), -1, np.searchsorted(edges[1:-1], values, side="left"))
 
 
 def _listed(values: np.ndarray | None) -> list[float] | None:

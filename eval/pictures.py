@@ -1,4 +1,4 @@
-"""The pictures of a report and of TensorBoard, as matplotlib figures; none touches matplotlib's global state.
+"""The pictures of a report, as matplotlib figures; none touches matplotlib's global state, or depends on its settings.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, and differ in lightness for paper. Times are in
 seconds. Names from files are drawn as they are, never read as formulas.
@@ -13,18 +13,14 @@ from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from eval.errors import KINDS
-from eval.timelines import OTHER, Found, Timeline
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #F0E442".split()  # noqa: SIM905
 INK, GREY, FAINT = "#222222", "#8C8C8C", "#D9D9D9"
@@ -54,13 +50,13 @@ MARK = "simulated data"
 @contextmanager
 def styled() -> Iterator[None]:
     """Within the block, figures are made and drawn in the style of all pictures."""
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+    with mpl.style.context(["default", STYLE]), warnings.catch_warnings():
         # A name may be in a script that the font lacks; it is drawn as boxes, and stands in full in the text beside it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
-def _figure(height: float, *, simulated: bool) -> Figure:
+def new_figure(height: float, *, simulated: bool) -> Figure:
     """A figure whose layout is fitted to what is in it, with the mark of simulated data if they are."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     if simulated:
@@ -83,134 +79,8 @@ def as_png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-# ------------------------------------------------------------------------------------------ timelines
-
-
-MOST_CLASSES, MOST_LANES = 4, 6  # of a timeline
-
-
-def timelines(videos: Sequence[Timeline], note: str, *, simulated: bool) -> Figure:
-    """Ground truth, proposals and detections of videos on their own time axes; `note` stands over the legend."""
-    panels = []
-    for video in videos:
-        names = [*video.truth, *(name for name in video.found if name not in video.truth)][:MOST_CLASSES]
-        lanes = {name: min(MOST_LANES, _packed(video.found[name]).max(initial=-1) + 1) for name in video.found}
-        panels.append(_Panel(video, names, [lanes.get(name, 0) for name in names]))
-    figure = _figure(0.17 * sum(panel.height for panel in panels) + 0.52 * len(videos) + 0.55, simulated=simulated)
-    heights = [panel.height for panel in panels]
-    axes = figure.subplots(len(videos), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, video, panel in zip(axes, videos, panels, strict=True):
-        panel.draw(ax)
-        ax.add_collection(PolyCollection(**panel.shapes(video.found), **EDGE))
-    axes[-1].set_xlabel("seconds")
-    figure.legend(**_legend(), loc="outside lower center", title=note, title_fontsize=7.5)
-    return figure
-
-
-class LiveTimelines:
-    """Timelines of a few videos that are drawn again and again, for which only detections are drawn anew.
-
-    Detections of classes that a video does not have are to be given under the name `OTHER`.
-    """
-
-    def __init__(self, videos: Sequence[Timeline], note: str, *, simulated: bool) -> None:
-        panels = [_Panel(video, [*video.truth, OTHER], [3] * len(video.truth) + [2]) for video in videos]
-        heights = [panel.height for panel in panels]
-        figure = _figure(0.11 * sum(heights) + 0.45 * len(videos) + 0.5, simulated=simulated)
-        axes = figure.subplots(len(videos), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for ax, panel in zip(axes, panels, strict=True):
-            panel.draw(ax)
-        axes[-1].set_xlabel("seconds")
-        figure.legend(**_legend(), loc="outside lower center", title=note, title_fontsize=7.5)
-        figure.set_dpi(80)
-        self._canvas = FigureCanvasAgg(figure)
-        self._canvas.draw()
-        self._background = self._canvas.copy_from_bbox(figure.bbox)
-        self._panels = [
-            (panel, ax.add_collection(PolyCollection([], **EDGE))) for ax, panel in zip(axes, panels, strict=True)
-        ]
-
-    def image(self, found: Sequence[dict[str, Found]]) -> np.ndarray:
-        """The picture with the detections of each video: `[height, width, 3]`, uint8."""
-        self._canvas.restore_region(self._background)
-        for own, (panel, collection) in zip(found, self._panels, strict=True):
-            collection.set(**panel.shapes(own))
-            collection.axes.draw_artist(collection)
-        return np.asarray(self._canvas.buffer_rgba())[..., :3]
-
-
-EDGE = {"edgecolors": "white", "linewidths": 0.4}
-
-
-def _legend() -> dict[str, Any]:
-    handles = [Patch(color=INK, label="ground truth"), Patch(color=FAINT, label="proposals over a moment")]
-    handles += [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items()]
-    return {"handles": handles, "ncols": 4, "fontsize": 7.5}
-
-
-class _Panel:
-    """The timeline of a video: from the top, of each class its ground truth and so many lanes of detections."""
-
-    def __init__(self, video: Timeline, names: Sequence[str], lanes: Sequence[int]) -> None:
-        self._video = video
-        self._lanes, self._tops, self.height = dict(zip(names, lanes, strict=True)), {}, 0.0
-        for name, count in self._lanes.items():
-            self._tops[name] = self.height
-            self.height += 1.35 + 0.58 * count
-        self.height = max(3.0, self.height - 0.35)
-
-    def draw(self, ax: Axes) -> None:
-        """All but the detections."""
-        video = self._video
-        if len(video.proposals):
-            moments = np.linspace(0, video.length, 400)
-            starts, ends = np.sort(video.proposals, axis=0).T
-            over = np.searchsorted(starts, moments, side="right") - np.searchsorted(ends, moments, side="left")
-            level = self.height * (1 - over / max(1, over.max()))
-            ax.fill_between(moments, self.height, level, color=FAINT, linewidth=0, step="mid")
-        truth = [_box(segment, self._tops[name], 0.9) for name in self._lanes for segment in video.truth.get(name, ())]
-        ax.add_collection(PolyCollection(truth, facecolors=INK, **EDGE))
-        names = [
-            _short(name) if name in video.truth or name == OTHER else f"{_short(name)} (absent)" for name in self._tops
-        ]
-        ax.set_yticks([top + 0.45 for top in self._tops.values()], names)
-        ax.tick_params(axis="y", length=0)
-        ax.set_xlim(0, video.length)
-        ax.set_ylim(self.height, 0)
-        ax.set_title(_short(video.title, 90), fontsize=8.5)
-        ax.spines["left"].set_visible(False)
-
-    def shapes(self, found: Mapping[str, Found]) -> dict[str, Any]:
-        """The detections that have room, as vertices and colours of a `PolyCollection`."""
-        shapes, colours = [], []
-        for name, lanes in self._lanes.items():
-            own = found.get(name, Found(np.empty((0, 2)), []))
-            for segment, kind, lane in zip(*own, _packed(own), strict=True):
-                if lane < lanes:
-                    shapes.append(_box(segment, self._tops[name] + 1 + 0.58 * lane, 0.5))
-                    colours.append(KIND_COLOURS[kind])
-        return {"verts": shapes, "facecolors": colours}
-
-
-def _box(segment: np.ndarray, top: float, height: float) -> list[tuple[float, float]]:
-    start, end = segment
-    return [(start, top), (end, top), (end, top + height), (start, top + height)]
-
-
-def _packed(found: Found) -> np.ndarray:
-    """The lane of each detection, `[n]`: the first in which it overlaps none before it."""
-    lanes: list[list[tuple[float, float]]] = []
-    place = np.zeros(len(found.segments), dtype=np.int64)
-    for i, (start, end) in enumerate(found.segments.tolist()):
-        free = (k for k, lane in enumerate(lanes) if all(end <= s or e <= start for s, e in lane))
-        place[i] = next(free, len(lanes))
-        if place[i] == len(lanes):
-            lanes.append([])
-        lanes[place[i]].append((start, end))
-    return place
-
-
-def _short(name: str, most: int = 26) -> str:
+def short(name: str, most: int = 26) -> str:
+    """A name cut to a length that has room in a picture."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
@@ -223,7 +93,7 @@ def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> F
     columns = int(np.clip(np.ceil(len(names) / 55), 1 if len(names) <= 24 else 2, 4))
     each = int(np.ceil(len(names) / columns))
     size = 8.5 if columns == 1 else 7 if columns == 2 else 5.5
-    figure = _figure(0.7 + each * (0.2 if columns == 1 else 0.022 * size), simulated=simulated)
+    figure = new_figure(0.7 + each * (0.2 if columns == 1 else 0.022 * size), simulated=simulated)
     axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     for ax, start in zip(axes, range(0, each * columns, each), strict=True):
         own = names[start : start + each]
@@ -231,7 +101,7 @@ def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> F
         ax.barh(range(len(own)), heights, color=BLUE, height=0.72)
         for y, value in enumerate(heights):
             ax.text(value, y, f" {value:.1f}", va="center", fontsize=size - 0.5)
-        ax.set_yticks(range(len(own)), [_short(name, 24) for name in own], fontsize=size)
+        ax.set_yticks(range(len(own)), [short(name, 24) for name in own], fontsize=size)
         ax.set_ylim(each - 0.4, -0.6)
         ax.set_xlim(0, 1.15 * max(1.0, *values.values()) + (0 if columns == 1 else 6))
         ax.xaxis.set_major_locator(MaxNLocator(5 if columns == 1 else 2))
@@ -243,7 +113,7 @@ def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> F
 
 def precision_recall(curves: Mapping[str, np.ndarray], recall: np.ndarray, *, simulated: bool) -> Figure:
     """Precision over recall, `[R]` each in [0, 1], a line for each name."""
-    figure = _figure(3.6, simulated=simulated)
+    figure = new_figure(3.6, simulated=simulated)
     ax = figure.subplots()
     for (name, precision), (colour, dashes) in zip(curves.items(), LINES, strict=False):
         ax.plot(100 * recall, 100 * precision, color=colour, linestyle=dashes, label=name)
@@ -256,7 +126,7 @@ def precision_recall(curves: Mapping[str, np.ndarray], recall: np.ndarray, *, si
 def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Figure:
     """Which classes are reported in the videos of each: `[C, C]` percent, nan where a class has no video."""
     few = len(names) <= 30
-    figure = _figure(1.5 + 0.2 * len(names) if few else 6.3, simulated=simulated)
+    figure = new_figure(1.5 + 0.2 * len(names) if few else 6.3, simulated=simulated)
     ax = figure.subplots()
     colours = mpl.colormaps["Blues"].with_extremes(bad=FAINT)
     shape = "auto" if few else "equal"
@@ -265,8 +135,8 @@ def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Fi
     figure.colorbar(image, ax=ax, label="% of the videos of a class", shrink=0.9)
     ax.set(xlabel="class reported", ylabel="class of the video")
     if few:
-        ax.set_xticks(range(len(names)), [_short(name, 18) for name in names], rotation=90)
-        ax.set_yticks(range(len(names)), [_short(name, 18) for name in names])
+        ax.set_xticks(range(len(names)), [short(name, 18) for name in names], rotation=90)
+        ax.set_yticks(range(len(names)), [short(name, 18) for name in names])
         for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.5), strict=True):
             value = share[row, column]
             colour = "white" if value > 55 else "black"
@@ -280,7 +150,7 @@ def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Fi
 
 def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool) -> Figure:
     """The loss terms over the epochs, and what the evaluations found; the index of both is the epoch."""
-    figure = _figure(6.4 if len(maps) else 4.2, simulated=simulated)
+    figure = new_figure(6.4 if len(maps) else 4.2, simulated=simulated)
     rows, columns = (3, 3) if len(maps) else (2, 3)
     grid = figure.add_gridspec(rows, columns)
     for place, name in zip(((row, column) for row in range(2) for column in range(3)), losses, strict=False):
@@ -308,7 +178,7 @@ def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool
 
 def error_shares(analysis: Mapping[str, Any], k: int, *, simulated: bool) -> Figure:
     """What the top i G detections of the classes are, for i from 1 to 10, at threshold number k."""
-    figure = _figure(3.5, simulated=simulated)
+    figure = new_figure(3.5, simulated=simulated)
     ax = figure.subplots()
     below = np.zeros(analysis["top"])
     rank = np.arange(1, analysis["top"] + 1)
@@ -330,7 +200,7 @@ def error_shares(analysis: Mapping[str, Any], k: int, *, simulated: bool) -> Fig
 
 def error_gains(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
     """What average mAP_N would gain if each kind of error were removed."""
-    figure = _figure(2.3, simulated=simulated)
+    figure = new_figure(2.3, simulated=simulated)
     ax = figure.subplots()
     gains = {kind: gain["average"] for kind, gain in analysis["gain"].items()}
     ax.barh(range(len(gains)), gains.values(), color=[KIND_COLOURS[kind] for kind in gains], height=0.7)
@@ -365,7 +235,7 @@ def bucket_name(bucket: Mapping[str, Any], name: str) -> str:
 def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
     """Average mAP_N, and the share of missed instances, by length, coverage and number of instances."""
     buckets = analysis["buckets"]
-    figure = _figure(4.6, simulated=simulated)
+    figure = new_figure(4.6, simulated=simulated)
     widths = [len(parts) for parts in buckets.values()]
     axes = figure.subplots(2, len(buckets), squeeze=False, width_ratios=widths, sharey="row")
     rows = (("average_mAP_N", "average mAP_N, %", GREEN), ("average_missed", "missed instances, %", RED))
@@ -398,7 +268,7 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
     columns = 1 if len(table) <= 40 else 2 if len(table) <= 110 else 3
     each = int(np.ceil(len(table) / columns))
     size = 8.5 if columns == 1 else 6
-    figure = _figure(1.0 + each * 0.0235 * size, simulated=simulated)
+    figure = new_figure(1.0 + each * 0.0235 * size, simulated=simulated)
     axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     for ax, start in zip(axes, range(0, each * columns, each), strict=True):
         own = table.iloc[start : start + each]
@@ -407,7 +277,7 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
             ax.plot([row.low, row.high], [y, y], color=colour, linewidth=1.4)
             ax.plot(row.difference, y, "o", color=colour, markersize=3.5)
         ax.axvline(0, color=INK, linewidth=0.8)
-        ax.set_yticks(range(len(own)), [_short(str(name), 24) for name in own.index], fontsize=size)
+        ax.set_yticks(range(len(own)), [short(str(name), 24) for name in own.index], fontsize=size)
         ax.set_ylim(each - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x")

@@ -16,6 +16,7 @@ from eval.errors import KINDS
 from eval.page import Page
 from eval.protocols import PROTOCOLS, as_arrays, averages, evaluate
 from eval.seeds import seeds_rows
+from eval.timeline_pictures import timelines
 from eval.timelines import KINDS_AT, Timeline, timeline_detections, timeline_truth
 from utils import some_of
 
@@ -231,7 +232,7 @@ def _show_videos(page: Page, material: Material, matched: Matched) -> None:
         videos = [video for video in videos if video not in shown]
         shown |= set(videos)
         if videos:
-            figure = pictures.timelines(
+            figure = timelines(
                 _timelines(material, videos, own), f"kinds at tIoU {KINDS_AT:g}", simulated=material.simulated
             )
             page.picture(f"videos_{which}", figure, f"The {which} videos: {', '.join(videos)}.")

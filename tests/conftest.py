@@ -73,6 +73,21 @@ class Runner:
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+class Numbers:
+    """TensorBoard reads files in the order of their names, which end in a number for runs of one process and second."""
+
+    count = 0
+
+    def get(self):
+        Numbers.count += 1
+        return f"{Numbers.count:06d}"
+
+
+@pytest.fixture
+def event_files_in_order(monkeypatch):
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", Numbers())
+
+
 @pytest.fixture
 def run(demo_home, monkeypatch, capsys) -> Runner:
     return Runner(demo_home, monkeypatch, capsys)

@@ -20,6 +20,7 @@ from losses import mean_prediction
 from utils import CannotWrite
 
 ARGV = ("--dataset_name", "Demo", "--max_epoch", 3, "--interval", 2, "--lr", 0.002, "--curve_tiou", 0.45)
+pytestmark = pytest.mark.usefixtures("event_files_in_order")
 TIMELINES = "test/timelines"
 PR = "test_PR/all classes together, tIoU "
 

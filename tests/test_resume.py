@@ -30,6 +30,7 @@ from utils import InputError, Interrupted, catching_signals, uninterrupted
 
 ARGV = ("--dataset_name", "Demo", "--max_epoch", 4, "--interval", 2, "--max_proposal", 20)  # 20: every step is random
 STEPS = 8  # of an epoch
+pytestmark = pytest.mark.usefixtures("event_files_in_order")
 
 
 def without_checkpoint_paths(results):
@@ -77,21 +78,6 @@ class Left(dict):
     """What a run has left, and where."""
 
     folder: Path
-
-
-class Numbers:
-    """TensorBoard reads files in the order of their names, which end in a number for runs of one process and second."""
-
-    count = 0
-
-    def get(self):
-        Numbers.count += 1
-        return f"{Numbers.count:06d}"
-
-
-@pytest.fixture(autouse=True)
-def event_files_in_order(monkeypatch):
-    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", Numbers())
 
 
 def signal_at_step(monkeypatch, number, signum):

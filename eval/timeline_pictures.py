@@ -1,0 +1,139 @@
+"""Timelines of test videos: ground truth, proposals and detections, on time axes in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from eval.pictures import FAINT, INK, KIND_COLOURS, new_figure, short
+from eval.timelines import OTHER, Found, Timeline
+
+MOST_CLASSES, MOST_LANES = 4, 6  # of a timeline
+
+
+def timelines(videos: Sequence[Timeline], note: str, *, simulated: bool) -> Figure:
+    """Ground truth, proposals and detections of videos on their own time axes; `note` stands over the legend."""
+    panels = []
+    for video in videos:
+        names = [*video.truth, *(name for name in video.found if name not in video.truth)][:MOST_CLASSES]
+        lanes = {name: min(MOST_LANES, _packed(video.found[name]).max(initial=-1) + 1) for name in video.found}
+        panels.append(_Panel(video, names, [lanes.get(name, 0) for name in names]))
+    figure = new_figure(0.17 * sum(panel.height for panel in panels) + 0.52 * len(videos) + 0.55, simulated=simulated)
+    heights = [panel.height for panel in panels]
+    axes = figure.subplots(len(videos), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, video, panel in zip(axes, videos, panels, strict=True):
+        panel.draw(ax)
+        ax.add_collection(PolyCollection(**panel.shapes(video.found), **EDGE))
+    axes[-1].set_xlabel("seconds")
+    figure.legend(**_legend(), loc="outside lower center", title=note, title_fontsize=7.5)
+    return figure
+
+
+class LiveTimelines:
+    """Timelines of a few videos that are drawn again and again, for which only detections are drawn anew.
+
+    Detections of classes that a video does not have are to be given under the name `OTHER`.
+    """
+
+    def __init__(self, videos: Sequence[Timeline], note: str, *, simulated: bool) -> None:
+        panels = [_Panel(video, [*video.truth, OTHER], [3] * len(video.truth) + [2]) for video in videos]
+        heights = [panel.height for panel in panels]
+        figure = new_figure(0.11 * sum(heights) + 0.45 * len(videos) + 0.5, simulated=simulated)
+        axes = figure.subplots(len(videos), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for ax, panel in zip(axes, panels, strict=True):
+            panel.draw(ax)
+        axes[-1].set_xlabel("seconds")
+        figure.legend(**_legend(), loc="outside lower center", title=note, title_fontsize=7.5)
+        figure.set_dpi(80)
+        self._canvas = FigureCanvasAgg(figure)
+        self._canvas.draw()
+        self._background = self._canvas.copy_from_bbox(figure.bbox)
+        self._panels = [
+            (panel, ax.add_collection(PolyCollection([], **EDGE))) for ax, panel in zip(axes, panels, strict=True)
+        ]
+
+    def image(self, found: Sequence[dict[str, Found]]) -> np.ndarray:
+        """The picture with the detections of each video: `[height, width, 3]`, uint8."""
+        self._canvas.restore_region(self._background)
+        for own, (panel, collection) in zip(found, self._panels, strict=True):
+            collection.set(**panel.shapes(own))
+            collection.axes.draw_artist(collection)
+        return np.asarray(self._canvas.buffer_rgba())[..., :3]
+
+
+EDGE = {"edgecolors": "white", "linewidths": 0.4}
+
+
+def _legend() -> dict[str, Any]:
+    handles = [Patch(color=INK, label="ground truth"), Patch(color=FAINT, label="proposals over a moment")]
+    handles += [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items()]
+    return {"handles": handles, "ncols": 4, "fontsize": 7.5}
+
+
+class _Panel:
+    """The timeline of a video: from the top, of each class its ground truth and so many lanes of detections."""
+
+    def __init__(self, video: Timeline, names: Sequence[str], lanes: Sequence[int]) -> None:
+        self._video = video
+        self._lanes, self._tops, self.height = dict(zip(names, lanes, strict=True)), {}, 0.0
+        for name, count in self._lanes.items():
+            self._tops[name] = self.height
+            self.height += 1.35 + 0.58 * count
+        self.height = max(3.0, self.height - 0.35)
+
+    def draw(self, ax: Axes) -> None:
+        """All but the detections."""
+        video = self._video
+        if len(video.proposals):
+            moments = np.linspace(0, video.length, 400)
+            starts, ends = np.sort(video.proposals, axis=0).T
+            over = np.searchsorted(starts, moments, side="right") - np.searchsorted(ends, moments, side="left")
+            level = self.height * (1 - over / max(1, over.max()))
+            ax.fill_between(moments, self.height, level, color=FAINT, linewidth=0, step="mid")
+        truth = [_box(segment, self._tops[name], 0.9) for name in self._lanes for segment in video.truth.get(name, ())]
+        ax.add_collection(PolyCollection(truth, facecolors=INK, **EDGE))
+        names = [
+            short(name) if name in video.truth or name == OTHER else f"{short(name)} (absent)" for name in self._tops
+        ]
+        ax.set_yticks([top + 0.45 for top in self._tops.values()], names)
+        ax.tick_params(axis="y", length=0)
+        ax.set_xlim(0, video.length)
+        ax.set_ylim(self.height, 0)
+        ax.set_title(short(video.title, 90), fontsize=8.5)
+        ax.spines["left"].set_visible(False)
+
+    def shapes(self, found: Mapping[str, Found]) -> dict[str, Any]:
+        """The detections that have room, as vertices and colours of a `PolyCollection`."""
+        shapes, colours = [], []
+        for name, lanes in self._lanes.items():
+            own = found.get(name, Found(np.empty((0, 2)), []))
+            for segment, kind, lane in zip(*own, _packed(own), strict=True):
+                if lane < lanes:
+                    shapes.append(_box(segment, self._tops[name] + 1 + 0.58 * lane, 0.5))
+                    colours.append(KIND_COLOURS[kind])
+        return {"verts": shapes, "facecolors": colours}
+
+
+def _box(segment: np.ndarray, top: float, height: float) -> list[tuple[float, float]]:
+    start, end = segment
+    return [(start, top), (end, top), (end, top + height), (start, top + height)]
+
+
+def _packed(found: Found) -> np.ndarray:
+    """The lane of each detection, `[n]`: the first in which it overlaps none before it."""
+    lanes: list[list[tuple[float, float]]] = []
+    place = np.zeros(len(found.segments), dtype=np.int64)
+    for i, (start, end) in enumerate(found.segments.tolist()):
+        free = (k for k, lane in enumerate(lanes) if all(end <= s or e <= start for s, e in lane))
+        place[i] = next(free, len(lanes))
+        if place[i] == len(lanes):
+            lanes.append([])
+        lanes[place[i]].append((start, end))
+    return place
