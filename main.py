@@ -22,7 +22,7 @@ import shlex
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,9 +125,23 @@ def say_end(message: str, hint: str, status: int) -> int:
 
 
 def train(options: Namespace) -> None:
-    """`--run_type train`: train from scratch, from `--pretrained_ckpt`, or from where a run stopped (`--resume`)."""
+    """`--run_type train`: one run, or one for each of `--seeds`."""
     if options.seeds:
-        return train_seeds(options, train)
+        train_seeds(options, train_run)
+    else:
+        train_run(options)
+
+
+def train_run(options: Namespace, began: Callable[[], None] = lambda: None) -> dict[str, Any] | None:
+    """Train from scratch, from `--pretrained_ckpt`, or from where a run stopped (`--resume`).
+
+    Args:
+        options: of the run.
+        began: called when all input has been read, and the run begins.
+
+    Returns:
+        What `results.json` has, if the run was evaluated.
+    """
     with RunFolder(options.exp_dir) as folder:
         saved = run_to_resume(folder, options)
         resumed = saved is not None
@@ -145,6 +159,7 @@ def train(options: Namespace) -> None:
             del saved  # as large as the network and its optimizer
 
             start_run(options, folder)
+            began()
             if not resumed:
                 state.save()
             dashboard = Dashboard(options, data, criterion)
@@ -155,7 +170,7 @@ def train(options: Namespace) -> None:
                 progress = tqdm(left, "training", options.max_epoch, unit="epoch", initial=state.epoch)
                 for _ in progress:
                     progress.set_postfix(loss=f"{run_epoch(run):.3f}")
-                finish(run)
+                return finish(run)
         except (Interrupted, CannotWrite) as stopped:
             if folder.resume.exists():
                 stopped.hint = f"go on with: {command_to_resume(options)}"
@@ -255,8 +270,8 @@ def save_due_weights(run: Training) -> None:
         save_weights(state.model, run.folder.best)
 
 
-def finish(run: Training) -> None:
-    """Write what there is at the end of a training run, and print its tables."""
+def finish(run: Training) -> dict[str, Any] | None:
+    """Write what there is at the end of a training run, and print its tables; returns the results, if there are any."""
     options, folder, state = run.options, run.folder, run.state
     folder.require_held()
     if not options.interval or run.data.truth.empty:
@@ -265,7 +280,7 @@ def finish(run: Training) -> None:
             write_detections_alone(state.model, run.data, options)
         else:
             log.info("not evaluated, as --interval 0 asks")
-        return
+        return None
     if run.evaluation is None:  # the process that trained the last epoch ended before this, or did not evaluate
         run.evaluation = evaluate_model(state.model, run.data, options)
         if state.evaluated < state.epoch:
@@ -279,6 +294,7 @@ def finish(run: Training) -> None:
     write_evaluation(options, {**last, "best": best}, run.evaluation.detections, run.data)
     log.info(f"\nlast checkpoint, epoch {last['epoch']}: {folder.last}\n{summary(last)}")
     log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {folder.best}\n{summary(best)}")
+    return {**last, "best": best}
 
 
 def train_epoch(
@@ -436,13 +452,13 @@ def evaluate_file(options: Namespace) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
     with RunFolder(options.exp_dir) as folder:
         source = open_dataset(options)
-        truth, detections = read_to_evaluate(options, source)
-        results = evaluate(detections, truth, source.annotations.class_names, options.tiou, options.rate)
+        truth, detections, lengths, simulated = read_to_evaluate(options, source)
+        names = source.annotations.class_names
+        results = evaluate(detections, truth, names, options.tiou, options.rate)
+        analysis = diagnose(detections, truth, lengths, len(names), options.tiou)
         start_run(options, folder)
-        results |= {"detections": str(options.detections), "simulated": source.simulated}
-        annotations = source.annotations
-        analysis = diagnose(detections, truth, annotations.duration_of(), len(annotations.class_names), options.tiou)
-        write_results(options, results | {"error_analysis": analysis})
+        about = {"detections": str(options.detections), "simulated": simulated, "error_analysis": analysis}
+        write_results(options, results | about)
         log.info(results_table(results))
 
 

@@ -116,7 +116,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         "descriptors, make its proposals",
     )
     add("--exp_dir", type=_path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
-    add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
+    add("--overwrite", action="store_true", help="replace an earlier training run, report, descriptors or proposals")
     add(
         "--resume",
         nargs="?",
@@ -250,10 +250,16 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--run_type eval needs --detections FILE.json")
     if options.run_type != "proposals" and options.proposals_from:
         parser.error("--proposals_from goes with --run_type proposals, which writes the files that other runs read")
-    if options.compare and (options.run_type != "report" or options.detections or len(options.compare) < 2):
-        parser.error("--compare goes with --run_type report, takes two folders or more, and no --detections")
-    if options.seeds and (options.run_type != "train" or len(set(options.seeds)) < len(options.seeds)):
-        parser.error("--seeds goes with --run_type train, and takes each seed once")
+    if options.compare and (options.run_type != "report" or options.detections):
+        parser.error("--compare goes with --run_type report, and without --detections")
+    if options.compare and len(options.compare) < 2:
+        parser.error("--compare takes two folders or more")
+    if options.seeds and options.run_type != "train":
+        parser.error("--seeds goes with --run_type train")
+    for name in ("seeds", "curve_tiou"):
+        values = getattr(options, name) or []
+        if len(set(values)) < len(values):
+            parser.error(f"--{name} has a value twice")
     if options.resume and (options.run_type != "train" or options.overwrite):
         parser.error("--resume goes with --run_type train, and not with --overwrite, which removes what is there")
     for option, value in _derived_defaults(options).items():

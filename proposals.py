@@ -62,6 +62,7 @@ class ResultFile(NamedTuple):
     results: dict[str, list[dict[str, Any]]]  # a video's entries; each has a `segment` [start, end] in seconds
     snippet_decimals: int | None  # decimals, in snippets, that its boundaries are rounded to, where it says so
     simulated: bool  # whether it says that it is of simulated data
+    lengths: dict[str, float]  # seconds of the videos that it tells of
 
 
 def parse_results(path: Path, on_error: Callable[[str], None] = stop) -> ResultFile:
@@ -92,7 +93,10 @@ def parse_results(path: Path, on_error: Callable[[str], None] = stop) -> ResultF
     external = content.get("external_data")
     decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
     decimals = decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None
-    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")))
+    lengths = external.get("video_seconds") if isinstance(external, dict) else None
+    lengths = lengths if isinstance(lengths, dict) else {}
+    lengths = {video: float(length) for video, length in lengths.items() if is_time(length) and length > 0}
+    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")), lengths)
 
 
 def _entries(entries: Any, where: str, on_error: Callable[[str], None]) -> list[dict[str, Any]]:

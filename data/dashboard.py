@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 
 from data.source import Data
-from eval.curves import Matched
+from eval.curves import pooled_counts
+from eval.detection import Matched
 from eval.files import counted
 from eval.protocols import as_arrays
 from eval.timelines import KINDS_AT, OTHER, Timeline, timeline_detections, timeline_truth
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 BEST = "test_mAP/best average so far, chosen on the test set"
 NUM_VIDEOS = 4  # that have a timeline
+NUM_SCORES = 501  # from which a detection is taken; points of a precision-recall curve
 HYPER_PARAMETERS = """dataset_name seed batch_size precision lr weight_decay dropout_ratio max_epoch roi_size
     max_proposal weight_pc sc_epochs sme_epochs sc_decay weight_pc_distance weight_pc_penalty topk_divisor
     pseudo_instance_ratio pc_center threshold_cls""".split()  # noqa: SIM905
@@ -126,9 +128,9 @@ class Dashboard:
             found: in each test video.
         """
         board.add_scalar(BEST, best, epoch)
-        bins = np.linspace(0, 1, 51)
         for name in ("attention", "completeness"):
-            board.add_histogram(f"test/{name}", np.concatenate([getattr(video, name) for video in found]), epoch, bins)
+            values = np.concatenate([getattr(video, name) for video in found])
+            board.add_histogram(f"test/{name}", values, epoch, bins=50)
         counts = counted(detections)
         self._show_curves(board, epoch, counts)
         if self._videos:
@@ -141,7 +143,7 @@ class Dashboard:
         arrays = as_arrays(detections, self._data.truth, "snippet", options.rate)
         matched = Matched(*arrays, len(names), np.array(options.curve_tiou))
         for k, tiou in enumerate(options.curve_tiou):
-            true, false, missed = matched.pooled_counts(k)
+            true, false, missed = pooled_counts(matched, k, NUM_SCORES)
             board.add_pr_curve_raw(
                 f"test_PR/all classes together, tIoU {tiou:g}",
                 true,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from data.results import read_results, read_to_evaluate
-from data.run_folder import RunFolder
 from data.seeds import FILE as SEEDS
 from data.seeds import read_seeds, seed_folder
 from data.source import Source, open_dataset
@@ -20,67 +20,110 @@ from eval.comparison import Run, build_comparison
 from eval.page import Page
 from eval.protocols import are_results, averages, diagnose, evaluate
 from eval.report import Material, build_report
-from eval.seeds import median_seed
+from eval.seeds import median_seed, summarise
 from proposals import read_proposals, snippets_to_seconds
-from utils import InputError, is_finite_number, log, shown, whole_file, write_beside_earlier
+from utils import (
+    InputError,
+    is_finite_number,
+    keep_previous,
+    log,
+    one_line,
+    require_writable,
+    shown,
+    whole_file,
+    writing,
+)
 
 MOST_OPTIONS = 20_000  # characters of `opt.txt` that are shown, the last ones
+OF_THE_FOLDER = ("exp_dir", "resume", "overwrite")  # options that say nothing of what was trained
 
 
 def write_report(options: Namespace) -> None:
     """`--run_type report`: on the run in `--exp_dir`, on the file `--detections`, or on the runs of `--compare`."""
+    name = "comparison" if options.compare else "report_of_file" if options.detections else "report"
+    require_writable(options.exp_dir, "--exp_dir")
+    places = options.compare or ([] if options.detections else [options.exp_dir])
+    runs = [run_in(place) for place in places]
+    for run, _ in runs:
+        require_dataset(options, run)
     source = open_dataset(options)
     if options.compare:
-        name, page = "comparison", compare_runs(options, source)
+        page = compare_runs(options, source, runs)
     elif options.detections:
-        name, page = "report", report_on_file(options, source)
+        page = build_report(Material(**common(options, source, f"Detections of {options.detections}")))
     else:
-        name, page = "report", report_on_run(options, source)
-    with RunFolder(options.exp_dir / "report") as folder:
-        for file_name, content in page.pngs.items():
-            with whole_file(folder.path / file_name, "wb") as file:
+        page = report_on_run(options, source, *runs[0])
+    folder, html = options.exp_dir / name, f"{name.split('_')[0]}.html"
+    files = {html: page.html().encode()} | page.pngs
+    write_folder(folder, files, replace=options.overwrite)
+    log.info(f"{folder / html}, and its {len(page.pngs)} pictures beside it as PNG files")
+
+
+def write_folder(folder: Path, files: dict[str, bytes], *, replace: bool) -> None:
+    """Write files into a folder that appears whole or not at all; one that is there, and has others, is kept beside it.
+
+    Args:
+        folder: to write.
+        files: its content, by name.
+        replace: write into the folder that is there instead.
+
+    Raises:
+        CannotWrite: it cannot be written.
+    """
+    there = {path.name: path for path in folder.glob("*") if path.is_file()}
+    if there and all(name in there and there[name].read_bytes() == content for name, content in files.items()):
+        return
+    target = folder if replace and there else folder.with_name(f".{folder.name}.part")
+    with writing(folder):
+        if target != folder:
+            shutil.rmtree(target, ignore_errors=True)  # of a report that was killed
+        for name, content in files.items():
+            with whole_file(target / name, "wb") as file:
                 file.write(content)
-        path = folder.path / f"{name}.html"
-        write_beside_earlier(path, page.html(), unless_same=True)
-    log.info(f"{path}, and its {len(page.pngs)} pictures beside it as PNG files")
+        if target != folder:
+            keep_previous(folder)
+            target.replace(folder)
 
 
-def report_on_file(options: Namespace, source: Source) -> Page:
-    """The page on the file `--detections`."""
-    return build_report(Material(**common(options, source, f"Detections of {options.detections}")))
-
-
-def report_on_run(options: Namespace, source: Source) -> Page:
-    """The page on the run in `--exp_dir`, or on the median of the runs with several seeds there."""
-    folder, seeds = run_in(options.exp_dir)
-    results = read_results(folder / "results.json")
-    own = Namespace(**vars(options) | {"detections": folder / "detections.json"})
-    epoch = f", epoch {results['epoch']}" if results.get("epoch") else ""
-    material = common(own, source, f"Weights {shown_path(results.get('checkpoint'))}{epoch}")
-    require_same(folder, results, material)
-    if seeds is not None and folder != options.exp_dir:
-        material["source"] += f", which of the {len(seeds['seeds'])} seeds is the median run"
-    losses, maps = read_metrics(folder / "metrics.jsonl")
-    opt = folder / "opt.txt"
-    text = opt.read_bytes()[-MOST_OPTIONS:].decode(errors="replace") if opt.is_file() else ""
-    return build_report(Material(**material, results=results, losses=losses, maps=maps, seeds=seeds, options=text))
+# ------------------------------------------------------------------------------------------- what is read
 
 
 def run_in(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """Where the results in a folder are, and the summary of the seeds if it is of several, or one of these.
 
+    Of a folder with several seeds it is the median run.
+
     Raises:
         InputError: there are none.
     """
-    for place in (folder, folder.parent):
-        if (place / SEEDS).is_file():
-            seeds = read_seeds(place / SEEDS)
-            folders = [seed_folder(place, seed) for seed in seeds["seeds"]]
-            if place == folder and not (folder / "results.json").exists():
-                return require_results(seed_folder(folder, median_seed(seeds))), seeds
-            if folder.resolve() in [path.resolve() for path in folders]:
-                return require_results(folder), seeds
-    return require_results(folder), None
+    if (folder / "results.json").is_file():
+        is_one = folder.name.startswith("seed_") and (folder.parent / SEEDS).is_file()
+        return require_results(folder), summary_of(folder.parent) if is_one else None
+    if not (folder / SEEDS).is_file():
+        return require_results(folder), None
+    seeds = summary_of(folder)
+    if seeds is None:
+        raise InputError(
+            f"{folder}: {SEEDS} is not of the runs there; train with --seeds and --resume, or name one run"
+        )
+    median = seed_folder(folder, median_seed(seeds))
+    log.info(f"{folder}: runs with the seeds {', '.join(map(str, seeds['seeds']))}, of which {median} is the median")
+    return require_results(median), seeds
+
+
+def summary_of(folder: Path) -> dict[str, Any] | None:
+    """The summary of the seeds in a folder; None, with a notice, if it is not of the runs that are there now."""
+    path = folder / SEEDS
+    try:
+        seeds = read_seeds(path)
+        results = [read_results(seed_folder(folder, seed) / "results.json") for seed in seeds["seeds"]]
+        if summarise(seeds["seeds"], results) == seeds:
+            return seeds
+        reason = "its figures are not those of the runs"
+    except (InputError, TypeError) as error:
+        reason = one_line(error)
+    log.info(f"notice: {path} is left out ({reason})")
+    return None
 
 
 def require_results(folder: Path) -> Path:
@@ -89,32 +132,60 @@ def require_results(folder: Path) -> Path:
     Raises:
         InputError: it does not.
     """
-    for name in ("results.json", "detections.json"):
-        if not (folder / name).is_file():
+    has = [(folder / name).is_file() for name in ("results.json", "detections.json")]
+    if all(has):
+        file = read_results(folder / "results.json")["detections"]
+        if file is not None:
             raise InputError(
-                f"{folder}: no {name}, so no finished training or test run; let one end there, or name its folder with "
-                "--exp_dir, or a file with --detections"
+                f"{folder}: its results are of --run_type eval; report on the file with --detections {file}"
             )
-    return folder
+        return folder
+    if (folder / "metrics.jsonl").is_file() and not has[0]:
+        raise InputError(
+            f"{folder}: its training run was not evaluated, or is not over; go on with it, or test its weights with "
+            "--run_type test"
+        )
+    missing = "results.json" if not has[0] else "detections.json"
+    raise InputError(f"{folder}: no {missing}, so no training or test run to report on; name the folder of one")
+
+
+def options_of(folder: Path) -> dict[str, str]:
+    """The options of the run in a folder by name, as its `opt.txt` has them; of several commands those of the last."""
+    path = folder / "opt.txt"
+    text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    lines = text.rpartition("# python ")[2].splitlines()[1:]
+    pairs = (line.partition(": ") for line in lines)
+    return {name.split(" (")[0]: value.split("    [default")[0] for name, colon, value in pairs if colon}
+
+
+def require_dataset(options: Namespace, folder: Path) -> None:
+    """See that a run is on the dataset that the options name.
+
+    Raises:
+        InputError: it is on another.
+    """
+    name = options_of(folder).get("dataset_name", options.dataset_name)
+    if name != options.dataset_name:
+        raise InputError(f"{folder}: a run on --dataset_name {shown(name)}, not {options.dataset_name}; give that")
 
 
 def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
     """What the reports on a run and on a file have in common: the arguments of `Material`."""
     annotations, subset = source.annotations, source.subsets["test"]
-    truth, detections = read_to_evaluate(options, source)
+    truth, detections, lengths, simulated = read_to_evaluate(options, source)
     videos, names = source.videos("test"), annotations.class_names
-    lengths = annotations.duration_of()
-    rows = [annotations.videos.index(video) for video in videos]
+    labels = pd.DataFrame(annotations.labels, index=annotations.videos, columns=names)
     return {
         "title": f"SEAL report: {options.dataset_name}",
         "source": title,
         "dataset": options.dataset_name,
         "subset": subset,
-        "simulated": source.simulated or detections.attrs["simulated"],
+        "simulated": simulated,
         "class_names": names,
-        "labels": pd.DataFrame(annotations.labels[rows], index=videos, columns=names),
+        "labels": labels.loc[videos],
         "truth": truth,
         "detections": detections,
+        "figures": evaluate(detections, truth, names, options.tiou, options.rate),
         "analysis": diagnose(detections, truth, lengths, len(names), options.tiou),
         "lengths": lengths,
         "tiou": options.tiou,
@@ -124,6 +195,25 @@ def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
     }
 
 
+def material_of_run(options: Namespace, source: Source, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What there is to say of the detections of a run, see `common`, and its `results.json`.
+
+    Raises:
+        InputError: the detections do not give the figures that are noted beside them.
+    """
+    results, file = read_results(folder / "results.json"), folder / "detections.json"
+    epoch = f", epoch {results['epoch']}" if results["epoch"] else ""
+    weights = f"Weights {results['checkpoint']}{epoch}"
+    material = common(Namespace(**vars(options) | {"detections": file}), source, weights)
+    again, noted = material["figures"]["snippet"], results["snippet"]
+    if again["tiou"] != noted["tiou"] or abs(again["average"] - noted["average"]) > 1e-6:
+        raise InputError(
+            f"{file}: average mAP {again['average']:.3f}, but {folder / 'results.json'} says {noted['average']:.3f}; "
+            "give the options of the run (--tiou, --feature_fps, --test_subset, …)"
+        )
+    return material, results
+
+
 def proposals_of(
     options: Namespace, source: Source, videos: Sequence[str], detections: pd.DataFrame
 ) -> dict[str, np.ndarray]:
@@ -131,35 +221,21 @@ def proposals_of(
     path = source.files.proposals["test"]
     if not path.is_file():
         return {}
-    proposals = read_proposals(path, videos, options.rate, "empty")
+    try:
+        proposals = read_proposals(path, videos, options.rate, "empty")
+    except InputError as error:
+        log.info(f"notice: no proposals are drawn ({error})")
+        return {}
     for video, own in detections.head(1000).groupby("video"):
         listed = set(map(tuple, proposals[video].tolist()))
         if not listed.issuperset(zip(own["start_snip"].round(2), own["end_snip"].round(2), strict=True)):
-            log.info(f"notice: {path} has other proposals than those detected in video {video}; they are not drawn")
+            log.info(
+                f"notice: {path} has other proposals than those detected in video {video}; they are not drawn; "
+                "--proposals_root names the folder of others"
+            )
             return {}
-    return {
-        video: snippets_to_seconds(part[part[:, 1] > part[:, 0]], options.rate) for video, part in proposals.items()
-    }
-
-
-def require_same(folder: Path, results: dict[str, Any], material: dict[str, Any]) -> None:
-    """See that the detections give the figures that are noted beside them; else the options are not those of the run.
-
-    Raises:
-        InputError: they do not.
-    """
-    names = material["detections"], material["truth"], material["class_names"], material["tiou"], material["rate"]
-    again, noted = evaluate(*names)["snippet"], results["snippet"]
-    if again["tiou"] != noted["tiou"] or abs(again["average"] - noted["average"]) > 1e-6:
-        raise InputError(
-            f"{folder / 'detections.json'}: average mAP {again['average']:.3f}, but {folder / 'results.json'} says "
-            f"{noted['average']:.3f}; give the options of the run (--dataset_name, --tiou, --feature_fps, …)"
-        )
-
-
-def shown_path(value: Any) -> str:
-    """A path from a file, for the page."""
-    return value if isinstance(value, str) else "of a file" if value is None else shown(value)
+    long = {video: part[part[:, 1] > part[:, 0]] for video, part in proposals.items()}
+    return {video: snippets_to_seconds(part, options.rate) for video, part in long.items()}
 
 
 def read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -197,15 +273,28 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return (pd.DataFrame.from_dict(part, orient="index").sort_index() for part in (losses, maps))
 
 
-def compare_runs(options: Namespace, source: Source) -> Page:
-    """The page that compares the runs of `--compare` with the first of them."""
-    runs = []
-    for place in options.compare:
-        folder, _ = run_in(place)
-        results = read_results(folder / "results.json")
-        material = common(Namespace(**vars(options) | {"detections": folder / "detections.json"}), source, "")
-        require_same(folder, results, material)
-        runs.append(Run(str(folder), material["detections"], material["analysis"]))
+# ------------------------------------------------------------------------------------------ what is shown
+
+
+def report_on_run(options: Namespace, source: Source, folder: Path, seeds: dict[str, Any] | None) -> Page:
+    """The page on the run in a folder, and on the seeds that it is one of."""
+    material, results = material_of_run(options, source, folder)
+    losses, maps = read_metrics(folder / "metrics.jsonl")
+    opt = folder / "opt.txt"
+    text = opt.read_bytes()[-MOST_OPTIONS:].decode(errors="replace") if opt.is_file() else ""
+    return build_report(Material(**material, results=results, losses=losses, maps=maps, seeds=seeds, options=text))
+
+
+def compare_runs(options: Namespace, source: Source, found: Sequence[tuple[Path, dict[str, Any] | None]]) -> Page:
+    """The page that compares runs, see `run_in`, with the first of them."""
+    runs, materials = [], []
+    for folder, seeds in found:
+        material, _ = material_of_run(options, source, folder)
+        own = {name: value for name, value in options_of(folder).items() if name not in OF_THE_FOLDER}
+        deviation = seeds["last"]["snippet"]["average_std"] if seeds else None
+        run = Run(str(folder), material["detections"], material["analysis"], material["source"], own, deviation)
+        runs.append(run)
+        materials.append(material)
     page, text = build_comparison(
         runs,
         title=f"SEAL comparison: {options.dataset_name}",
@@ -215,7 +304,7 @@ def compare_runs(options: Namespace, source: Source) -> Page:
         tiou=options.tiou,
         rate=options.rate,
         seed=options.seed,
-        simulated=material["simulated"],
+        simulated=any(material["simulated"] for material in materials),
     )
     log.info(text)
     return page

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from data.source import Data, Source
@@ -14,8 +15,17 @@ from eval.protocols import are_results, diagnose
 from utils import InputError, __version__, as_json, log, read_json, some_of, write_beside_earlier
 
 
-def read_to_evaluate(options: Namespace, source: Source) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The ground truth, and the detections of the file `--detections`, see `eval.protocols.evaluate`.
+class Evaluable(NamedTuple):
+    """A file of detections, and what it is evaluated on."""
+
+    truth: pd.DataFrame  # see `eval.protocols.evaluate`
+    detections: pd.DataFrame  # see `eval.files.detection_table`
+    lengths: dict[str, float]  # seconds of each video, by the annotations, else by the file; nan where it is not known
+    simulated: bool  # whether either the dataset or the file says that it is
+
+
+def read_to_evaluate(options: Namespace, source: Source) -> Evaluable:
+    """Read the file `--detections`, and the ground truth.
 
     Raises:
         InputError: there is no ground truth, or the file cannot be used.
@@ -25,32 +35,51 @@ def read_to_evaluate(options: Namespace, source: Source) -> tuple[pd.DataFrame, 
     if truth.empty:
         raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
     detections = read_detections(options.detections, videos, annotations.class_names, options.rate)
+    simulated = source.simulated or detections.attrs["simulated"]
+    if simulated and not source.simulated:
+        log.info(f"notice: {options.detections} says that it is of simulated data; no figure tells of real videos")
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
     if without := sorted(set(videos) - set(detections["video"])):
         log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
-    return truth, detections
+    known = {video: length for video, length in annotations.duration_of().items() if not np.isnan(length)}
+    return Evaluable(truth, detections, dict.fromkeys(videos, np.nan) | detections.attrs["lengths"] | known, simulated)
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """Read a `results.json`.
 
+    Returns:
+        Its figures, `epoch`, `checkpoint`, `best`, which has figures and its `epoch`, and, of `--run_type eval`, the
+        file of the `detections`; None for what it does not have.
+
     Raises:
         InputError: it is missing or damaged.
     """
-    results = read_json(path)
-    if not isinstance(results, dict) or not _are_figures(results) or not _are_figures(results.get("best", results)):
-        raise InputError(f"{path}: not a results.json of this program; test or train again")
-    return results
+    content = read_json(path)
+    results = _figures_in(content)
+    if results is not None:
+        for name in ("checkpoint", "detections"):
+            results[name] = content[name] if isinstance(content.get(name), str) else None
+        results["best"] = best = _figures_in(content["best"]) if "best" in content else None
+        if "best" not in content:
+            return results
+        epochs_are_known = best is not None and None not in (best["epoch"], results["epoch"])
+        if epochs_are_known and best["snippet"]["tiou"] == results["snippet"]["tiou"]:
+            return results
+    raise InputError(f"{path}: not a results.json of this program; test or train again")
 
 
-def _are_figures(results: Any) -> bool:
-    """Whether it holds the figures of an evaluation: of the network, or of a file, which has no video labels."""
-    if not isinstance(results, dict):
-        return False
-    blank = {"classification_mAP": None, "classification_accuracy": 0.0}
-    names = ("snippet", "seconds", *blank)
-    epoch = results.get("epoch")
-    return are_results({**blank, **{name: results[name] for name in names if name in results}, "epoch": epoch or 0})
+def _figures_in(content: Any) -> dict[str, Any] | None:
+    """The figures of an evaluation: of the network, or of a file, which has no epoch and no video labels."""
+    if not isinstance(content, dict):
+        return None
+    names = ("snippet", "seconds", "classification_mAP", "classification_accuracy", "epoch")
+    figures = {name: content.get(name) for name in names}
+    filled = figures | {name: blank for name, blank in BLANK.items() if figures[name] is None}
+    return figures if are_results(filled) else None
+
+
+BLANK = {"classification_mAP": None, "classification_accuracy": 0.0, "epoch": 0}
 
 
 def write_evaluation(options: Namespace, results: dict[str, Any], detections: pd.DataFrame, data: Data) -> None:
@@ -71,6 +100,7 @@ def write_found(options: Namespace, detections: pd.DataFrame, data: Data) -> Non
     """Write `detections.json` and `detections.csv`; what an earlier run left is kept beside them."""
     names, unless_same = data.annotations.class_names, options.resume is not None
     version = f"SEAL {__version__}, {options.dataset_name}{' (simulated)' if data.simulated else ''}"
-    write_detections(options.exp_dir / "detections.json", detections, names, version, unless_same=unless_same)
-    path, lengths = options.exp_dir / "detections.csv", data.lengths(options.rate)
-    write_detection_csv(path, detections, names, lengths, unless_same=unless_same)
+    lengths = data.lengths(options.rate)
+    path = options.exp_dir / "detections.json"
+    write_detections(path, detections, names, version, lengths, unless_same=unless_same)
+    write_detection_csv(path.with_suffix(".csv"), detections, names, lengths, unless_same=unless_same)

@@ -22,6 +22,11 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 RESUME = Path("ckpt") / "resume.pt"
+PICTURES = (
+    *("class_average_precision", "precision_recall", "label_confusion", "training"),
+    *("videos_best", "videos_median", "videos_worst", "error_shares", "error_gains", "error_buckets"),
+)
+REPORT_FILES = ("report.html", *(f"{name}.png" for name in PICTURES))  # of a run, in its folder `report`
 # What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. If the
 # process ends in between, what is left is no run to go on with, since `resume.pt` goes first, and still one that is not
 # to be mixed with another, since `metrics.jsonl` goes last.
@@ -32,8 +37,7 @@ RUN_FILES = (
     "results.json",
     "detections.json",
     "detections.csv",
-    "report/report.html",
-    "report/*.png",
+    *(f"report/{name}" for name in REPORT_FILES),
     "ckpt/last_model.pkl",
     "ckpt/best_model.pkl",
     "logs/events.*",
@@ -135,6 +139,13 @@ class RunFolder:
         if checkpoint and self.path.resolve() in checkpoint.resolve().parents:
             raise InputError(f"--overwrite would remove {checkpoint}: choose another --exp_dir, or move it")
 
+    def clear(self) -> None:
+        """Remove a training run."""
+        for pattern in RUN_FILES:
+            for path in self.path.glob(pattern):
+                with writing(path):
+                    path.unlink()
+
     def start(self, about: str, *, replace: bool = False) -> None:
         """Note in `opt.txt` what is to be done, which is to be called once all input is known to be good.
 
@@ -142,10 +153,8 @@ class RunFolder:
             about: text for the end of `opt.txt`.
             replace: remove an earlier training run.
         """
-        for pattern in RUN_FILES if replace else ():
-            for path in self.path.glob(pattern):
-                with writing(path):
-                    path.unlink()
+        if replace:
+            self.clear()
         for folder in (self.path, self.path / "ckpt"):
             for path in folder.glob(".*.part"):  # of a run that was killed
                 with writing(path):

@@ -11,7 +11,7 @@ from data.results import read_results
 from data.run_folder import RunFolder
 from eval.protocols import PROTOCOLS
 from eval.seeds import seeds_table, summarise
-from utils import InputError, as_json, is_finite_number, log, read_json, write_beside_earlier
+from utils import InputError, as_json, is_finite_number, log, read_json, write_beside_earlier, writing
 
 FILE = "seeds.json"
 
@@ -21,10 +21,14 @@ def seed_folder(folder: Path, seed: int) -> Path:
     return folder / f"seed_{seed}"
 
 
-def train_seeds(options: Namespace, train: Callable[[Namespace], None]) -> None:
+def train_seeds(options: Namespace, train: Callable[..., dict[str, Any] | None]) -> None:
     """Train with each of `--seeds`, and print and write their mean and standard deviation.
 
     With `--resume`, runs go on that have begun, and the others begin.
+
+    Args:
+        options: of the runs.
+        train: trains one, and returns its results, if it was evaluated. Its second argument is called when it begins.
 
     Raises:
         InputError: a run is in the way, or none is there to go on with.
@@ -32,20 +36,40 @@ def train_seeds(options: Namespace, train: Callable[[Namespace], None]) -> None:
     folders = [RunFolder(seed_folder(options.exp_dir, seed)) for seed in options.seeds]
     if options.resume == "always" and not any(folder.resume.exists() for folder in folders):
         raise InputError(f"{options.exp_dir}: no run of these seeds to resume; --resume auto begins them")
-    if not options.resume:
-        for folder in folders:
+    done = [finished(folder, options) for folder in folders]
+    for folder, results in zip(folders, done, strict=True):
+        if results is None and not (options.resume and folder.resume.exists()):
             folder.require_free(options.overwrite, options.pretrained_ckpt)
-    for i, (seed, folder) in enumerate(zip(options.seeds, folders, strict=True), 1):
-        log.info(f"\nseed {seed}, run {i} of {len(folders)}: {folder.path}")
-        own = {"seed": seed, "seeds": None, "exp_dir": folder.path, "resume": options.resume and "auto"}
-        train(Namespace(**vars(options) | own))
-    if not all((folder.path / "results.json").exists() for folder in folders):
+
+    def clear_all() -> None:
+        """Remove all that `--overwrite` replaces at once, so that nothing of it is mixed with what is trained now."""
+        for folder in folders[1:]:
+            with folder:
+                folder.clear()
+        with writing(options.exp_dir / FILE):
+            (options.exp_dir / FILE).unlink(missing_ok=True)
+
+    for i, (seed, folder) in enumerate(zip(options.seeds, folders, strict=True)):
+        log.info(f"\nseed {seed}, run {i + 1} of {len(folders)}: {folder.path}{', finished' if done[i] else ''}")
+        if done[i] is None:
+            own = {"seed": seed, "seeds": None, "exp_dir": folder.path, "resume": options.resume and "auto"}
+            began = clear_all if options.overwrite and i == 0 else lambda: None
+            done[i] = train(Namespace(**vars(options) | own), began)
+    if None in done:
         log.info("\nno figures to average, since there was no evaluation")
         return
-    results = [read_results(folder.path / "results.json") for folder in folders]
-    summary = summarise(options.seeds, results)
+    summary = summarise(options.seeds, done)
     write_beside_earlier(options.exp_dir / FILE, as_json(summary), unless_same=True)
     log.info(f"\n{seeds_table(summary)}\nwritten: {options.exp_dir / FILE}")
+
+
+def finished(folder: RunFolder, options: Namespace) -> dict[str, Any] | None:
+    """The results of a run that is over, and of which nobody needs `resume.pt` any more, if runs are to go on."""
+    path = folder.path / "results.json"
+    if not options.resume or folder.resume.exists() or not path.exists():
+        return None
+    results = read_results(path)
+    return results if results["best"] and results["epoch"] == options.max_epoch else None
 
 
 def read_seeds(path: Path) -> dict[str, Any]:

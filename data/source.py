@@ -37,15 +37,11 @@ class Source:
     files: DatasetFiles
     annotations: Annotations
     subsets: dict[str, str]  # of the parts, `train` and `test`
+    simulated: bool  # whether the features are, as `data/make_demo.py` notes beside them
 
     def videos(self, part: str) -> list[str]:
         """The videos of a part."""
         return self.annotations.videos_of(self.subsets[part])
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the features are simulated, as `data/make_demo.py` notes beside them."""
-        return (self.files.features.parent / MARK).exists()
 
 
 def open_dataset(options: Namespace) -> Source:
@@ -54,7 +50,8 @@ def open_dataset(options: Namespace) -> Source:
     require_input(options)
     files = dataset_files(options)
     annotations = read_annotations(files.annotations, options.class_list)
-    source = Source(files, annotations, subsets_of(options, annotations))
+    simulated = options.dataset_name == "Demo" or (files.features.parent / MARK).exists()
+    source = Source(files, annotations, subsets_of(options, annotations), simulated)
     if source.simulated:
         log.info("notice: the features are simulated; no figure here says anything about real videos")
     require_agreement(options, annotations, source.videos("train") if options.run_type == "train" else None)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eval import pictures
-from eval.compare import DRAWS, LEVEL, differences, draw_videos
-from eval.curves import Matched
-from eval.detection import TIOU_THRESHOLDS
+from eval.compare import LEVEL, differences, draw_videos, num_draws
+from eval.detection import TIOU_THRESHOLDS, Matched
 from eval.errors import KINDS
-from eval.page import Page
+from eval.page import Page, signed
 from eval.protocols import PROTOCOLS, as_arrays
+
+NOISE = "more than noise of the test videos"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Run:
     name: str
     detections: pd.DataFrame  # that count, see `eval.files.detection_table`
     analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
+    source: str  # which weights
+    options: Mapping[str, str] = field(default_factory=dict)  # of the run, where they are known
+    seed_deviation: float | None = None  # of the snippet average over its seeds, where there are several
 
 
 def build_comparison(
@@ -55,34 +59,25 @@ def build_comparison(
     Returns:
         The page, and the differences at each threshold as text.
     """
-    page, texts = Page(title, simulated=simulated), []
-    drawn = draw_videos(len(videos), seed)
-    number_of = {video: i for i, video in enumerate(videos)}
-    matched = {protocol: [] for protocol in PROTOCOLS}
-    for run in runs:
-        for protocol, own in matched.items():
-            arrays = as_arrays(run.detections, truth, protocol, rate)
-            for part, table in zip(arrays, (run.detections, truth), strict=True):
-                part["video"] = table["video"].map(number_of).to_numpy()
-            own.append(Matched(*arrays, len(class_names), TIOU_THRESHOLDS[tiou]))
 
-    page.text(
-        f"Each run is compared with the first, {runs[0].name}, on the same {len(videos)} test videos. Whether a "
-        f"difference is more than noise is told by a paired bootstrap: {DRAWS} times the test videos are drawn with "
-        "replacement, and both runs evaluated on the draw. Intervals hold 95% of the draws. What it cannot see is how "
-        "much another seed would change either run."
-    )
+    def matched(run: Run, protocol: str) -> Matched:
+        arrays = as_arrays(run.detections, truth, protocol, rate, videos)
+        return Matched(*arrays, len(class_names), TIOU_THRESHOLDS[tiou])
+
+    page, texts = Page(title, simulated=simulated), []
+    drawn = draw_videos(len(videos), seed, num_draws(len(class_names)))
+    _say_what_it_is(page, runs, len(videos), len(drawn))
     with pictures.styled():
-        _show_both(page, runs, matched["snippet"])
+        _show_all(page, runs, [matched(run, "snippet") for run in runs])
         for i, run in enumerate(runs[1:], 1):
             page.section(f"{run.name} minus {runs[0].name}")
             for protocol in PROTOCOLS:
-                first, second = matched[protocol][0], matched[protocol][i]
-                by_threshold, by_class = differences(first, second, drawn, class_names)
+                both = matched(runs[0], protocol), matched(run, protocol)
+                by_threshold, by_class = differences(*both, drawn, class_names)
                 texts.append(f"{run.name} minus {runs[0].name}, {protocol} protocol\n{as_text(by_threshold)}")
-                _show_thresholds(page, by_threshold, protocol, i, simulated=simulated)
+                _show_thresholds(page, by_threshold, protocol, i)
                 if protocol == "snippet":
-                    _show_classes(page, by_class, i, simulated=simulated)
+                    _show_classes(page, by_class, i)
     return page, "\n\n".join(texts)
 
 
@@ -90,37 +85,48 @@ def as_text(table: pd.DataFrame) -> str:
     """Differences as printed."""
     shown = table.drop(columns="more_than_noise").map("{:.2f}".format)
     shown["p"] = table["p"].map("{:.3f}".format)
-    shown[""] = np.where(table["more_than_noise"], "more than noise", "")
+    shown[""] = np.where(table["more_than_noise"], NOISE, "")
     return shown.rename_axis("mAP @ tIoU").to_string()
 
 
-def _rows(table: pd.DataFrame) -> list[list[object]]:
-    return [
-        [
-            str(row.Index),
-            row.first,
-            row.second,
-            f"{row.difference:+.1f}",
-            f"{row.low:+.1f} to {row.high:+.1f}",
-            f"{row.p:.3f}",
-            "yes" if row.more_than_noise else "no",
-        ]
-        for row in table.itertuples()
-    ]
+def _say_what_it_is(page: Page, runs: Sequence[Run], num_videos: int, draws: int) -> None:
+    page.text(
+        f"Each run is compared with the first, {runs[0].name}, on the same {num_videos} test videos. A paired "
+        "bootstrap tells whether a difference is more than the noise that the choice of test videos makes: "
+        f"{draws} times as many of them are drawn with replacement, and both runs evaluated on the draw. Intervals "
+        "hold the middle 95% of the draws."
+    )
+    known = [f"{run.name}: {run.seed_deviation:.1f}" for run in runs if run.seed_deviation is not None]
+    page.text(
+        "It does not see how much another seed would change either run, which may be more: "
+        + (
+            f"the standard deviation of average mAP over the seeds is {', '.join(known)}; that of a difference of two "
+            "single runs is 1.4 times as large."
+            if known
+            else "train with --seeds to know."
+        )
+    )
 
 
-HEADERS = ("first", "second", "difference", "95% interval", "p", "more than noise")
-
-
-def _show_both(page: Page, runs: Sequence[Run], matched: Sequence[Matched]) -> None:
+def _show_all(page: Page, runs: Sequence[Run], matched: Sequence[Matched]) -> None:
     page.section("The runs")
-    thresholds = [f"{t:g}" for t in matched[0].thresholds]
-    rows = []
-    for run, own in zip(runs, matched, strict=True):
-        mean = 100 * np.nanmean(own.class_precision(), axis=0)
-        rows.append([run.name, *mean.tolist(), float(mean.mean())])
     mark = " Simulated data." if page.simulated else ""
-    page.table(["mAP, %, at tIoU", *thresholds, "average"], rows, caption=f"Snippet protocol.{mark}")
+    thresholds = [f"{t:g}" for t in matched[0].thresholds]
+    means = [100 * np.nanmean(own.class_precision(), axis=0) for own in matched]
+    page.table(
+        ["mAP, %, at tIoU", "average", *thresholds, "weights"],
+        [[run.name, float(m.mean()), *m.tolist(), run.source] for run, m in zip(runs, means, strict=True)],
+        caption=f"Snippet protocol.{mark}",
+    )
+    names = dict.fromkeys(name for run in runs for name in run.options)
+    lines = {name: [run.options.get(name, "not known") for run in runs] for name in names}
+    differing = {name: values for name, values in lines.items() if len(set(values)) > 1}
+    if differing:
+        page.table(
+            ["option", *(run.name for run in runs)],
+            [[name, *values] for name, values in differing.items()],
+            caption="The options that differ.",
+        )
     page.table(
         ["run", "average mAP_N, %", *KINDS[1:]],
         [
@@ -132,24 +138,53 @@ def _show_both(page: Page, runs: Sequence[Run], matched: Sequence[Matched]) -> N
     )
 
 
-def _show_thresholds(page: Page, table: pd.DataFrame, protocol: str, i: int, *, simulated: bool) -> None:
+def _rows(table: pd.DataFrame) -> list[list[object]]:
+    return [
+        [
+            str(row.Index),
+            signed(row.difference),
+            f"{signed(row.low)} to {signed(row.high)}",
+            "yes" if row.more_than_noise else "no",
+            f"{row.p:.3f}",
+            row.first,
+            row.second,
+        ]
+        for row in table.itertuples()
+    ]
+
+
+HEADERS = ("difference", "95% interval", NOISE, "p", "the first", "this run")
+
+
+def _show_thresholds(page: Page, table: pd.DataFrame, protocol: str, i: int) -> None:
     page.heading(f"By tIoU, {protocol} protocol")
     page.picture(
         f"comparison_{i}_tiou_{protocol}",
-        pictures.difference_bars(table, "difference in mAP, percentage points", simulated=simulated),
-        f"Difference in mAP at each tIoU with its 95% interval, {protocol} protocol.",
+        pictures.difference_bars(table, "difference in mAP, percentage points", simulated=page.simulated),
+        f"Difference in mAP at each tIoU with its 95% interval over draws of test videos, {protocol} protocol. Other "
+        "seeds are not in it.",
     )
-    page.table(["tIoU", *HEADERS], _rows(table), strong=[len(table) - 1])
+    page.table(
+        ["tIoU", *HEADERS],
+        _rows(table),
+        strong=[len(table) - 1],
+        caption="More than noise where the interval leaves out zero. Each line is taken by itself: with many lines, "
+        "the average is the one to go by.",
+    )
 
 
-def _show_classes(page: Page, table: pd.DataFrame, i: int, *, simulated: bool) -> None:
+def _show_classes(page: Page, table: pd.DataFrame, i: int) -> None:
     page.heading("By class, snippet protocol")
     table = table.sort_values("difference", ascending=False, kind="stable")
     page.picture(
         f"comparison_{i}_classes",
-        pictures.difference_bars(table, "difference in average precision, percentage points", simulated=simulated),
-        "Difference in each class's average precision, mean over the tIoU thresholds, with its 95% interval. Since "
-        "there are many classes, one is said to be more than noise where Benjamini and Hochberg's procedure finds it "
-        f"at {100 * LEVEL:g}%.",
+        pictures.difference_bars(table, "difference in average precision, percentage points", simulated=page.simulated),
+        "Difference in each class's average precision, mean over the tIoU thresholds, with its 95% interval over "
+        "draws of test videos. Other seeds are not in it.",
     )
-    page.table(["class", *HEADERS], _rows(table))
+    page.table(
+        ["class", *HEADERS],
+        _rows(table),
+        caption="Since there are many classes, one is more than noise where Benjamini and Hochberg's procedure finds "
+        f"it at {100 * LEVEL:g}%, which asks for more than an interval without zero.",
+    )

@@ -1,93 +1,49 @@
-"""What lies behind a mAP: precision-recall curves, each class, each video, and the confusion of video labels.
-
-Detections and ground truth are arrays as `eval.detection` takes them, or tables as `eval.protocols` does.
-"""
+"""What lies behind a mAP: precision-recall curves, each video, and the confusion of video labels."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from eval.detection import average_precision, match_detections
+from eval.detection import Matched, average_precision, interpolated
 
 RECALL = np.linspace(0, 1, 101)  # where precision is read
 
 
-class Matched:
-    """Detections by falling score with the instances they hold, from which all curves follow.
+def mean_curve(matched: Matched) -> np.ndarray:
+    """Interpolated precision at each of `RECALL`, the mean over the classes, `[R, K]`: its area is the mAP."""
+    curves = []
+    for class_idx in np.flatnonzero(matched.num_instances):
+        hits = matched.true_positive[matched.ranked["class_idx"] == class_idx]
+        precision = interpolated(hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None])
+        # The first detection with which the recall is reached; instances are counted, so that nothing is rounded.
+        wanted = np.ceil(RECALL * matched.num_instances[class_idx] - 1e-9).clip(min=1)
+        reached = [np.searchsorted(found, wanted) for found in hits.cumsum(0).T]  # one more than there are: never
+        curves.append(np.stack([np.append(own, 0)[at] for own, at in zip(precision.T, reached, strict=True)], axis=1))
+    return np.mean(curves, axis=0)
 
-    Args:
-        detections: see `eval.detection.detection_map`.
-        ground_truth: see there; at least one instance.
-        num_class: C, background excluded.
-        thresholds: `[K]` tIoU, rising.
+
+def pooled_counts(matched: Matched, k: int, num_scores: int = 101) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True positives, false positives and missed instances of all classes together, at tIoU number k.
+
+    Each is `[num_scores]`, of the detections whose score is at least 0, …, 1 in even steps.
     """
+    count = np.searchsorted(-matched.ranked["score"], -np.linspace(0, 1, num_scores), side="right")
+    true = np.append(0, matched.true_positive[:, k].cumsum())[count]
+    return true, count - true, matched.num_instances.sum() - true
 
-    def __init__(
-        self,
-        detections: Mapping[str, np.ndarray],
-        ground_truth: Mapping[str, np.ndarray],
-        num_class: int,
-        thresholds: np.ndarray,
-    ) -> None:
-        order = np.argsort(-detections["score"], kind="stable")
-        self.ranked = {name: values[order] for name, values in detections.items()}
-        self.ground_truth, self.num_class, self.thresholds = ground_truth, num_class, thresholds
-        self.true_positive = match_detections(self.ranked, ground_truth, thresholds) >= 0  # [n, K]
-        self.num_instances = np.bincount(ground_truth["class_idx"], minlength=num_class)  # [C]
 
-    def of_class(self, class_idx: int) -> np.ndarray:
-        """Which detections of a class are true positives, `[n, K]`."""
-        return self.true_positive[self.ranked["class_idx"] == class_idx]
-
-    def class_precision(self) -> np.ndarray:
-        """Average precision, `[C, K]` in [0, 1]; nan for a class without ground truth."""
-        precision = np.full((self.num_class, len(self.thresholds)), np.nan)
-        for class_idx in np.flatnonzero(self.num_instances):
-            precision[class_idx] = average_precision(self.of_class(class_idx), self.num_instances[class_idx])
-        return precision
-
-    def mean_curve(self) -> np.ndarray:
-        """Interpolated precision at each of `RECALL`, the mean over the classes, `[R, K]`: its area is the mAP."""
-        curves = []
-        for class_idx in np.flatnonzero(self.num_instances):
-            hits = self.of_class(class_idx)
-            precision = hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None]
-            best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-            # The first detection with which the recall is reached; instances are counted, so that nothing is rounded.
-            wanted = np.ceil(RECALL * self.num_instances[class_idx] - 1e-9).clip(min=1)
-            columns = []
-            for k in range(len(self.thresholds)):
-                first = np.searchsorted(hits[:, k].cumsum(), wanted)
-                columns.append(np.append(best_from_here[:, k], 0)[first])
-            curves.append(np.stack(columns, axis=1))
-        return np.mean(curves, axis=0)
-
-    def pooled_counts(self, k: int, num_thresholds: int = 101) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """True positives, false positives and missed instances of all classes together, at tIoU number k.
-
-        Each is `[num_thresholds]`, of the detections whose score is at least 0, 0.01 …, 1.
-        """
-        at_least = np.linspace(0, 1, num_thresholds)
-        count = np.searchsorted(-self.ranked["score"], -at_least, side="right")
-        true = np.append(0, self.true_positive[:, k].cumsum())[count]
-        return true, count - true, self.num_instances.sum() - true
-
-    def video_precision(self) -> dict[int, float]:
-        """Each video's own mAP, averaged over the thresholds: what it would be if there were no other video."""
-        own: dict[int, list[float]] = {}
-        pair = self.ranked["video"] * self.num_class + self.ranked["class_idx"]
-        order = np.argsort(pair, kind="stable")
-        keys, count = np.unique(
-            self.ground_truth["video"] * self.num_class + self.ground_truth["class_idx"], return_counts=True
-        )
-        first, last = (np.searchsorted(pair[order], keys, side=side) for side in ("left", "right"))
-        for key, instances, start, end in zip(keys.tolist(), count.tolist(), first, last, strict=True):
-            precision = average_precision(self.true_positive[order[start:end]], instances)
-            own.setdefault(key // self.num_class, []).append(float(precision.mean()))
-        return {video: float(np.mean(values)) for video, values in own.items()}
+def video_precision(matched: Matched) -> dict[int, float]:
+    """Each video's own mAP, averaged over the thresholds: what it would be if there were no other video."""
+    own: dict[int, list[float]] = {}
+    keys = [part["video"] * matched.num_class + part["class_idx"] for part in (matched.ranked, matched.ground_truth)]
+    order = np.argsort(keys[0], kind="stable")
+    pairs, count = np.unique(keys[1], return_counts=True)
+    first, last = (np.searchsorted(keys[0][order], pairs, side=side) for side in ("left", "right"))
+    for pair, instances, start, end in zip(pairs.tolist(), count.tolist(), first, last, strict=True):
+        precision = average_precision(matched.true_positive[order[start:end]], instances)
+        own.setdefault(pair // matched.num_class, []).append(float(precision.mean()))
+    return {video: float(np.mean(values)) for video, values in own.items()}
 
 
 def label_confusion(detections: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ Ties matter: with integer boundaries a tIoU often equals a threshold, and two in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,7 +15,10 @@ TIOU_THRESHOLDS = {"thumos14": np.linspace(0.1, 0.7, 7), "activitynet": np.linsp
 
 
 def detection_map(
-    detections: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray], num_class: int, thresholds: np.ndarray
+    detections: Mapping[str, np.ndarray],
+    ground_truth: Mapping[str, np.ndarray],
+    num_class: int,
+    thresholds: np.ndarray,
 ) -> np.ndarray:
     """Average precision of every class at every threshold.
 
@@ -29,16 +32,38 @@ def detection_map(
         `[C, K]` average precision in [0, 1]; 0 for a class with ground truth and no detection, nan for a class
         without ground truth.
     """
-    order = np.argsort(-detections["score"], kind="stable")  # equal scores: the one listed first goes first
-    ranked = {name: values[order] for name, values in detections.items()}
-    true_positive = match_detections(ranked, ground_truth, thresholds) >= 0  # [n, K]
+    return Matched(detections, ground_truth, num_class, thresholds).class_precision()
 
-    precision = np.full((num_class, len(thresholds)), np.nan)
-    num_instances = np.bincount(ground_truth["class_idx"], minlength=num_class)
-    for class_idx in np.flatnonzero(num_instances):
-        hits = true_positive[ranked["class_idx"] == class_idx]
-        precision[class_idx] = average_precision(hits, num_instances[class_idx])
-    return precision
+
+class Matched:
+    """Detections by falling score, and which of them are true positives; see `detection_map`.
+
+    Attributes:
+        ranked: the detections; of equal scores, the one listed first goes first.
+        true_positive: `[n, K]` bool.
+        num_instances: `[C]` of the ground truth.
+    """
+
+    def __init__(
+        self,
+        detections: Mapping[str, np.ndarray],
+        ground_truth: Mapping[str, np.ndarray],
+        num_class: int,
+        thresholds: np.ndarray,
+    ) -> None:
+        order = np.argsort(-detections["score"], kind="stable")
+        self.ranked = {name: values[order] for name, values in detections.items()}
+        self.ground_truth, self.num_class, self.thresholds = ground_truth, num_class, thresholds
+        self.true_positive = match_detections(self.ranked, ground_truth, thresholds) >= 0
+        self.num_instances = np.bincount(ground_truth["class_idx"], minlength=num_class)
+
+    def class_precision(self) -> np.ndarray:
+        """What `detection_map` returns."""
+        precision = np.full((self.num_class, len(self.thresholds)), np.nan)
+        for class_idx in np.flatnonzero(self.num_instances):
+            hits = self.true_positive[self.ranked["class_idx"] == class_idx]
+            precision[class_idx] = average_precision(hits, self.num_instances[class_idx])
+        return precision
 
 
 def average_precision(true_positive: np.ndarray, num_instances: int) -> np.ndarray:
@@ -57,12 +82,16 @@ def average_precision(true_positive: np.ndarray, num_instances: int) -> np.ndarr
 
 def area_under_curve(precision: np.ndarray, true_positive: np.ndarray, num_instances: int) -> np.ndarray:
     """The area under interpolated precision `[n, K]` over the recall that the true positives `[n, K]` give: `[K]`."""
-    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    return (best_from_here * true_positive).sum(0) / num_instances  # recall rises by 1/num_instances a hit
+    return (interpolated(precision) * true_positive).sum(0) / num_instances  # recall rises by 1/num_instances a hit
+
+
+def interpolated(precision: np.ndarray) -> np.ndarray:
+    """The best precision from each detection on, along the first axis."""
+    return np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def match_detections(
-    ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray], thresholds: np.ndarray
+    ranked: Mapping[str, np.ndarray], ground_truth: Mapping[str, np.ndarray], thresholds: np.ndarray
 ) -> np.ndarray:
     """Which instance each detection holds: each in turn takes the free one it overlaps most, if enough.
 
@@ -93,7 +122,7 @@ def match_detections(
 
 
 def candidate_pairs(
-    ranked: dict[str, np.ndarray], ground_truth: dict[str, np.ndarray], most: int = 1 << 22
+    ranked: Mapping[str, np.ndarray], ground_truth: Mapping[str, np.ndarray], most: int = 1 << 22
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every (detection, instance) of the same video and class, as two index arrays for about `most` pairs at a time."""
     num_class = 1 + max(part["class_idx"].max(initial=0) for part in (ranked, ground_truth))

@@ -51,7 +51,13 @@ def counted(detections: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_detections(
-    path: Path, detections: pd.DataFrame, class_names: Sequence[str], version: str, *, unless_same: bool = False
+    path: Path,
+    detections: pd.DataFrame,
+    class_names: Sequence[str],
+    version: str,
+    lengths: Mapping[str, float] | None = None,
+    *,
+    unless_same: bool = False,
 ) -> None:
     """Write the detections that count in ActivityNet result format, in seconds; see `utils.write_beside_earlier`.
 
@@ -62,7 +68,8 @@ def write_detections(
     for row in counted(detections).itertuples(index=False):
         entry = {"label": class_names[row.class_idx], "score": row.score, "segment": [row.start_sec, row.end_sec]}
         results.setdefault(row.video, []).append(entry)
-    content = {"version": version, "results": results, "external_data": {"snippet_decimals": 2}}
+    external = {"snippet_decimals": 2, "video_seconds": dict(lengths or {})}
+    content = {"version": version, "results": results, "external_data": external}
     write_beside_earlier(path, as_json(content), unless_same=unless_same)
 
 
@@ -111,7 +118,8 @@ def write_detection_csv(
 def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> pd.DataFrame:
     """Read detections in ActivityNet result format, ours or anyone's.
 
-    The table's `attrs["simulated"]` is whether the file says that it is of simulated data.
+    The table's `attrs["simulated"]` is whether the file says that it is of simulated data, `attrs["lengths"]` the
+    seconds of the videos that it tells of.
 
     Args:
         path: `{"results": {video: [{"label", "score", "segment": [s, e] seconds}]}}`.
@@ -153,5 +161,5 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
     table = _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
-    table.attrs["simulated"] = content.simulated
+    table.attrs |= {"simulated": content.simulated, "lengths": content.lengths}
     return table

@@ -25,16 +25,15 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; padding-top: .6rem; border-top: 
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { max-width: 46rem; margin: .5rem 0; }
 nav { font-size: .9rem; margin: .8rem 0; }
-nav a { color: #00558a; margin-right: 1rem; white-space: nowrap; display: inline-block; padding: .15rem 0; }
+nav a { color: #00558a; margin-right: 1rem; overflow-wrap: anywhere; display: inline-block; padding: .15rem 0; }
 .banner { border-left: .3rem solid var(--mark); background: #fdf1ea; color: var(--mark); padding: .5rem .8rem;
   margin: .8rem 0; font-weight: 600; }
-.soft, figcaption, caption { color: var(--soft); font-size: .875rem; }
+.soft, figcaption { color: var(--soft); font-size: .875rem; }
 .scroll { overflow-x: auto; }
 figure { margin: 1rem 0 1.4rem; break-inside: avoid; }
-figure img { display: block; width: 100%; min-width: 36rem; height: auto; }
+figure img { display: block; width: 100%; max-width: 50rem; height: auto; }
 figcaption { max-width: 46rem; margin-top: .3rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-caption { text-align: left; caption-side: bottom; padding-top: .3rem; }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; }
@@ -49,11 +48,10 @@ pre { font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; white-space: 
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
   .scroll, .long, pre { overflow: visible; max-height: none; }
-  figure img { min-width: 0; }
   table { font-size: 7.5pt; }
   th, td { padding: .12rem .3rem; }
   thead { display: table-header-group; }
-  tr, h2, h3 { break-inside: avoid; }
+  tr, h2, h3, div:not(.long) > table { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
   .banner { border: 1px solid var(--mark); }
 }
@@ -122,10 +120,10 @@ class Page:
             lines.append(f'<tr{kind}><th scope="row">{_cell(first)}</th>{cells}</tr>')
         heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in headers)
         kind = "scroll long" if len(rows) > 25 else "scroll"
-        below = f"<caption>{escape(caption)}</caption>" if caption else ""
+        below = f'<p class="soft">{escape(caption)}</p>' if caption else ""
         self._parts.append(
-            f'<div class="{kind}"><table>{below}'
-            f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+            f'<div class="{kind}"><table>'
+            f"<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>{below}"
         )
 
     def picture(self, name: str, figure: Figure, caption: str) -> None:
@@ -134,7 +132,7 @@ class Page:
         content = base64.b64encode(as_svg(figure)).decode()
         alt = escape(caption)
         self._parts.append(
-            f'<figure><div class="scroll"><img alt="{alt}" src="data:image/svg+xml;base64,{content}"></div>'
+            f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{content}">'
             f"<figcaption>{alt} <em>({escape(name)}.png)</em></figcaption></figure>"
         )
 
@@ -155,6 +153,12 @@ class Page:
                 "</body>\n</html>\n",
             ]
         )
+
+
+def signed(value: float) -> str:
+    """A difference with one decimal and its sign."""
+    text = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def _cell(value: object) -> str:

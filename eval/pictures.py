@@ -6,6 +6,7 @@ seconds. Names from files are drawn as they are, never read as formulas.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,10 @@ from matplotlib.ticker import MaxNLocator
 from eval.errors import KINDS
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #F0E442".split()  # noqa: SIM905
-INK, GREY, FAINT = "#222222", "#8C8C8C", "#D9D9D9"
+INK, GREY, FAINT = "#222222", "#7F7F7F", "#DDDDDD"
 LINES = ((BLUE, "-"), (RED, "--"), (GREEN, "-."), (INK, ":"), (PINK, "-"), (ORANGE, "--"), (SKY, "-."))
 KIND_COLOURS = dict(zip(KINDS, (BLUE, SKY, PINK, ORANGE, YELLOW, GREY), strict=True))
-WIDTH = 7.5  # inches of every picture
+WIDTH = 6.4  # inches of every picture: what is written in it can then be read on a phone
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -115,11 +116,11 @@ def precision_recall(curves: Mapping[str, np.ndarray], recall: np.ndarray, *, si
     """Precision over recall, `[R]` each in [0, 1], a line for each name."""
     figure = new_figure(3.6, simulated=simulated)
     ax = figure.subplots()
-    for (name, precision), (colour, dashes) in zip(curves.items(), LINES, strict=False):
+    for (name, precision), (colour, dashes) in zip(curves.items(), itertools.cycle(LINES), strict=False):
         ax.plot(100 * recall, 100 * precision, color=colour, linestyle=dashes, label=name)
     ax.set(xlim=(0, 100), ylim=(0, 102), xlabel="recall, %", ylabel="precision, %, mean over the classes")
     ax.grid()
-    ax.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -157,17 +158,17 @@ def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool
         ax = figure.add_subplot(grid[place])
         ax.plot(losses.index, losses[name], color=BLUE, linewidth=1.1, marker="." if len(losses) == 1 else None)
         ax.set_title(name, fontsize=8.5)
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         ax.grid()
         if place[0] == 1:
             ax.set_xlabel("epoch")
     if len(maps):
         ax = figure.add_subplot(grid[2, :])
-        for name, (colour, dashes) in zip(maps, LINES, strict=False):
+        for name, (colour, dashes) in zip(maps, itertools.cycle(LINES), strict=False):
             ax.plot(maps.index, maps[name], color=colour, linestyle=dashes, marker="o", markersize=3, label=name)
         ax.set(xlabel="epoch", ylabel="mAP, %")
         ax.set_xlim(0, 1.02 * maps.index.max())
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         ax.grid()
         figure.legend(loc="outside lower center", ncols=5, fontsize=7.5)
     return figure
@@ -218,7 +219,7 @@ def error_gains(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
 BUCKET_TITLES = {
     "length": "length, seconds",
     "coverage": "share of the video, %",
-    "instances": "instances of the class in the video",
+    "instances": "instances in the video",
 }
 
 
@@ -233,9 +234,12 @@ def bucket_name(bucket: Mapping[str, Any], name: str) -> str:
 
 
 def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
-    """Average mAP_N, and the share of missed instances, by length, coverage and number of instances."""
-    buckets = analysis["buckets"]
-    figure = new_figure(4.6, simulated=simulated)
+    """Average mAP_N, and the share of missed instances, by length, coverage and number of instances.
+
+    What is known of no instance is left out: coverage, if the videos' durations are not known.
+    """
+    buckets = {name: parts for name, parts in analysis["buckets"].items() if sum(part["instances"] for part in parts)}
+    figure = new_figure(4.8, simulated=simulated)
     widths = [len(parts) for parts in buckets.values()]
     axes = figure.subplots(2, len(buckets), squeeze=False, width_ratios=widths, sharey="row")
     rows = (("average_mAP_N", "average mAP_N, %", GREEN), ("average_missed", "missed instances, %", RED))
@@ -244,11 +248,12 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
             heights = [np.nan if part[value] is None else part[value] for part in parts]
             ax.bar(range(len(parts)), np.nan_to_num(heights), color=colour, width=0.7)
             for x, height in enumerate(heights):
-                text = "none" if np.isnan(height) else f"{height:.0f}"
-                box = {"facecolor": "white", "linewidth": 0, "pad": 0.8, "alpha": 0.85}
-                ax.text(x, np.nan_to_num(height) + 2.5, text, ha="center", fontsize=7.5, bbox=box)
-            ax.set_xticks(range(len(parts)), [bucket_name(part, name) for part in parts], fontsize=7)
-            ax.set_ylim(0, 110)
+                text = "none" if np.isnan(height) else f"{height:.1f}"
+                box = {"facecolor": "white", "linewidth": 0, "pad": 0.6, "alpha": 0.85}
+                ax.text(x, np.nan_to_num(height) + 2.5, text, ha="center", fontsize=7, bbox=box)
+            names = [f"{bucket_name(part, name)}\nn={part['instances']}" for part in parts]
+            ax.set_xticks(range(len(parts)), names, fontsize=6.5)
+            ax.set_ylim(0, 115)
             ax.grid(axis="y")
             if i == 1:
                 ax.set_xlabel(BUCKET_TITLES[name])
@@ -256,7 +261,7 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
     for ax in axes[0]:
         ax.axhline(analysis["average_mAP_N"], color=INK, linewidth=1, linestyle="--", zorder=1.5)
     handle = Line2D([], [], color=INK, linewidth=1, linestyle="--", label="over all instances")
-    axes[0, 0].legend(handles=[handle], loc="upper left", fontsize=7.5)
+    axes[0, 0].legend(handles=[handle], loc="upper left", fontsize=7)
     return figure
 
 
@@ -284,7 +289,11 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
     figure.supxlabel(label, fontsize=8.5)
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=3.5, label=text)
-        for colour, text in ((BLUE, "higher, more than noise"), (RED, "lower, more than noise"), (GREY, "may be noise"))
+        for colour, text in (
+            (BLUE, "higher, more than noise of the test videos"),
+            (RED, "lower, the same"),
+            (GREY, "may be noise"),
+        )
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=7.5)
     return figure

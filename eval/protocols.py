@@ -20,10 +20,18 @@ PROTOCOLS = ("snippet", "seconds")
 
 
 def as_arrays(
-    detections: pd.DataFrame, ground_truth: pd.DataFrame, protocol: str, rate: float
+    detections: pd.DataFrame,
+    ground_truth: pd.DataFrame,
+    protocol: str,
+    rate: float,
+    videos: Sequence[str] | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Detections and ground truth as `eval.detection` takes them, in the unit of a protocol; see `evaluate`."""
-    video, _ = pd.factorize(pd.concat([detections["video"], ground_truth["video"]], ignore_index=True))
+    """Detections and ground truth as `eval.detection` takes them, in the unit of a protocol; see `evaluate`.
+
+    A video's number is its place in `videos`; without these, that of its first appearance.
+    """
+    names = pd.concat([detections["video"], ground_truth["video"]], ignore_index=True)
+    video = pd.factorize(names)[0] if videos is None else pd.Index(videos).get_indexer(names)
     unit = {"snippet": "snip", "seconds": "sec"}[protocol]
     truth_segment = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
     found = {

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from eval import pictures
-from eval.curves import RECALL, Matched, label_confusion
-from eval.detection import TIOU_THRESHOLDS
+from eval.curves import RECALL, label_confusion, mean_curve, video_precision
+from eval.detection import TIOU_THRESHOLDS, Matched
 from eval.errors import KINDS
 from eval.page import Page
-from eval.protocols import PROTOCOLS, as_arrays, averages, evaluate
+from eval.protocols import PROTOCOLS, as_arrays, averages
 from eval.seeds import seeds_rows
 from eval.timeline_pictures import timelines
 from eval.timelines import KINDS_AT, Timeline, timeline_detections, timeline_truth
-from utils import some_of
+from utils import __version__, some_of
 
 PUBLISHED = {  # average mAP at tIoU 0.1:0.7, THUMOS14, snippet protocol
     "P-MIL, published": 47.0,
@@ -40,6 +40,7 @@ class Material:
     labels: pd.DataFrame  # [V, C] of the test videos, 0 or 1, see `eval.curves.label_confusion`
     truth: pd.DataFrame  # see `eval.protocols.evaluate`
     detections: pd.DataFrame  # that count, see `eval.files.detection_table`
+    figures: Mapping[str, Any]  # see `eval.protocols.evaluate`
     analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
     lengths: Mapping[str, float]  # seconds of each test video; nan where it is not known
     tiou: str  # a key of `TIOU_THRESHOLDS`
@@ -59,11 +60,12 @@ def build_report(material: Material) -> Page:
     page = Page(material.title, simulated=material.simulated)
     with pictures.styled():
         thresholds = TIOU_THRESHOLDS[material.tiou]
-        arrays = as_arrays(material.detections, material.truth, "snippet", material.rate)
+        videos = list(material.labels.index)
+        arrays = as_arrays(material.detections, material.truth, "snippet", material.rate, videos)
         matched = Matched(*arrays, len(material.class_names), thresholds)
         _say_what_it_is(page, material)
-        _show_map(page, material)
         _show_seeds(page, material)
+        _show_map(page, material)
         _show_classes(page, material, matched)
         _show_curves(page, material, arrays)
         _show_labels(page, material)
@@ -79,8 +81,8 @@ def build_report(material: Material) -> Page:
 def _say_what_it_is(page: Page, material: Material) -> None:
     videos, classes = len(material.labels), material.truth["class_idx"].nunique()
     page.text(
-        f"{material.source}. Dataset {material.dataset}, subset {material.subset}: {videos} test videos with "
-        f"{len(material.truth)} instances of {classes} classes; {len(material.detections)} detections."
+        f"SEAL {__version__}. {material.source}. Dataset {material.dataset}, subset {material.subset}: {videos} test "
+        f"videos with {len(material.truth)} instances of {classes} classes; {len(material.detections)} detections."
     )
     if without := sorted(set(material.labels.index) - set(material.detections["video"])):
         page.text(f"{len(without)} videos have no detection: {some_of(without)}.", soft=True)
@@ -88,37 +90,34 @@ def _say_what_it_is(page: Page, material: Material) -> None:
 
 def _show_map(page: Page, material: Material) -> None:
     page.section("Mean average precision")
-    results = evaluate(material.detections, material.truth, material.class_names, material.tiou, material.rate)
-    *others, headline = averages(results["snippet"])
-    thresholds = [f"{t:g}" for t in results["snippet"]["tiou"]]
+    figures, given = material.figures, material.results or {}
+    *others, headline = averages(figures["snippet"])
+    thresholds = [f"{t:g}" for t in figures["snippet"]["tiou"]]
     data = "simulated" if material.simulated else material.dataset
 
     def row(name: str, protocol: str, result: Mapping[str, Any]) -> list[object]:
         *of_others, of_headline = averages(result).values()
-        return [name, data, protocol, of_headline, *result["mAP"], *of_others]
+        return [name, of_headline, *result["mAP"], *of_others, protocol, data]
 
-    best = (material.results or {}).get("best")
-    last = "this" if not best else f"epoch {material.results['epoch']}, the last"
-    rows = [row(last, protocol, results[protocol]) for protocol in PROTOCOLS]
-    if best:
+    last, best = given.get("epoch"), given.get("best")
+    if last and best and last == best["epoch"]:
+        name = f"epoch {last}, the last, and the best on the test set"
+    else:
+        name = f"epoch {last}, the last" if last else "these detections"
+    rows = [row(name, protocol, figures[protocol]) for protocol in PROTOCOLS]
+    if best and last != best["epoch"]:
         rows += [row(f"epoch {best['epoch']}, the best on the test set", name, best[name]) for name in PROTOCOLS]
-    published = material.tiou == "thumos14"
-    if published:
-        empty = [None] * (len(thresholds) + len(others))
-        rows += [[name, "THUMOS14, real", "snippet", value, *empty] for name, value in PUBLISHED.items()]
-    page.table(["mAP, %, at tIoU", "data", "protocol", headline, *thresholds, *others], rows, strong=[0])
+    published = PUBLISHED if material.tiou == "thumos14" else {}
+    empty = [None] * (len(thresholds) + len(others))
+    rows += [[name, value, *empty, "snippet", "THUMOS14, real"] for name, value in published.items()]
+    page.table(["mAP, %, at tIoU", headline, *thresholds, *others, "protocol", "data"], rows, strong=[0])
     page.text(
         "The snippet protocol, ground truth rounded to whole snippets, is the one behind the published figures; the "
         "seconds protocol rounds nothing."
-        + (
-            " Published rows are on real videos; simulated ones do not compare."
-            if material.simulated and published
-            else ""
-        )
+        + (" Published rows are of real THUMOS14; others do not compare with figures on other data." * bool(published))
         + (" The best epoch was chosen on the test set; compare the last." if best else ""),
         soft=True,
     )
-    given = material.results or {}
     if given.get("classification_accuracy") is not None:
         mean = given["classification_mAP"]
         page.text(
@@ -133,14 +132,19 @@ def _show_seeds(page: Page, material: Material) -> None:
     page.section("Seeds")
     seeds = material.seeds
     tiou = [f"{t:g}" for t in seeds["last"]["snippet"]["tiou"]]
-    numbers = ", ".join(map(str, seeds["seeds"]))
+    mark = ", simulated data" if material.simulated else ""
     page.table(
-        ["mAP, %, at tIoU", *tiou, "average"],
-        [[name, *cells] for name, cells in seeds_rows(seeds).items()],
-        caption=f"Mean and standard deviation (n - 1) over {len(seeds['seeds'])} runs with the seeds {numbers}"
-        + (", simulated data." if material.simulated else "."),
+        ["mAP, %, at tIoU", "average", *tiou],
+        [[name, cells[-1], *cells[:-1]] for name, cells in seeds_rows(seeds).items()],
+        caption=f"Mean and standard deviation (n - 1) over {len(seeds['seeds'])} runs{mark}.",
         strong=[0],
     )
+    page.table(
+        ["seed", "average of the last epoch", "of the best"],
+        zip(map(str, seeds["seeds"]), seeds["averages"]["last"], seeds["averages"]["best"], strict=True),
+        caption=f"Each run, snippet protocol{mark}.",
+    )
+    page.text(f"All that follows is of one run: {material.source}.")
 
 
 def _show_classes(page: Page, material: Material, matched: Matched) -> None:
@@ -150,7 +154,7 @@ def _show_classes(page: Page, material: Material, matched: Matched) -> None:
     means = {material.class_names[i]: float(precision[i].mean()) for i in present}
     page.picture(
         "class_average_precision",
-        pictures.class_bars(means, "average precision, %, mean over the tIoU thresholds", simulated=material.simulated),
+        pictures.class_bars(means, "average precision, %, mean over the tIoU thresholds", simulated=page.simulated),
         "Average precision of each class, mean over the tIoU thresholds, snippet protocol.",
     )
     order = sorted(present, key=lambda i: -precision[i].mean())
@@ -168,11 +172,11 @@ def _show_curves(page: Page, material: Material, arrays: tuple[dict, dict]) -> N
     page.section("Precision and recall")
     thresholds = np.sort(material.curve_tiou)
     matched = Matched(*arrays, len(material.class_names), thresholds)
-    curves, precision = matched.mean_curve(), matched.class_precision()
+    curves, precision = mean_curve(matched), matched.class_precision()
     named = {f"tIoU {t:g}, mAP {100 * np.nanmean(precision[:, k]):.1f}": curves[:, k] for k, t in enumerate(thresholds)}
     page.picture(
         "precision_recall",
-        pictures.precision_recall(named, RECALL, simulated=material.simulated),
+        pictures.precision_recall(named, RECALL, simulated=page.simulated),
         "Interpolated precision over recall, the mean over the classes, so that the area under a curve is the mAP. "
         "Snippet protocol.",
     )
@@ -185,9 +189,10 @@ def _show_labels(page: Page, material: Material) -> None:
     share = np.where(videos[:, None] > 0, 100 * counts.to_numpy() / np.maximum(videos, 1)[:, None], np.nan)
     page.picture(
         "label_confusion",
-        pictures.confusion(share, material.class_names, simulated=material.simulated),
+        pictures.confusion(share, material.class_names, simulated=page.simulated),
         "Of the videos of a class (row), the share in which a class (column) has detections. Other labels that the "
-        "video has are right, and are not counted in its row.",
+        "video has are right, and are not counted in its row. Rows need not add up to 100: a video may have several "
+        "classes, or be reported with none of its own.",
     )
     table = counts.to_numpy().copy()
     np.fill_diagonal(table, 0)
@@ -207,7 +212,7 @@ def _show_training(page: Page, material: Material) -> None:
     page.section("Training")
     page.picture(
         "training",
-        pictures.training_curves(material.losses, material.maps, simulated=material.simulated),
+        pictures.training_curves(material.losses, material.maps, simulated=page.simulated),
         "Loss terms, means over each epoch (unweighted but for the suppressed term's half)"
         + (", and what the evaluations found on the test set, snippet protocol." if len(material.maps) else "."),
     )
@@ -215,8 +220,7 @@ def _show_training(page: Page, material: Material) -> None:
 
 def _show_videos(page: Page, material: Material, matched: Matched) -> None:
     page.section("Videos")
-    names = pd.factorize(pd.concat([material.detections["video"], material.truth["video"]], ignore_index=True))[1]
-    own = {names[i]: value for i, value in matched.video_precision().items()}
+    own = {material.labels.index[i]: value for i, value in video_precision(matched).items()}
     ranked = sorted(own, key=lambda name: (-own[name], name))
     page.text(
         "Each video is evaluated as if there were no other. Black is the ground truth; below it are a class's best "
@@ -233,9 +237,9 @@ def _show_videos(page: Page, material: Material, matched: Matched) -> None:
         shown |= set(videos)
         if videos:
             figure = timelines(
-                _timelines(material, videos, own), f"kinds at tIoU {KINDS_AT:g}", simulated=material.simulated
+                _timelines(material, videos, own), f"kinds at tIoU {KINDS_AT:g}", simulated=page.simulated
             )
-            page.picture(f"videos_{which}", figure, f"The {which} videos: {', '.join(videos)}.")
+            page.picture(f"videos_{which}", figure, f"Of the {which} by their own mAP: {', '.join(videos)}.")
 
 
 def _timelines(material: Material, videos: Sequence[str], own: Mapping[str, float]) -> list[Timeline]:
@@ -281,8 +285,9 @@ def _show_errors(page: Page, material: Material) -> None:
     page.picture(
         "error_buckets",
         pictures.error_buckets(analysis, simulated=simulated),
-        "Average mAP_N, and the share of missed instances, by an instance's length, by its share of its video, and by "
-        "the number of instances of its class in its video. A bound belongs to the bucket below it.",
+        "Average mAP_N, and the share of instances that no detection holds (mean over the tIoU thresholds), by an "
+        "instance's length, by its share of its video, and by the number of instances of its class in its video. A "
+        "bound belongs to the bucket below it; n instances are in a bucket.",
     )
     page.table(
         ["instances", "number", "average mAP_N, %", "missed, %"],
@@ -295,8 +300,11 @@ def _show_errors(page: Page, material: Material) -> None:
             ]
             for name, buckets in analysis["buckets"].items()
             for bucket in buckets
+            if any(part["instances"] for part in buckets)
         ],
     )
+    if not any(bucket["instances"] for bucket in analysis["buckets"]["coverage"]):
+        page.text("It is not known how long the videos are, so nothing is told by share of the video.")
 
 
 def show_error_text(page: Page, analysis: Mapping[str, Any]) -> None:

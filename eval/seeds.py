@@ -54,8 +54,9 @@ def seeds_table(summary: dict[str, Any]) -> str:
     """The summary as printed."""
     columns = [*(f"{t:g}" for t in summary["last"]["snippet"]["tiou"]), "average"]
     table = pd.DataFrame.from_dict(seeds_rows(summary, 2), orient="index", columns=columns)
-    numbers = ", ".join(map(str, summary["seeds"]))
-    return f"mAP @ tIoU, mean ± standard deviation of the seeds {numbers}\n{table.to_string()}"
+    *others, last = map(str, summary["seeds"])
+    of = f"mean ± standard deviation of the seeds {', '.join(others)} and {last}" if others else f"of the seed {last}"
+    return f"mAP @ tIoU, {of}\n{table.to_string()}"
 
 
 def median_seed(summary: dict[str, Any]) -> int:

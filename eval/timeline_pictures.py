@@ -32,7 +32,7 @@ def timelines(videos: Sequence[Timeline], note: str, *, simulated: bool) -> Figu
         panel.draw(ax)
         ax.add_collection(PolyCollection(**panel.shapes(video.found), **EDGE))
     axes[-1].set_xlabel("seconds")
-    figure.legend(**_legend(), loc="outside lower center", title=note, title_fontsize=7.5)
+    figure.legend(**_legend(videos), loc="outside lower center", title=note, title_fontsize=7.5)
     return figure
 
 
@@ -43,15 +43,16 @@ class LiveTimelines:
     """
 
     def __init__(self, videos: Sequence[Timeline], note: str, *, simulated: bool) -> None:
-        panels = [_Panel(video, [*video.truth, OTHER], [3] * len(video.truth) + [2]) for video in videos]
+        names = [[*video.truth][:MOST_CLASSES] for video in videos]
+        panels = [_Panel(video, [*own, OTHER], [3] * len(own) + [2]) for video, own in zip(videos, names, strict=True)]
         heights = [panel.height for panel in panels]
         figure = new_figure(0.11 * sum(heights) + 0.45 * len(videos) + 0.5, simulated=simulated)
         axes = figure.subplots(len(videos), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, panel in zip(axes, panels, strict=True):
             panel.draw(ax)
         axes[-1].set_xlabel("seconds")
-        figure.legend(**_legend(), loc="outside lower center", title=note, title_fontsize=7.5)
-        figure.set_dpi(80)
+        figure.legend(**_legend(videos), loc="outside lower center", title=note, title_fontsize=7.5)
+        figure.set_dpi(90)
         self._canvas = FigureCanvasAgg(figure)
         self._canvas.draw()
         self._background = self._canvas.copy_from_bbox(figure.bbox)
@@ -71,8 +72,10 @@ class LiveTimelines:
 EDGE = {"edgecolors": "white", "linewidths": 0.4}
 
 
-def _legend() -> dict[str, Any]:
-    handles = [Patch(color=INK, label="ground truth"), Patch(color=FAINT, label="proposals over a moment")]
+def _legend(videos: Sequence[Timeline]) -> dict[str, Any]:
+    handles = [Patch(color=INK, label="ground truth")]
+    if any(len(video.proposals) for video in videos):
+        handles.append(Patch(color=FAINT, label="number of proposals"))
     handles += [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items()]
     return {"handles": handles, "ncols": 4, "fontsize": 7.5}
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.compare import bootstrap, differences, draw_videos, rejected
-from eval.curves import RECALL, Matched, label_confusion
-from eval.detection import TIOU_THRESHOLDS, detection_map
+from eval.compare import bootstrap, differences, draw_videos, num_draws, rejected
+from eval.curves import RECALL, label_confusion, mean_curve, pooled_counts, video_precision
+from eval.detection import TIOU_THRESHOLDS, Matched, detection_map
 
 THUMOS = TIOU_THRESHOLDS["thumos14"]
 NUM_VIDEOS, NUM_CLASS = 8, 3
@@ -30,7 +30,7 @@ def invented(seed, detections=300, instances=40):
 
 def test_the_curve_has_the_area_of_the_map():
     matched = Matched(*invented(0), NUM_CLASS, THUMOS)
-    curve, mean = matched.mean_curve(), np.nanmean(matched.class_precision(), axis=0)
+    curve, mean = mean_curve(matched), np.nanmean(matched.class_precision(), axis=0)
     assert curve.shape == (len(RECALL), len(THUMOS))
     assert (np.diff(curve, axis=0) <= 1e-12).all()
     fine = np.trapezoid(curve, RECALL, axis=0)
@@ -47,23 +47,17 @@ def test_curve_by_hand():
         "score": np.array([0.75, 0.5, 0.25]),
     }
     matched = Matched(found, truth, 2, np.array([0.5]))
-    curve = matched.mean_curve()[:, 0]
+    curve = mean_curve(matched)[:, 0]
     assert (curve[RECALL <= 0.5] == 1).all() and curve[RECALL > 0.5] == pytest.approx(2 / 3)
-    true, false, missed = matched.pooled_counts(0, num_thresholds=5)  # scores from 0, 0.25, 0.5, 0.75, 1
+    true, false, missed = pooled_counts(matched, 0, num_scores=5)  # scores from 0, 0.25, 0.5, 0.75, 1
     assert true.tolist() == [2, 2, 1, 1, 0]
     assert false.tolist() == [1, 1, 1, 0, 0]
     assert missed.tolist() == [0, 0, 1, 1, 2]
 
 
-def test_classes_are_those_of_the_evaluation():
-    found, truth = invented(1)
-    expected = detection_map(found, truth, NUM_CLASS + 1, THUMOS)
-    np.testing.assert_array_equal(Matched(found, truth, NUM_CLASS + 1, THUMOS).class_precision(), expected)
-
-
 def test_a_video_counts_as_if_there_were_no_other():
     found, truth = invented(2)
-    own = Matched(found, truth, NUM_CLASS, THUMOS).video_precision()
+    own = video_precision(Matched(found, truth, NUM_CLASS, THUMOS))
     assert set(own) == set(truth["video"].tolist())
     for video, value in own.items():
         alone = [{name: values[part["video"] == video] for name, values in part.items()} for part in (found, truth)]
@@ -104,7 +98,7 @@ def test_a_draw_is_an_evaluation_of_copies_of_videos(draw):
 
 def test_a_run_does_not_differ_from_itself():
     run = Matched(*invented(4), NUM_CLASS, THUMOS)
-    for table in differences(run, run, draw_videos(NUM_VIDEOS, 0), ["a", "b", "c"]):
+    for table in differences(run, run, draw_videos(NUM_VIDEOS, 0, 500), ["a", "b", "c"]):
         assert (table[["difference", "low", "high"]] == 0).all(axis=None) and (table["p"] == 1).all()
         assert not table["more_than_noise"].any()
 
@@ -113,13 +107,13 @@ def test_a_better_run_is_more_than_noise():
     found, truth = invented(5)
     perfect = truth | {"score": np.linspace(1, 0.5, len(truth["video"]))}
     runs = [Matched(part, truth, NUM_CLASS, THUMOS) for part in (found, perfect)]
-    by_threshold, by_class = differences(*runs, draw_videos(NUM_VIDEOS, 0), ["a", "b", "c"])
+    by_threshold, by_class = differences(*runs, draw_videos(NUM_VIDEOS, 0, 500), ["a", "b", "c"])
     assert list(by_threshold.index) == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "average"]
     assert (by_threshold["second"] == 100).all() and (by_class["second"] == 100).all()
     assert by_threshold.loc["average", "difference"] == pytest.approx(by_threshold["difference"].iloc[:-1].mean())
     assert by_threshold["more_than_noise"].all() and by_class["more_than_noise"].all()
     assert (by_threshold["low"] <= by_threshold["difference"]).all()
-    turned, _ = differences(*runs[::-1], draw_videos(NUM_VIDEOS, 0), ["a", "b", "c"])
+    turned, _ = differences(*runs[::-1], draw_videos(NUM_VIDEOS, 0, 500), ["a", "b", "c"])
     np.testing.assert_allclose(turned["difference"], -by_threshold["difference"])
     assert turned["more_than_noise"].all()
 
@@ -134,6 +128,23 @@ def test_noise_is_seldom_taken_for_more():
         by_threshold, _ = differences(*runs, draw_videos(NUM_VIDEOS, seed, draws=300), ["a", "b", "c"])
         called.append(by_threshold.loc["average", "more_than_noise"])
     assert np.mean(called) <= 0.25  # eight videos are few, so that intervals are somewhat short
+
+
+@pytest.mark.parametrize("num_class", [1, 20, 200, 1000])
+def test_a_single_class_can_stand_out(num_class):
+    smallest = 2 / (1 + num_draws(num_class))
+    assert rejected(np.array([smallest] + [1.0] * (num_class - 1)))[0]
+
+
+def test_draws_without_any_instance_do_not_count():
+    found, truth = invented(6)
+    some = truth["video"] == truth["video"][0]  # one video of eight, so that a third of the draws has no instance
+    truth = {name: values[some] for name, values in truth.items()}
+    run, other = (Matched(part, truth, NUM_CLASS, THUMOS) for part in (found, truth | {"score": np.ones(some.sum())}))
+    drawn = draw_videos(NUM_VIDEOS, 0, 300)
+    assert np.isnan(bootstrap(run, drawn)).all(axis=(1, 2)).sum() > 50
+    by_threshold, _ = differences(run, other, drawn, ["a", "b", "c"])
+    assert by_threshold.notna().all(axis=None) and (by_threshold["difference"] > 0).all()
 
 
 def test_benjamini_and_hochberg_by_hand():

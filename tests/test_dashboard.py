@@ -86,7 +86,7 @@ def test_what_an_evaluation_shows(trained):
     images = board.Images(TIMELINES)
     assert [event.step for event in images] == [2, 3]
     picture = imread(BytesIO(images[1].encoded_image_string))
-    assert picture.shape[1] == 600 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
+    assert picture.shape[1] == 576 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
 
 
 def test_precision_recall_is_of_the_chosen_tiou(trained):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import warnings
 from io import BytesIO
@@ -17,9 +18,10 @@ from matplotlib.image import imread
 
 import main
 from data.make_demo import CLASSES
-from data.reports import read_metrics
+from data.reports import read_metrics, write_folder
+from data.run_folder import REPORT_FILES
 from data.seeds import read_seeds
-from eval.page import Page, escape
+from eval.page import Page, escape, signed
 from eval.pictures import class_bars, confusion, styled
 from eval.seeds import median_seed, seeds_rows, summarise
 from utils import InputError
@@ -74,7 +76,7 @@ def test_the_report_on_a_run(trained):
     for protocol in ("snippet", "seconds"):
         for value in (*results[protocol]["mAP"], results[protocol]["average"], results["best"][protocol]["average"]):
             assert f" {value:.1f} " in text
-    for published in ("P-MIL, published THUMOS14, real snippet 47.0", "52.8", "55.2", "epoch 2, the last simulated"):
+    for published in ("P-MIL, published 47.0 – – – – – – – – – snippet THUMOS14, real", "52.8", "55.2"):
         assert published in text
     assert all(f" {name} " in text for name in CLASSES)
     assert f"average mAP_N, which is {results['error_analysis']['average_mAP_N']:.1f}%" in text
@@ -82,7 +84,7 @@ def test_the_report_on_a_run(trained):
     assert png_names(folder) == PICTURES | {"training"} and page.count("<img ") == len(PICTURES) + 1
     for path in folder.glob("*.png"):
         picture = imread(BytesIO(path.read_bytes()))
-        assert picture.shape[1] == 1500 and picture[..., :3].std() > 0.01, path  # 7.5 inches, and not blank
+        assert picture.shape[1] == 1280 and picture[..., :3].std() > 0.01, path  # 6.4 inches, and not blank
 
 
 def test_simulated_data_are_labelled(trained, finished, run):
@@ -95,9 +97,16 @@ def test_simulated_data_are_labelled(trained, finished, run):
             figure = class_bars({"a": 1.0}, "label", simulated=simulated)
             assert ("simulated data" in [text.get_text() for text in figure.texts]) == simulated
     # Detections tell of it themselves, where the features cannot be seen.
-    argv = (*REPORT, "--features", finished / "none", "--detections", finished / "seed_3" / "detections.json")
-    assert run(*argv, "--exp_dir", finished)[0] == 0
-    assert "Simulated data" in (finished / "report" / "report.html").read_text()
+    shutil.copytree("data/Demo/Demo-Annotations", finished / "Annotations")
+    for name, simulated in (("detections.json", True), ("others.json", False)):
+        found = (finished / "seed_3" / "detections.json").read_text()
+        (finished / name).write_text(found if simulated else found.replace("(simulated)", ""))
+        argv = ("--dataset_name", "Other", "--annotations", finished / "Annotations", "--detections", finished / name)
+        assert run("--run_type", "report", *argv, "--exp_dir", finished / name[:2])[0] == 0
+        page = (finished / name[:2] / "report_of_file" / "report.html").read_text()
+        assert ("Simulated data" in page) == ("of simulated data" in page.lower() or simulated) == simulated
+        assert run("--run_type", "eval", *argv, "--exp_dir", finished / f"eval_{name[:2]}")[0] == 0
+        assert json.loads((finished / f"eval_{name[:2]}" / "results.json").read_text())["simulated"] == simulated
 
 
 def test_a_page_needs_nothing_from_elsewhere(trained):
@@ -114,6 +123,28 @@ def test_the_same_report_again_changes_nothing(trained, run):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_report_is_whole_and_others_are_kept(tmp_path):
+    folder = tmp_path / "report"
+    write_folder(folder, {"a.html": b"1", "b.png": b"2"}, replace=False)
+    write_folder(folder, {"a.html": b"1"}, replace=False)  # is there already
+    write_folder(folder, {"a.html": b"3"}, replace=False)
+    write_folder(folder, {"a.html": b"4"}, replace=True)
+
+    def content(name):
+        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    assert content("report.1") == {"a.html": b"1", "b.png": b"2"} and content("report") == {"a.html": b"4"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.reports.keep_previous", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_folder(folder, {"a.html": b"5", "c.png": b"6"}, replace=False)
+    assert content("report") == {"a.html": b"4"}
+    write_folder(folder, {"a.html": b"7"}, replace=False)
+    assert content("report") == {"a.html": b"7"} and sorted(path.name for path in tmp_path.iterdir()) == [
+        *("report", "report.1", "report.2")
+    ]
+
+
 def test_a_test_run_has_no_training(run, trained, tmp_path):
     checkpoint = trained / "seed_3" / "ckpt" / "last_model.pkl"
     argv = ("--dataset_name", "Demo", "--exp_dir", tmp_path, "--pretrained_ckpt", checkpoint)
@@ -128,18 +159,18 @@ def test_a_test_run_has_no_training(run, trained, tmp_path):
 def test_a_file_alone_is_enough(run, trained, tmp_path):
     file = trained / "seed_3" / "detections.json"
     status, out, _ = run(*REPORT, "--detections", file, "--exp_dir", tmp_path)
-    assert status == 0 and str(tmp_path / "report" / "report.html") in out
-    assert png_names(tmp_path / "report") == PICTURES
-    text = text_of((tmp_path / "report" / "report.html").read_text())
+    assert status == 0 and str(tmp_path / "report_of_file" / "report.html") in out
+    assert png_names(tmp_path / "report_of_file") == PICTURES
+    text = text_of((tmp_path / "report_of_file" / "report.html").read_text())
     assert f"Detections of {file}" in text and "Video classification" not in text
-    assert "this simulated snippet" in text and "grey hill" in text
+    assert "these detections" in text and "snippet simulated" in text and "grey hill" in text
 
 
 def test_without_proposals_and_without_any_detection(run, tmp_path):
     (tmp_path / "none.json").write_text('{"results": {}}')
     argv = ("--detections", tmp_path / "none.json", "--proposals_root", tmp_path, "--exp_dir", tmp_path)
     assert run(*REPORT, *argv)[0] == 0
-    text = text_of((tmp_path / "report" / "report.html").read_text())
+    text = text_of((tmp_path / "report_of_file" / "report.html").read_text())
     assert "0 detections" in text and "60 videos have no detection" in text and "grey hill" not in text
 
 
@@ -178,7 +209,7 @@ def test_names_from_files_are_text(run_in, tmp_path):
             *("--run_type", "report", "--dataset_name", "Mine", *argv, "--detections", tmp_path / "found <i>.json")
         )
     assert status == 0, err
-    page = (tmp_path / "outputs" / "report" / "report.html").read_text()
+    page = (tmp_path / "outputs" / "report_of_file" / "report.html").read_text()
     assert not re.search(r"<(script|b|i)>|<img src=x|onerror=alert\(1\)>(?!<)", page)
     assert all(name in html.unescape(page) for name in (*HOSTILE, "v0 <b>$&amp;", "found <i>.json"))
 
@@ -219,7 +250,7 @@ def test_pictures_of_few_and_of_many_classes(count):
 def test_what_is_no_finished_run(run, tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         status, _, err = run(*REPORT, "--exp_dir", folder)
-        assert status == 2 and err.startswith(f"error: {folder}: no results.json, so no finished")
+        assert status == 2 and err.startswith(f"error: {folder}: no results.json, so no training or test run")
     assert not (tmp_path / "report").exists() and not (tmp_path / "none").exists()
 
 
@@ -237,7 +268,7 @@ def test_what_is_no_finished_run(run, tmp_path):
         ("metrics.jsonl", '{"epoch": 1, "loss_total": "x"}\n', "line 1 is damaged"),
         ("metrics.jsonl", '{"epoch": 1, "evaluation": {}}\n', "line 1 is damaged"),
         ("metrics.jsonl", '{"epoch": 1, "loss_total": 1.0}\nnonsense\n', "line 2 is damaged: 'nonsense'"),
-        ("../seeds.json", '{"seeds": [3]}', "not a seeds.json of this program"),
+        ("results.json", '{"snippet": 1}', "not a results.json of this program"),
     ],
 )
 def test_damaged_files_are_one_line(run, finished, name, content, message):
@@ -245,6 +276,66 @@ def test_damaged_files_are_one_line(run, finished, name, content, message):
     status, _, err = run(*REPORT, "--exp_dir", finished / "seed_3")
     assert status == 2 and len(err.splitlines()) == 1 and re.search(message, err), err
     assert not (finished / "seed_3" / "report").exists()
+
+
+def test_results_of_other_commands(run, finished, tmp_path):
+    file = finished / "seed_3" / "detections.json"
+    argv = ("--dataset_name", "Demo", "--detections", file, "--exp_dir", finished / "seed_3")
+    assert run("--run_type", "eval", *argv)[0] == 0
+    status, _, err = run(*REPORT, "--exp_dir", finished / "seed_3")
+    assert status == 2 and f"its results are of --run_type eval; report on the file with --detections {file}" in err
+    run.train(tmp_path / "run", "--max_epoch", 1, "--interval", 0)
+    status, _, err = run(*REPORT, "--exp_dir", tmp_path / "run")
+    assert status == 2 and "its training run was not evaluated" in err
+    status, _, err = run("--run_type", "report", "--exp_dir", finished / "seed_4")
+    assert status == 2 and err.endswith("a run on --dataset_name 'Demo', not Thumos14reduced; give that\n")
+
+
+@pytest.mark.parametrize("missing", ["best.epoch", "epoch", "classification_mAP", "best.snippet.tiou", "simulated"])
+def test_results_that_lack_a_part(run, finished, missing):
+    path = finished / "seed_3" / "results.json"
+    content = json.loads(path.read_text())
+    *places, name = missing.split(".")
+    part = content
+    for place in places:
+        part = part[place]
+    del part[name]
+    path.write_text(json.dumps(content))
+    status, _, err = run(*REPORT, "--exp_dir", finished / "seed_3")
+    assert status == (0 if missing in ("classification_mAP", "simulated") else 2), err
+    assert not status or "not a results.json of this program" in err
+
+
+def test_lengths_of_videos_come_with_the_detections(run, finished, demo_home):
+    """Where the annotations do not have them, the report finds the coverage that the run found."""
+    shutil.copytree("data/Demo/Demo-Annotations", finished / "Annotations")
+    np.save(finished / "Annotations" / "duration.npy", np.full(140, np.nan))
+    argv = ("--annotations", finished / "Annotations", "--detections", finished / "seed_3" / "detections.json")
+    results = []
+    for folder in (finished / "seed_3", finished / "eval"):
+        if folder.name == "eval":
+            assert run("--run_type", "eval", "--dataset_name", "Demo", *argv, "--exp_dir", folder)[0] == 0
+        results.append(json.loads((folder / "results.json").read_text())["error_analysis"])
+    assert results[0] == results[1]
+    content = json.loads((finished / "seed_3" / "detections.json").read_text())
+    del content["external_data"]["video_seconds"]
+    (finished / "seed_3" / "detections.json").write_text(json.dumps(content))
+    assert run(*REPORT, *argv, "--exp_dir", finished)[0] == 0
+    text = text_of((finished / "report_of_file" / "report.html").read_text())
+    assert "It is not known how long the videos are" in text and "share of the video, %:" not in text
+
+
+def test_a_damaged_proposal_file_does_not_matter(run, finished):
+    (finished / "Proposals_Demo_test.json").write_text("{")
+    status, out, _ = run(*REPORT, "--exp_dir", finished / "seed_3", "--proposals_root", finished)
+    assert status == 0 and "notice: no proposals are drawn" in out
+
+
+def test_what_cannot_be_written_is_told_before_any_work(run, finished):
+    (finished / "file").write_text("")
+    argv = ("--detections", finished / "seed_3" / "detections.json", "--exp_dir", finished / "file" / "x")
+    status, out, err = run(*REPORT, *argv)
+    assert status == 2 and "is not a folder that can be written to" in err and "detections" not in out.splitlines()[-1]
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
@@ -263,10 +354,11 @@ def test_other_options_than_the_runs_are_noticed(run, finished):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--compare", "a"), "--compare goes with --run_type report, takes two folders or more"),
+        (("--compare", "a"), "--compare takes two folders or more"),
         (("--compare", "a", "b", "--detections", "c"), "--compare goes with"),
         (("--seeds", 1), "--seeds goes with --run_type train"),
         (("--curve_tiou", 0), r"--curve_tiou: 0 is not in \(0, 1\]"),
+        (("--curve_tiou", 0.5, 0.5), "--curve_tiou has a value twice"),
     ],
 )
 def test_command_lines_that_make_no_sense(run, argv, message):
@@ -276,9 +368,10 @@ def test_command_lines_that_make_no_sense(run, argv, message):
 
 def test_a_report_can_be_overwritten_with_its_run(run, finished):
     assert run(*REPORT, "--exp_dir", finished / "seed_3")[0] == 0
-    (finished / "seed_3" / "report" / "mine.txt").write_text("kept")
+    assert sorted(path.name for path in (finished / "seed_3" / "report").iterdir()) == sorted(REPORT_FILES)
+    (finished / "seed_3" / "report" / "mine.png").write_text("kept")
     assert run(*ARGV, "--exp_dir", finished / "seed_3", "--overwrite", "--max_epoch", 1)[0] == 0
-    assert [path.name for path in (finished / "seed_3" / "report").iterdir()] == ["mine.txt"]
+    assert [path.name for path in (finished / "seed_3" / "report").iterdir()] == ["mine.png"]
 
 
 # ---------------------------------------------------------------------------------------- two runs, seeds
@@ -289,11 +382,14 @@ def test_runs_side_by_side(run, trained, tmp_path):
     status, out, _ = run(*REPORT, "--exp_dir", tmp_path, "--compare", *folders)
     assert status == 0
     names = {f"comparison_1_{name}" for name in ("tiou_snippet", "tiou_seconds", "classes")}
-    assert png_names(tmp_path / "report") == names
-    text = text_of((tmp_path / "report" / "comparison.html").read_text())
+    assert png_names(tmp_path / "comparison") == names
+    text = text_of((tmp_path / "comparison" / "comparison.html").read_text())
     averages = [json.loads((folder / "results.json").read_text())["snippet"]["average"] for folder in folders]
     first, second = averages
-    assert f" average {first:.1f} {second:.1f} {second - first:+.1f} " in text and "Simulated data" in text
+    assert f" average {signed(second - first)} " in text and "Simulated data" in text
+    assert "seed 3 4 " in text  # the option that differs
+    deviation = read_seeds(trained / "seeds.json")["last"]["snippet"]["average_std"]
+    assert f"over the seeds is {folders[0]}: {deviation:.1f}" in text
     assert f"{folders[1]} minus {folders[0]}, snippet protocol" in out
     assert re.search(rf"^average +{first:.2f} +{second:.2f} +{second - first:.2f} ", out, re.MULTILINE)
 
@@ -321,19 +417,23 @@ def test_seeds_are_runs_of_their_own(run, trained, tmp_path):
 
 def test_the_table_of_seeds_is_printed_and_reported(run, trained, finished):
     status, out, _ = run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")
-    assert status == 0 and "mean ± standard deviation of the seeds 3, 4" in out
+    assert status == 0 and "mean ± standard deviation of the seeds 3 and 4" in out
     assert not (finished / "seeds.1.json").exists()
     rows = seeds_rows(read_seeds(finished / "seeds.json"))
     assert len(rows) == 4 and all(len(row) == 8 for row in rows.values())
     (finished / "report").mkdir()
     (finished / "report" / "report.html").write_text("an older one")
-    assert run(*REPORT, "--exp_dir", finished)[0] == 0
-    assert (finished / "report" / "report.1.html").read_text() == "an older one"
+    status, out, _ = run(*REPORT, "--exp_dir", finished)
+    assert status == 0 and "is the median" in out
+    assert {path.name: path.read_text() for path in (finished / "report.1").iterdir()} == {
+        "report.html": "an older one"
+    }
     text = text_of((finished / "report" / "report.html").read_text())
     median = median_seed(read_seeds(finished / "seeds.json"))
-    assert f"seed_{median}" in text and "which of the 2 seeds is the median run" in text
+    assert f"All that follows is of one run: Weights {finished / f'seed_{median}'}" in text
     of_one = text_of((trained / "seed_3" / "report" / "report.html").read_text())
-    assert all(f" {name} {' '.join(cells)} " in part for name, cells in rows.items() for part in (text, of_one))
+    cells = [f" {name} {' '.join([row[-1], *row[:-1]])} " for name, row in rows.items()]
+    assert all(cell in part for cell in cells for part in (text, of_one))
 
 
 def test_seeds_that_are_in_the_way_or_not_there(run, finished, tmp_path):
@@ -343,7 +443,7 @@ def test_seeds_that_are_in_the_way_or_not_there(run, finished, tmp_path):
     status, _, err = run(*ARGV, "--seeds", 1, 2, "--exp_dir", tmp_path / "none", "--resume")
     assert status == 2 and "no run of these seeds to resume" in err
     status, _, err = run(*ARGV, "--seeds", 1, 1)
-    assert status == 2 and "takes each seed once" in err
+    assert status == 2 and "--seeds has a value twice" in err
 
 
 def test_a_stopped_run_of_seeds_goes_on(run, finished):
@@ -351,6 +451,53 @@ def test_a_stopped_run_of_seeds_goes_on(run, finished):
     before = (finished / "seeds.json").read_bytes()
     assert run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")[0] == 0
     assert (finished / "seeds.json").read_bytes() == before
+
+
+def test_seeds_that_are_replaced_are_all_replaced_at_once(run, finished, monkeypatch):
+    """A run that is stopped in the first seed leaves nothing of the old second one, and can be gone on with."""
+    argv = (*ARGV, "--seeds", 3, 4, "--exp_dir", finished)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("main.run_epoch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(*argv, "--overwrite", "--lr", 0.002)[0] == 143
+    assert not (finished / "seeds.json").exists() and not [
+        path for path in (finished / "seed_4").rglob("*") if path.is_file()
+    ]
+    assert run(*argv, "--lr", 0.002, "--resume")[0] == 0
+    assert read_seeds(finished / "seeds.json")["seeds"] == [3, 4]
+
+
+def test_bad_input_replaces_no_seed(run, finished):
+    argv = (*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--overwrite", "--descriptors_root", finished)
+    assert run(*argv)[0] == 2
+    assert (finished / "seeds.json").exists() and (finished / "seed_4" / "results.json").exists()
+
+
+def test_a_finished_seed_needs_no_resume_file(run, finished):
+    for seed in (3, 4):
+        (finished / f"seed_{seed}" / "ckpt" / "resume.pt").unlink()
+    status, _, err = run(*ARGV, "--seeds", 3, 4, 5, "--exp_dir", finished, "--resume")
+    assert status == 2 and "no run of these seeds to resume" in err
+    status, out, _ = run(*ARGV, "--seeds", 3, 4, 5, "--exp_dir", finished, "--resume", "auto")
+    assert status == 0 and out.count(", finished") == 2
+    assert read_seeds(finished / "seeds.json")["seeds"] == [3, 4, 5]
+
+
+def test_a_summary_that_is_not_of_the_runs_is_left_out(run, finished):
+    """A seed was trained again, or tested with other weights; or the file is not ours."""
+    before = (finished / "seeds.json").read_text()
+    for content in (before.replace("[3, 4]", "[4, 3]"), "[0, 1]", before):
+        if content == before:  # a test run leaves results that have no best epoch
+            checkpoint = finished / "seed_4" / "ckpt" / "last_model.pkl"
+            argv = ("--dataset_name", "Demo", "--exp_dir", finished / "seed_4", "--pretrained_ckpt", checkpoint)
+            assert run("--run_type", "test", *argv)[0] == 0
+        (finished / "seeds.json").write_text(content)
+        status, _, err = run(*REPORT, "--exp_dir", finished)
+        assert status == 2 and "seeds.json is not of the runs there" in err
+    status, out, _ = run(*REPORT, "--exp_dir", finished / "seed_3")
+    assert status == 0 and "notice: " in out and "is left out" in out
+    assert "Seeds" not in text_of((finished / "seed_3" / "report" / "report.html").read_text())
+    assert run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")[0] == 0  # trains nothing, and makes it anew
+    assert read_seeds(finished / "seeds.json") == json.loads(before)
 
 
 def test_one_seed_has_no_deviation_and_no_evaluation_no_mean(run, tmp_path):
