@@ -43,6 +43,7 @@ tr.strong th, tr.strong td { font-weight: 600; }
 .long thead th { position: sticky; top: 0; background: #fff; }
 pre { font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; border: 1px solid var(--line);
   padding: .6rem; max-height: 24rem; overflow-y: auto; }
+@media (max-width: 30rem) { tbody th { min-width: 6rem; } table { font-size: .8rem; } }
 @page { margin: 15mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
@@ -53,6 +54,7 @@ pre { font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; white-space: 
   thead { display: table-header-group; }
   tr, h2, h3, div:not(.long) > table { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
+  .scroll + p { break-before: avoid; }
   .banner { border: 1px solid var(--mark); }
 }
 """

@@ -295,5 +295,5 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
             (GREY, "may be noise"),
         )
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=7.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7.5)
     return figure

@@ -56,6 +56,14 @@ def finished(trained, tmp_path):
     return tmp_path / "runs"
 
 
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Pictures are made in every test, and drawn, which takes most of the time, in those marked `drawn`."""
+    if "drawn" not in request.keywords:
+        for name in ("as_png", "as_svg"):
+            monkeypatch.setattr(f"eval.page.{name}", lambda _: b"not drawn")
+
+
 def text_of(page):
     """The words of a page, without markup and pictures."""
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S)))
@@ -116,6 +124,7 @@ def test_a_page_needs_nothing_from_elsewhere(trained):
     assert len(links) > 10 and all(link.startswith(("data:", "#section-")) for link in links)
 
 
+@pytest.mark.drawn
 def test_the_same_report_again_changes_nothing(trained, run):
     folder = trained / "seed_3" / "report"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -145,6 +154,7 @@ def test_a_report_is_whole_and_others_are_kept(tmp_path):
     ]
 
 
+@pytest.mark.drawn
 def test_a_test_run_has_no_training(run, trained, tmp_path):
     checkpoint = trained / "seed_3" / "ckpt" / "last_model.pkl"
     argv = ("--dataset_name", "Demo", "--exp_dir", tmp_path, "--pretrained_ckpt", checkpoint)
@@ -166,6 +176,7 @@ def test_a_file_alone_is_enough(run, trained, tmp_path):
     assert "these detections" in text and "snippet simulated" in text and "grey hill" in text
 
 
+@pytest.mark.drawn
 def test_without_proposals_and_without_any_detection(run, tmp_path):
     (tmp_path / "none.json").write_text('{"results": {}}')
     argv = ("--detections", tmp_path / "none.json", "--proposals_root", tmp_path, "--exp_dir", tmp_path)
@@ -193,6 +204,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.drawn
 def test_names_from_files_are_text(run_in, tmp_path):
     """Names of classes and videos that are markup, formulas or in other scripts are shown as they are."""
     database, results = {}, {}
@@ -377,6 +389,7 @@ def test_a_report_can_be_overwritten_with_its_run(run, finished):
 # ---------------------------------------------------------------------------------------- two runs, seeds
 
 
+@pytest.mark.drawn
 def test_runs_side_by_side(run, trained, tmp_path):
     folders = [trained / "seed_3", trained / "seed_4"]
     status, out, _ = run(*REPORT, "--exp_dir", tmp_path, "--compare", *folders)
