@@ -41,7 +41,7 @@ def read_to_evaluate(options: Namespace, source: Source) -> Evaluable:
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
     if without := sorted(set(videos) - set(detections["video"])):
         log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
-    known = {video: length for video, length in annotations.duration_of().items() if not np.isnan(length)}
+    known = {video: length for video, length in annotations.duration_of().items() if length > 0}
     return Evaluable(truth, detections, dict.fromkeys(videos, np.nan) | detections.attrs["lengths"] | known, simulated)
 
 

@@ -208,7 +208,7 @@ class Data:
         """Seconds of each test video: its duration in the annotations, else that of its features."""
         durations = self.annotations.duration_of()
         lengths = {video.name: (durations[video.name], video.num_snippets / rate) for video in self.test}
-        return {name: of_features if np.isnan(known) else known for name, (known, of_features) in lengths.items()}
+        return {name: known if known > 0 else of_features for name, (known, of_features) in lengths.items()}
 
     def digest(self) -> str:
         """A text that is another for other videos, labels, proposals, classes, pseudo-labels or ground truth.

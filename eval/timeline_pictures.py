@@ -23,7 +23,7 @@ def timelines(videos: Sequence[Timeline], note: str, *, simulated: bool) -> Figu
     panels = []
     for video in videos:
         names = [*video.truth, *(name for name in video.found if name not in video.truth)][:MOST_CLASSES]
-        lanes = {name: min(MOST_LANES, _packed(video.found[name]).max(initial=-1) + 1) for name in video.found}
+        lanes = {name: len({*_packed(found, MOST_LANES)} - {MOST_LANES}) for name, found in video.found.items()}
         panels.append(_Panel(video, names, [lanes.get(name, 0) for name in names]))
     figure = new_figure(0.17 * sum(panel.height for panel in panels) + 0.52 * len(videos) + 0.55, simulated=simulated)
     heights = [panel.height for panel in panels]
@@ -117,7 +117,7 @@ class _Panel:
         shapes, colours = [], []
         for name, lanes in self._lanes.items():
             own = found.get(name, Found(np.empty((0, 2)), []))
-            for segment, kind, lane in zip(*own, _packed(own), strict=True):
+            for segment, kind, lane in zip(*own, _packed(own, lanes), strict=True):
                 if lane < lanes:
                     shapes.append(_box(segment, self._tops[name] + 1 + 0.58 * lane, 0.5))
                     colours.append(KIND_COLOURS[kind])
@@ -129,14 +129,14 @@ def _box(segment: np.ndarray, top: float, height: float) -> list[tuple[float, fl
     return [(start, top), (end, top), (end, top + height), (start, top + height)]
 
 
-def _packed(found: Found) -> np.ndarray:
-    """The lane of each detection, `[n]`: the first in which it overlaps none before it."""
-    lanes: list[list[tuple[float, float]]] = []
-    place = np.zeros(len(found.segments), dtype=np.int64)
+def _packed(found: Found, most: int) -> np.ndarray:
+    """The lane of each detection, `[n]`: the first of so many in which it overlaps none before it; `most` for none."""
+    lanes: list[list[tuple[float, float]]] = [[] for _ in range(most)]
+    place = np.full(len(found.segments), most, dtype=np.int64)
     for i, (start, end) in enumerate(found.segments.tolist()):
-        free = (k for k, lane in enumerate(lanes) if all(end <= s or e <= start for s, e in lane))
-        place[i] = next(free, len(lanes))
-        if place[i] == len(lanes):
-            lanes.append([])
-        lanes[place[i]].append((start, end))
+        for k, lane in enumerate(lanes):
+            if all(end <= s or e <= start for s, e in lane):
+                lane.append((start, end))
+                place[i] = k
+                break
     return place

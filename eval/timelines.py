@@ -15,7 +15,8 @@ from eval.protocols import as_arrays
 
 KINDS_AT = 0.5  # tIoU at which the kinds of detections are told
 OTHER = "other classes"
-MOST_DETECTIONS = 3  # times the number of instances of a class in a video; and no less than so many of a class
+DETECTIONS_SHOWN = 3  # times the number of instances of a class in a video, and of classes that it does not have
+MOST_SHOWN = 600  # of a class in a video
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def timeline_detections(
     shown: dict[str, dict[str, Found]] = {}
     for (video, class_idx), part in table.groupby(["video", "class_idx"], sort=False):
         instances = have.get((video, class_idx), 0)
-        best = part.head(MOST_DETECTIONS * max(1, instances))
+        best = part.head(min(MOST_SHOWN, DETECTIONS_SHOWN * max(1, instances)))
         name = class_names[class_idx] if instances or other is None else other
         own = shown.setdefault(video, {})
         if name not in own:  # of other classes under one name, the one whose best detection is best

@@ -7,6 +7,8 @@ import pytest
 from eval.compare import bootstrap, differences, draw_videos, num_draws, rejected
 from eval.curves import RECALL, label_confusion, mean_curve, pooled_counts, video_precision
 from eval.detection import TIOU_THRESHOLDS, Matched, detection_map
+from eval.timeline_pictures import _packed
+from eval.timelines import Found, timeline_detections, timeline_truth
 
 THUMOS = TIOU_THRESHOLDS["thumos14"]
 NUM_VIDEOS, NUM_CLASS = 8, 3
@@ -152,3 +154,35 @@ def test_benjamini_and_hochberg_by_hand():
     assert rejected(np.array([0.2, 0.02, 0.005, 0.03])).tolist() == [False, True, True, True]
     assert rejected(np.array([0.03, 0.9])).tolist() == [False, False]
     assert rejected(np.array([0.04])).tolist() == [True]
+
+
+# ------------------------------------------------------------------------------------------- timelines
+
+
+def test_timelines_by_hand():
+    truth = pd.DataFrame(
+        [("v", 0, 0.0, 10.0), ("v", 1, 20.0, 30.0), ("v", 1, 40.0, 50.0)],
+        columns=["video", "class_idx", "start_sec", "end_sec"],
+    )
+    rows = [
+        ("v", 1, 0.5, 20, 30),
+        ("v", 0, 0.9, 0, 4),
+        ("v", 2, 0.8, 0, 10),
+        ("v", 2, 0.1, 60, 70),
+        ("v", 0, 0.7, 60, 70),
+    ]
+    rows += [("v", 0, score, 80, 90) for score in (0.3, 0.2, 0.1)]
+    detections = pd.DataFrame(rows, columns=["video", "class_idx", "score", "start_sec", "end_sec"])
+    assert list(timeline_truth(truth, "abc")["v"]) == ["b", "a"]  # the most frequent first
+    found = timeline_detections(detections, truth, "abc")["v"]
+    assert list(found) == ["a", "c", "b"]  # by the best detection
+    assert found["a"].kinds == ["localisation", "background", "background"]  # three for one instance
+    assert found["c"].kinds == ["wrong label", "background"] and found["b"].kinds == ["true positive"]
+    assert found["a"].segments.tolist() == [[0, 4], [60, 70], [80, 90]]
+    assert list(timeline_detections(detections, truth, "abc", "others")["v"]) == ["a", "others", "b"]
+
+
+def test_detections_that_overlap_are_in_lanes_of_their_own():
+    found = Found(np.array([[0, 10], [5, 15], [10, 20], [0, 20], [1, 2]]), ["background"] * 5)
+    assert _packed(found, 4).tolist() == [0, 1, 0, 2, 1]
+    assert _packed(found, 2).tolist() == [0, 1, 0, 2, 1] and _packed(found, 1).tolist() == [0, 1, 0, 1, 1]
