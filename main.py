@@ -145,6 +145,7 @@ def train_run(options: Namespace, began: Callable[[], None] = lambda: None) -> d
     with RunFolder(options.exp_dir) as folder:
         saved = run_to_resume(folder, options)
         resumed = saved is not None
+        has_begun = resumed  # else `resume.pt` is that of the run which this one is to replace
         try:
             shuffler = seed_everything(options.seed)
             device = choose_device(options)
@@ -158,8 +159,9 @@ def train_run(options: Namespace, began: Callable[[], None] = lambda: None) -> d
                 state.restore(saved)
             del saved  # as large as the network and its optimizer
 
-            start_run(options, folder)
             began()
+            start_run(options, folder)
+            has_begun = True
             if not resumed:
                 state.save()
             dashboard = Dashboard(options, data, criterion)
@@ -172,7 +174,7 @@ def train_run(options: Namespace, began: Callable[[], None] = lambda: None) -> d
                     progress.set_postfix(loss=f"{run_epoch(run):.3f}")
                 return finish(run)
         except (Interrupted, CannotWrite) as stopped:
-            if folder.resume.exists():
+            if has_begun and folder.resume.exists():
                 stopped.hint = f"go on with: {command_to_resume(options)}"
             raise
 

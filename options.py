@@ -116,7 +116,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         "descriptors, make its proposals",
     )
     add("--exp_dir", type=_path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
-    add("--overwrite", action="store_true", help="replace an earlier training run, report, descriptors or proposals")
+    add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
     add(
         "--resume",
         nargs="?",

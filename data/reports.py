@@ -20,19 +20,9 @@ from eval.comparison import Run, build_comparison
 from eval.page import Page
 from eval.protocols import are_results, averages, diagnose, evaluate
 from eval.report import Material, build_report
-from eval.seeds import median_seed, summarise
+from eval.seeds import median_seed
 from proposals import read_proposals, snippets_to_seconds
-from utils import (
-    InputError,
-    is_finite_number,
-    keep_previous,
-    log,
-    one_line,
-    require_writable,
-    shown,
-    whole_file,
-    writing,
-)
+from utils import InputError, is_finite_number, keep_previous, log, require_writable, shown, whole_file, writing
 
 MOST_OPTIONS = 20_000  # characters of `opt.txt` that are shown, the last ones
 OF_THE_FOLDER = ("exp_dir", "resume", "overwrite")  # options that say nothing of what was trained
@@ -55,17 +45,12 @@ def write_report(options: Namespace) -> None:
         page = report_on_run(options, source, *runs[0])
     folder, html = options.exp_dir / name, f"{name.split('_')[0]}.html"
     files = {html: page.html().encode()} | page.pngs
-    write_folder(folder, files, replace=options.overwrite)
+    write_folder(folder, files)
     log.info(f"{folder / html}, and its {len(page.pngs)} pictures beside it as PNG files")
 
 
-def write_folder(folder: Path, files: dict[str, bytes], *, replace: bool) -> None:
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
     """Write files into a folder that appears whole or not at all; one that is there, and has others, is kept beside it.
-
-    Args:
-        folder: to write.
-        files: its content, by name.
-        replace: write into the folder that is there instead.
 
     Raises:
         CannotWrite: it cannot be written.
@@ -73,16 +58,17 @@ def write_folder(folder: Path, files: dict[str, bytes], *, replace: bool) -> Non
     there = {path.name: path for path in folder.glob("*") if path.is_file()}
     if there and all(name in there and there[name].read_bytes() == content for name, content in files.items()):
         return
-    target = folder if replace and there else folder.with_name(f".{folder.name}.part")
-    with writing(folder):
-        if target != folder:
-            shutil.rmtree(target, ignore_errors=True)  # of a report that was killed
-        for name, content in files.items():
-            with whole_file(target / name, "wb") as file:
-                file.write(content)
-        if target != folder:
+    beside = folder.with_name(f".{folder.name}.part")
+    try:
+        with writing(folder):
+            shutil.rmtree(beside, ignore_errors=True)  # of a report that was killed
+            for name, content in files.items():
+                with whole_file(beside / name, "wb") as file:
+                    file.write(content)
             keep_previous(folder)
-            target.replace(folder)
+            beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------- what is read
@@ -98,14 +84,14 @@ def run_in(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """
     if (folder / "results.json").is_file():
         is_one = folder.name.startswith("seed_") and (folder.parent / SEEDS).is_file()
-        return require_results(folder), summary_of(folder.parent) if is_one else None
+        seeds = summary_of(folder.parent) if is_one else None
+        own = seeds is not None and folder.name in [seed_folder(folder.parent, seed).name for seed in seeds["seeds"]]
+        return require_results(folder), seeds if own else None
     if not (folder / SEEDS).is_file():
         return require_results(folder), None
     seeds = summary_of(folder)
     if seeds is None:
-        raise InputError(
-            f"{folder}: {SEEDS} is not of the runs there; train with --seeds and --resume, or name one run"
-        )
+        raise InputError(f"{folder}: {SEEDS} is not of the runs there; go on with --seeds, or name the folder of one")
     median = seed_folder(folder, median_seed(seeds))
     log.info(f"{folder}: runs with the seeds {', '.join(map(str, seeds['seeds']))}, of which {median} is the median")
     return require_results(median), seeds
@@ -117,13 +103,15 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
     try:
         seeds = read_seeds(path)
         results = [read_results(seed_folder(folder, seed) / "results.json") for seed in seeds["seeds"]]
-        if summarise(seeds["seeds"], results) == seeds:
-            return seeds
-        reason = "its figures are not those of the runs"
-    except (InputError, TypeError) as error:
-        reason = one_line(error)
-    log.info(f"notice: {path} is left out ({reason})")
-    return None
+    except InputError as error:
+        log.info(f"notice: {path} is left out ({error})")
+        return None
+    for which, noted in seeds["averages"].items():
+        found = [part and part["snippet"]["average"] for part in (r if which == "last" else r["best"] for r in results)]
+        if None in found or not np.allclose(found, noted):
+            log.info(f"notice: {path} is left out: the runs have other results by now")
+            return None
+    return seeds
 
 
 def require_results(folder: Path) -> Path:
@@ -132,21 +120,19 @@ def require_results(folder: Path) -> Path:
     Raises:
         InputError: it does not.
     """
-    has = [(folder / name).is_file() for name in ("results.json", "detections.json")]
-    if all(has):
-        file = read_results(folder / "results.json")["detections"]
-        if file is not None:
-            raise InputError(
-                f"{folder}: its results are of --run_type eval; report on the file with --detections {file}"
-            )
+    results, detections = (folder / name for name in ("results.json", "detections.json"))
+    file = read_results(results)["detections"] if results.is_file() else None
+    if file is not None:
+        raise InputError(f"{folder}: its results are of --run_type eval; report on the file with --detections {file}")
+    if results.is_file() and detections.is_file():
         return folder
-    if (folder / "metrics.jsonl").is_file() and not has[0]:
+    if (folder / "metrics.jsonl").is_file() and not results.is_file():
         raise InputError(
-            f"{folder}: its training run was not evaluated, or is not over; go on with it, or test its weights with "
+            f"{folder}: its training run is not over, or was not evaluated; go on with it, or test its weights with "
             "--run_type test"
         )
-    missing = "results.json" if not has[0] else "detections.json"
-    raise InputError(f"{folder}: no {missing}, so no training or test run to report on; name the folder of one")
+    missing = detections if results.is_file() else results
+    raise InputError(f"{folder}: no {missing.name}, so no training or test run to report on; name the folder of one")
 
 
 def options_of(folder: Path) -> dict[str, str]:
@@ -298,9 +284,9 @@ def compare_runs(options: Namespace, source: Source, found: Sequence[tuple[Path,
     page, text = build_comparison(
         runs,
         title=f"SEAL comparison: {options.dataset_name}",
-        truth=material["truth"],
+        truth=materials[0]["truth"],
         videos=source.videos("test"),
-        class_names=material["class_names"],
+        class_names=materials[0]["class_names"],
         tiou=options.tiou,
         rate=options.rate,
         seed=options.seed,

@@ -76,7 +76,7 @@ def _figures_in(content: Any) -> dict[str, Any] | None:
     names = ("snippet", "seconds", "classification_mAP", "classification_accuracy", "epoch")
     figures = {name: content.get(name) for name in names}
     filled = figures | {name: blank for name, blank in BLANK.items() if figures[name] is None}
-    return figures if are_results(filled) else None
+    return figures if are_results(filled) and 0 <= filled["epoch"] < 1e9 else None
 
 
 BLANK = {"classification_mAP": None, "classification_accuracy": 0.0, "epoch": 0}

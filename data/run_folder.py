@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -153,12 +154,12 @@ class RunFolder:
             about: text for the end of `opt.txt`.
             replace: remove an earlier training run.
         """
+        for folder in (self.path, self.path / "ckpt"):
+            for path in folder.glob(".*.part"):  # of a run or a report that was killed
+                with writing(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         if replace:
             self.clear()
-        for folder in (self.path, self.path / "ckpt"):
-            for path in folder.glob(".*.part"):  # of a run that was killed
-                with writing(path):
-                    path.unlink()
         options = self.path / "opt.txt"  # testing in a trained folder adds to it
         before = options.read_bytes() if options.exists() else b""
         with whole_file(options, "wb") as file:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from data.results import read_results
 from data.run_folder import RunFolder
 from eval.protocols import PROTOCOLS
 from eval.seeds import seeds_table, summarise
@@ -36,40 +36,36 @@ def train_seeds(options: Namespace, train: Callable[..., dict[str, Any] | None])
     folders = [RunFolder(seed_folder(options.exp_dir, seed)) for seed in options.seeds]
     if options.resume == "always" and not any(folder.resume.exists() for folder in folders):
         raise InputError(f"{options.exp_dir}: no run of these seeds to resume; --resume auto begins them")
-    done = [finished(folder, options) for folder in folders]
-    for folder, results in zip(folders, done, strict=True):
-        if results is None and not (options.resume and folder.resume.exists()):
+    for folder in folders:
+        if not options.resume:
             folder.require_free(options.overwrite, options.pretrained_ckpt)
+        elif (folder.path / "metrics.jsonl").exists() and not folder.resume.exists():
+            raise InputError(
+                f"{folder.resume}: is gone, so the run there cannot be gone on with; choose another --exp_dir"
+            )
 
     def clear_all() -> None:
         """Remove all that `--overwrite` replaces at once, so that nothing of it is mixed with what is trained now."""
-        for folder in folders[1:]:
-            with folder:
+        with ExitStack() as stack:
+            for folder in folders[1:]:
+                stack.enter_context(folder)
+            for folder in folders[1:]:
                 folder.clear()
         with writing(options.exp_dir / FILE):
             (options.exp_dir / FILE).unlink(missing_ok=True)
 
-    for i, (seed, folder) in enumerate(zip(options.seeds, folders, strict=True)):
-        log.info(f"\nseed {seed}, run {i + 1} of {len(folders)}: {folder.path}{', finished' if done[i] else ''}")
-        if done[i] is None:
-            own = {"seed": seed, "seeds": None, "exp_dir": folder.path, "resume": options.resume and "auto"}
-            began = clear_all if options.overwrite and i == 0 else lambda: None
-            done[i] = train(Namespace(**vars(options) | own), began)
-    if None in done:
+    results = []
+    for seed, folder in zip(options.seeds, folders, strict=True):
+        log.info(f"\nseed {seed}, run {len(results) + 1} of {len(folders)}: {folder.path}")
+        own = {"seed": seed, "seeds": None, "exp_dir": folder.path, "resume": options.resume and "auto"}
+        replaces = options.overwrite and not results
+        results.append(train(Namespace(**vars(options) | own), clear_all if replaces else lambda: None))
+    if None in results:
         log.info("\nno figures to average, since there was no evaluation")
         return
-    summary = summarise(options.seeds, done)
+    summary = summarise(options.seeds, results)
     write_beside_earlier(options.exp_dir / FILE, as_json(summary), unless_same=True)
     log.info(f"\n{seeds_table(summary)}\nwritten: {options.exp_dir / FILE}")
-
-
-def finished(folder: RunFolder, options: Namespace) -> dict[str, Any] | None:
-    """The results of a run that is over, and of which nobody needs `resume.pt` any more, if runs are to go on."""
-    path = folder.path / "results.json"
-    if not options.resume or folder.resume.exists() or not path.exists():
-        return None
-    results = read_results(path)
-    return results if results["best"] and results["epoch"] == options.max_epoch else None
 
 
 def read_seeds(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from utils import blocks
 
 LEVEL = 0.05  # the share of differences of mere noise that may be taken for more
 MOST_NUMBERS = 1 << 24  # at once
+LEAST_VIDEOS = 6  # with instances, of which a bootstrap can tell anything
 
 
 def num_draws(num_class: int) -> int:
@@ -69,7 +70,8 @@ def differences(
         Two tables of percentage points, with the columns `first, second, difference, low, high, p, more_than_noise`.
         `low` and `high` bound the middle 95% of the draws. Of thresholds a difference is more than noise where that
         leaves out zero, each by itself; of the classes, which are many, where Benjamini and Hochberg's procedure
-        rejects it at 5%. The noise is that of the choice of test videos, and no other.
+        rejects it at 5%. None is with fewer than `LEAST_VIDEOS` videos that have instances. The noise is that of the
+        choice of test videos, and no other.
     """
     observed = [100 * run.class_precision() for run in (first, second)]  # [C, K]
     draws = [bootstrap(run, drawn) for run in (first, second)]  # [S, C, K]
@@ -80,14 +82,19 @@ def differences(
         [np.append(values, values.mean()) for values in mean],
         [np.column_stack([values, values.mean(1)]) for values in mean_draws],
     )
-    by_threshold["more_than_noise"] = (by_threshold["low"] > 0) | (by_threshold["high"] < 0)
+    in_video = np.unique(np.stack([first.ground_truth["class_idx"], first.ground_truth["video"]]), axis=1)
+    enough = len(np.unique(in_video[1])) >= LEAST_VIDEOS
+    by_threshold["more_than_noise"] = ((by_threshold["low"] > 0) | (by_threshold["high"] < 0)) & enough
     present = np.flatnonzero(first.num_instances)
     by_class = _table(
         [class_names[i] for i in present],
         [values[present].mean(1) for values in observed],
         [values[:, present].mean(2) for values in draws],
     )
-    by_class["more_than_noise"] = rejected(by_class["p"].to_numpy())
+    enough = np.bincount(in_video[0], minlength=first.num_class)[present] >= LEAST_VIDEOS
+    stands_out = np.zeros(len(present), dtype=bool)
+    stands_out[enough] = rejected(by_class["p"].to_numpy()[enough])
+    by_class["more_than_noise"] = stands_out
     return by_threshold, by_class
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eval import pictures
-from eval.compare import LEVEL, differences, draw_videos, num_draws
+from eval.compare import LEAST_VIDEOS, LEVEL, differences, draw_videos, num_draws
 from eval.detection import TIOU_THRESHOLDS, Matched
 from eval.errors import KINDS
 from eval.page import Page, signed
@@ -186,5 +186,6 @@ def _show_classes(page: Page, table: pd.DataFrame, i: int) -> None:
         ["class", *HEADERS],
         _rows(table),
         caption="Since there are many classes, one is more than noise where Benjamini and Hochberg's procedure finds "
-        f"it at {100 * LEVEL:g}%, which asks for more than an interval without zero.",
+        f"it at {100 * LEVEL:g}%, which asks for more than an interval without zero, and {LEAST_VIDEOS} videos or more "
+        "have it.",
     )

@@ -118,7 +118,7 @@ def _show_map(page: Page, material: Material) -> None:
         + (" The best epoch was chosen on the test set; compare the last." if best else ""),
         soft=True,
     )
-    if given.get("classification_accuracy") is not None:
+    if given.get("classification_accuracy") is not None and material.labels.to_numpy().any():
         mean = given["classification_mAP"]
         page.text(
             f"Video classification: mAP {'not to be had' if mean is None else f'{mean:.1f}'}, "
@@ -184,6 +184,9 @@ def _show_curves(page: Page, material: Material, arrays: tuple[dict, dict]) -> N
 
 def _show_labels(page: Page, material: Material) -> None:
     page.section("Video labels")
+    if not material.labels.to_numpy().any():
+        page.text("The test videos have no labels.")
+        return
     counts = label_confusion(material.detections, material.labels)
     videos = material.labels.sum().to_numpy()
     share = np.where(videos[:, None] > 0, 100 * counts.to_numpy() / np.maximum(videos, 1)[:, None], np.nan)

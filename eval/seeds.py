@@ -9,10 +9,17 @@ import numpy as np
 import pandas as pd
 
 from eval.protocols import PROTOCOLS
+from utils import InputError
 
 
 def summarise(seeds: Sequence[int], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1; None for one seed) of the last and of the best epochs, percent."""
+    """Mean and standard deviation (n - 1; None for one seed) of the last and of the best epochs, percent.
+
+    Raises:
+        InputError: they were evaluated at different thresholds.
+    """
+    if len({tuple(result["snippet"]["tiou"]) for result in results}) > 1:
+        raise InputError("--seeds: the runs were evaluated at different tIoU thresholds, so they have no mean")
 
     def over_seeds(protocols: list[dict[str, Any]]) -> dict[str, Any]:
         values = np.array([[*protocol["mAP"], protocol["average"]] for protocol in protocols])  # [seeds, K + 1]

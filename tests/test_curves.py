@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.compare import bootstrap, differences, draw_videos, num_draws, rejected
+from eval.compare import LEAST_VIDEOS, bootstrap, differences, draw_videos, num_draws, rejected
 from eval.curves import RECALL, label_confusion, mean_curve, pooled_counts, video_precision
 from eval.detection import TIOU_THRESHOLDS, Matched, detection_map
 from eval.timeline_pictures import _packed
@@ -118,6 +118,21 @@ def test_a_better_run_is_more_than_noise():
     turned, _ = differences(*runs[::-1], draw_videos(NUM_VIDEOS, 0, 500), ["a", "b", "c"])
     np.testing.assert_allclose(turned["difference"], -by_threshold["difference"])
     assert turned["more_than_noise"].all()
+
+
+def test_few_videos_tell_nothing():
+    """Of a perfect run and one that finds nothing, on one video, and on as many as are enough."""
+    for videos in (1, LEAST_VIDEOS - 1, LEAST_VIDEOS):
+        count = np.arange(videos)
+        segment = np.tile([[0.0, 5.0]], (videos, 1))
+        truth = {"video": count, "class_idx": np.zeros(videos, int), "segment": segment}
+        perfect = truth | {"score": np.ones(videos)}
+        nothing = {name: values[:0] for name, values in perfect.items()}
+        runs = [Matched(part, truth, 1, THUMOS) for part in (nothing, perfect)]
+        by_threshold, by_class = differences(*runs, draw_videos(10, 0, 500), ["a"])
+        assert (by_threshold["difference"] == 100).all()
+        enough = videos >= LEAST_VIDEOS
+        assert (by_threshold["more_than_noise"] == enough).all() and (by_class["more_than_noise"] == enough).all()
 
 
 def test_noise_is_seldom_taken_for_more():

@@ -19,7 +19,8 @@ from matplotlib.image import imread
 import main
 from data.make_demo import CLASSES
 from data.reports import read_metrics, write_folder
-from data.run_folder import REPORT_FILES
+from data.results import read_results
+from data.run_folder import REPORT_FILES, RunFolder
 from data.seeds import read_seeds
 from eval.page import Page, escape, signed
 from eval.pictures import class_bars, confusion, styled
@@ -134,24 +135,20 @@ def test_the_same_report_again_changes_nothing(trained, run):
 
 def test_a_report_is_whole_and_others_are_kept(tmp_path):
     folder = tmp_path / "report"
-    write_folder(folder, {"a.html": b"1", "b.png": b"2"}, replace=False)
-    write_folder(folder, {"a.html": b"1"}, replace=False)  # is there already
-    write_folder(folder, {"a.html": b"3"}, replace=False)
-    write_folder(folder, {"a.html": b"4"}, replace=True)
+    write_folder(folder, {"a.html": b"1", "b.png": b"2"})
+    write_folder(folder, {"a.html": b"1"})  # is there already
+    write_folder(folder, {"a.html": b"3"})
 
     def content(name):
         return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
 
-    assert content("report.1") == {"a.html": b"1", "b.png": b"2"} and content("report") == {"a.html": b"4"}
+    assert content("report.1") == {"a.html": b"1", "b.png": b"2"} and content("report") == {"a.html": b"3"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data.reports.keep_previous", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            write_folder(folder, {"a.html": b"5", "c.png": b"6"}, replace=False)
-    assert content("report") == {"a.html": b"4"}
-    write_folder(folder, {"a.html": b"7"}, replace=False)
-    assert content("report") == {"a.html": b"7"} and sorted(path.name for path in tmp_path.iterdir()) == [
-        *("report", "report.1", "report.2")
-    ]
+            write_folder(folder, {"a.html": b"5", "c.png": b"6"})
+    assert content("report") == {"a.html": b"3"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "report.1"]
 
 
 @pytest.mark.drawn
@@ -298,7 +295,7 @@ def test_results_of_other_commands(run, finished, tmp_path):
     assert status == 2 and f"its results are of --run_type eval; report on the file with --detections {file}" in err
     run.train(tmp_path / "run", "--max_epoch", 1, "--interval", 0)
     status, _, err = run(*REPORT, "--exp_dir", tmp_path / "run")
-    assert status == 2 and "its training run was not evaluated" in err
+    assert status == 2 and "its training run is not over, or was not evaluated" in err
     status, _, err = run("--run_type", "report", "--exp_dir", finished / "seed_4")
     assert status == 2 and err.endswith("a run on --dataset_name 'Demo', not Thumos14reduced; give that\n")
 
@@ -485,20 +482,73 @@ def test_bad_input_replaces_no_seed(run, finished):
     assert (finished / "seeds.json").exists() and (finished / "seed_4" / "results.json").exists()
 
 
-def test_a_finished_seed_needs_no_resume_file(run, finished):
-    for seed in (3, 4):
-        (finished / f"seed_{seed}" / "ckpt" / "resume.pt").unlink()
+def test_a_seed_without_resume_file_cannot_be_gone_on_with(run, finished):
+    (finished / "seed_4" / "ckpt" / "resume.pt").unlink()
     status, _, err = run(*ARGV, "--seeds", 3, 4, 5, "--exp_dir", finished, "--resume")
-    assert status == 2 and "no run of these seeds to resume" in err
-    status, out, _ = run(*ARGV, "--seeds", 3, 4, 5, "--exp_dir", finished, "--resume", "auto")
-    assert status == 0 and out.count(", finished") == 2
-    assert read_seeds(finished / "seeds.json")["seeds"] == [3, 4, 5]
+    assert status == 2 and re.search("seed_4/ckpt/resume.pt: is gone", err) and not (finished / "seed_5").exists()
+
+
+def test_a_folder_in_use_keeps_all_seeds(run, finished):
+    """`--overwrite` clears no seed before it has all of them."""
+    with RunFolder(finished / "seed_4"):
+        status, _, err = run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--overwrite")
+    assert status == 2 and "is in use by process" in err
+    assert (finished / "seed_3" / "ckpt" / "resume.pt").exists() and (finished / "seeds.json").exists()
+
+
+def test_a_run_that_has_not_begun_is_not_gone_on_with(run, finished):
+    """What is there when reading is stopped is the run that was to be replaced."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("main.load_data", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        status, _, err = run(*ARGV, "--exp_dir", finished / "seed_3", "--overwrite")
+    assert status == 143 and "go on with" not in err
+
+
+def test_a_seed_of_other_thresholds_has_no_mean(run, finished):
+    argv = ("--dataset_name", "Demo", "--max_epoch", 1, "--tiou", "activitynet", "--overwrite")
+    assert run(*argv, "--seed", 3, "--exp_dir", finished / "seed_3")[0] == 0
+    status, out, _ = run(*REPORT, "--exp_dir", finished / "seed_4")
+    assert status == 0 and "is left out: the runs have other results by now" in out
+    results = [read_results(finished / name / "results.json") for name in ("seed_3", "seed_4")]
+    with pytest.raises(InputError, match="different tIoU thresholds"):
+        summarise([3, 4], results)
+
+
+def test_a_seed_that_is_not_of_the_summary_does_not_show_it(run, finished):
+    shutil.copytree(finished / "seed_4", finished / "seed_7")
+    assert run(*REPORT, "--exp_dir", finished / "seed_7")[0] == 0
+    assert ">Seeds<" not in (finished / "seed_7" / "report" / "report.html").read_text()
+
+
+def test_a_killed_report_is_in_nobodys_way(run, finished):
+    folder = finished / "seed_3"
+    for name in (".report.part", ".comparison.part"):
+        (folder / name).mkdir()
+        (folder / name / "x.png").write_text("half")
+    assert run(*ARGV, "--exp_dir", folder, "--overwrite", "--max_epoch", 1)[0] == 0
+    assert not list(folder.glob(".*"))
+
+
+def test_test_videos_without_labels_have_no_confusion(run, finished):
+    shutil.copytree("data/Demo/Demo-Annotations", finished / "Annotations")
+    empty = np.empty(140, dtype=object)
+    empty[:] = [[] for _ in range(140)]
+    np.save(finished / "Annotations" / "labels_all.npy", empty)
+    argv = ("--annotations", finished / "Annotations", "--detections", finished / "seed_3" / "detections.json")
+    assert run(*REPORT, *argv, "--exp_dir", finished)[0] == 0
+    text = text_of((finished / "report_of_file" / "report.html").read_text())
+    assert "The test videos have no labels." in text and "exactly their labels" not in text
 
 
 def test_a_summary_that_is_not_of_the_runs_is_left_out(run, finished):
     """A seed was trained again, or tested with other weights; or the file is not ours."""
     before = (finished / "seeds.json").read_text()
-    for content in (before.replace("[3, 4]", "[4, 3]"), "[0, 1]", before):
+    for content in (
+        before.replace('"last": [', '"last": [1.5, '),
+        "[0, 1]",
+        before.replace("[3, 4]", "[4, 3]"),
+        before,
+    ):
         if content == before:  # a test run leaves results that have no best epoch
             checkpoint = finished / "seed_4" / "ckpt" / "last_model.pkl"
             argv = ("--dataset_name", "Demo", "--exp_dir", finished / "seed_4", "--pretrained_ckpt", checkpoint)
