@@ -73,6 +73,12 @@ class Runner:
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def one_timeline(monkeypatch):
+    """Most runs here are for their numbers, and drawing four videos would take as long as training does."""
+    monkeypatch.setattr("data.dashboard.NUM_VIDEOS", 1)
+
+
 class Numbers:
     """TensorBoard reads files in the order of their names, which end in a number for runs of one process and second."""
 
