@@ -40,7 +40,8 @@ def write_report(options: Namespace) -> None:
     if options.compare:
         page = compare_runs(options, source, runs)
     elif options.detections:
-        page = build_report(Material(**common(options, source, f"Detections of {options.detections}")))
+        material = common(options, source, f"Detections of {options.detections}")
+        page = build_report(Material(**material, proposals=proposals_of(options, source, material["detections"])))
     else:
         page = report_on_run(options, source, *runs[0])
     folder, html = options.exp_dir / name, f"{name.split('_')[0]}.html"
@@ -156,7 +157,7 @@ def require_dataset(options: Namespace, folder: Path) -> None:
 
 
 def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
-    """What the reports on a run and on a file have in common: the arguments of `Material`."""
+    """What reports and comparisons have in common: those arguments of `Material`."""
     annotations, subset = source.annotations, source.subsets["test"]
     truth, detections, lengths, simulated = read_to_evaluate(options, source)
     videos, names = source.videos("test"), annotations.class_names
@@ -177,7 +178,6 @@ def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
         "tiou": options.tiou,
         "curve_tiou": options.curve_tiou,
         "rate": options.rate,
-        "proposals": proposals_of(options, source, videos, detections),
     }
 
 
@@ -200,15 +200,13 @@ def material_of_run(options: Namespace, source: Source, folder: Path) -> tuple[d
     return material, results
 
 
-def proposals_of(
-    options: Namespace, source: Source, videos: Sequence[str], detections: pd.DataFrame
-) -> dict[str, np.ndarray]:
+def proposals_of(options: Namespace, source: Source, detections: pd.DataFrame) -> dict[str, np.ndarray]:
     """The proposals of the test videos in seconds, `[M, 2]` each; none if there are none, or others than detections."""
     path = source.files.proposals["test"]
     if not path.is_file():
         return {}
     try:
-        proposals = read_proposals(path, videos, options.rate, "empty")
+        proposals = read_proposals(path, source.videos("test"), options.rate, "empty")
     except InputError as error:
         log.info(f"notice: no proposals are drawn ({error})")
         return {}
@@ -268,7 +266,8 @@ def report_on_run(options: Namespace, source: Source, folder: Path, seeds: dict[
     losses, maps = read_metrics(folder / "metrics.jsonl")
     opt = folder / "opt.txt"
     text = opt.read_bytes()[-MOST_OPTIONS:].decode(errors="replace") if opt.is_file() else ""
-    return build_report(Material(**material, results=results, losses=losses, maps=maps, seeds=seeds, options=text))
+    about = {"results": results, "losses": losses, "maps": maps, "seeds": seeds, "options": text}
+    return build_report(Material(**material, **about, proposals=proposals_of(options, source, material["detections"])))
 
 
 def compare_runs(options: Namespace, source: Source, found: Sequence[tuple[Path, dict[str, Any] | None]]) -> Page:

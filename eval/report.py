@@ -263,8 +263,8 @@ def _timelines(material: Material, videos: Sequence[str], own: Mapping[str, floa
 
 def _show_errors(page: Page, material: Material) -> None:
     page.section("Errors")
-    show_error_text(page, material.analysis)
-    analysis, simulated = material.analysis, material.simulated
+    _say_what_errors_are(page, material.analysis)
+    analysis, simulated = material.analysis, page.simulated
     k = int(np.argmin(np.abs(np.array(analysis["tiou"]) - KINDS_AT)))
     at = analysis["tiou"][k]
     page.picture(
@@ -310,8 +310,7 @@ def _show_errors(page: Page, material: Material) -> None:
         page.text("It is not known how long the videos are, so nothing is told by share of the video.")
 
 
-def show_error_text(page: Page, analysis: Mapping[str, Any]) -> None:
-    """What the kinds of errors are."""
+def _say_what_errors_are(page: Page, analysis: Mapping[str, Any]) -> None:
     page.text(
         "After Alwassel et al., Diagnosing Error in Temporal Action Detectors (ECCV 2018), in seconds, over the top "
         f"{analysis['top']} times as many detections of each class as it has instances: {analysis['detections']} "
