@@ -1,6 +1,7 @@
 """Fixtures: the demo dataset, and the real annotations where they are at hand."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def demo_home(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("home")
     make_demo(home / "data" / "Demo", home / "proposals4Thumos14", home / "descriptors", feature_size=32)
     return home
+
+
+@pytest.fixture(scope="session")
+def run_once(demo_home) -> Callable[..., None]:
+    """Runs main.py's command line in `demo_home`, for fixtures that outlive a test; it must succeed."""
+
+    def run(*argv: object) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(demo_home)
+            assert main.main([str(word) for word in argv]) == 0
+
+    return run
 
 
 class Runner:

@@ -1,9 +1,7 @@
 """What TensorBoard shows of a run."""
 
 import json
-import os
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
-import main
 from benchmarks.kill import left
 from data.run_folder import RunLog
 from losses import mean_prediction
@@ -26,15 +23,10 @@ PR = "test_PR/all classes together, tIoU "
 
 
 @pytest.fixture(scope="module")
-def trained(demo_home, tmp_path_factory):
+def trained(run_once, tmp_path_factory):
     """The lines of metrics.jsonl of a run of three epochs, and its TensorBoard."""
     out = tmp_path_factory.mktemp("dashboard") / "run"
-    before = Path.cwd()
-    os.chdir(demo_home)
-    try:
-        assert main.main([*map(str, ARGV), "--exp_dir", str(out)]) == 0
-    finally:
-        os.chdir(before)
+    run_once(*ARGV, "--exp_dir", out)
     board = EventAccumulator(str(out / "logs"), size_guidance={"tensors": 0, "images": 0, "histograms": 0})
     board.Reload()
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()], board

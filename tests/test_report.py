@@ -9,14 +9,12 @@ import signal
 import subprocess
 import warnings
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-import main
 from data.make_demo import CLASSES
 from data.reports import read_metrics, write_folder
 from data.results import read_results
@@ -36,16 +34,11 @@ PICTURES = {
 
 
 @pytest.fixture(scope="module")
-def trained(demo_home, tmp_path_factory):
+def trained(run_once, tmp_path_factory):
     """A folder with two seeds of a short run, and the report on the first."""
     home = tmp_path_factory.mktemp("report")
-    before = Path.cwd()
-    os.chdir(demo_home)
-    try:
-        assert main.main([*map(str, ARGV), "--seeds", "3", "4", "--exp_dir", str(home / "runs")]) == 0
-        assert main.main([*REPORT, "--exp_dir", str(home / "runs" / "seed_3")]) == 0
-    finally:
-        os.chdir(before)
+    run_once(*ARGV, "--seeds", 3, 4, "--exp_dir", home / "runs")
+    run_once(*REPORT, "--exp_dir", home / "runs" / "seed_3")
     return home / "runs"
 
 

@@ -61,14 +61,9 @@ def flat(value):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted_run(demo_home, tmp_path_factory):
+def uninterrupted_run(run_once, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    before = Path.cwd()
-    os.chdir(demo_home)
-    try:
-        assert main.main([*map(str, ARGV), "--exp_dir", str(folder)]) == 0
-    finally:
-        os.chdir(before)
+    run_once(*ARGV, "--exp_dir", folder)
     found = Left(what_is_left(folder))
     found.folder = folder
     return found
