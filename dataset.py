@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.annotations import Annotations
-from data.features import Features, check_range
-from proposals import check_unit, roi_pool
-from utils import free_memory, log, release_memory, to_device
+from proposals import roi_pool, seconds_to_snippets, snippets_to_seconds
+from readers.annotations import Annotations
+from readers.features import Features, check_range
+from readers.result_files import parse_results, require_entries
+from utils import InputError, free_memory, log, release_memory, to_device
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def load_videos(
     kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
     if not kept and features.in_memory is not None:
         log.info(
-            f"notice: {features.path} stays in memory as a whole; data/split_features.py makes a file per video, which "
-            "does not"
+            f"notice: {features.path} stays in memory as a whole; prepare/split_features.py makes a file per video, "
+            "which does not"
         )
     stores = torch.empty(shape, dtype=pooled_dtype, device=device).split(sizes) if kept else [None] * len(sizes)
     videos = {}
@@ -221,3 +223,41 @@ def made_ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
         while (batch := ahead.popleft().result()) is not None:
             ahead.append(worker.submit(next, batches, None))
             yield batch
+
+
+def read_proposals(path: Path, videos: Sequence[str], rate: float, missing: str = "error") -> dict[str, np.ndarray]:
+    """Proposals of the named videos, in snippets (SPEC section 1). Labels and scores in the file are not used.
+
+    Args:
+        path: a result file, see `parse_results`.
+        videos: the videos to look up.
+        rate: snippets per second.
+        missing: what to do with a video that is not in the file: `error`, or `empty` to take it as having none.
+
+    Returns:
+        `[M, 2]` float64 per video; a video without any gets the one proposal [0, 0].
+
+    Raises:
+        InputError: the file is damaged, or lacks videos and `missing` is `error`.
+    """
+    results = parse_results(path).results
+    require_entries(path, results, videos, missing)
+    return {
+        video: seconds_to_snippets([entry["segment"] for entry in results.get(video) or [{"segment": [0, 0]}]], rate)
+        for video in videos
+    }
+
+
+def check_unit(segments_snip: np.ndarray, video: str, num_snippets: int, rate: float) -> None:
+    """Refuse proposals that can only be in another unit; one that ends somewhat past the video is nothing unusual.
+
+    Raises:
+        InputError: one lies more than ten lengths of the video away.
+    """
+    far = np.abs(segments_snip).max(1) > 10 * (num_snippets + 10)
+    if far.any():
+        start, end = snippets_to_seconds(segments_snip[far][0], rate)
+        raise InputError(
+            f"proposals of video {video}: [{start:g}, {end:g}] s lies far outside the video, which has {num_snippets} "
+            f"snippets ({snippets_to_seconds(num_snippets, rate):g} s); proposals must be in seconds"
+        )

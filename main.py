@@ -34,29 +34,30 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data.checkpoints import load_weights, save_weights
-from data.commands import check, make_descriptors, make_proposals
-from data.dashboard import Dashboard
-from data.results import read_to_evaluate, write_evaluation, write_found, write_results
-from data.resume import TrainingState, about_run, run_to_resume
-from data.run_folder import RunFolder, RunLog
-from data.seeds import train_seeds
-from data.source import Data, choose_device, load_data, open_dataset
 from dataset import Batch, training_batches
 from eval.classification import video_figures
-from eval.files import counted, detection_table
-from eval.network import detect_all
 from eval.postprocess import VideoDetections
 from eval.protocols import classification_summary, diagnose, evaluate, figures, results_table, summary
+from eval.tables import counted, detection_table
 from losses import Criterion, mean_prediction
 from model import SEAL
 from options import describe, parse_options
+from prepare.commands import check, make_descriptors, make_proposals
+from readers.checkpoints import load_weights
+from report.dashboard import Dashboard
+from runs.folder import RunFolder
+from runs.inference import detect_all
+from runs.inputs import Data, choose_device, load_data, open_dataset
+from runs.log import RunLog
+from runs.results import read_to_evaluate, write_evaluation, write_found, write_results
+from runs.resume import TrainingState, about_run, run_to_resume
+from runs.seeds import train_seeds
+from runs.signals import Interrupted, catching_signals, uninterrupted
+from runs.weights import save_weights
 from utils import (
     CannotWrite,
     InputError,
-    Interrupted,
     __version__,
-    catching_signals,
     keep_previous,
     log,
     one_line,
@@ -65,7 +66,6 @@ from utils import (
     seed_everything,
     some_of,
     unbreakable_output,
-    uninterrupted,
 )
 
 
@@ -466,7 +466,7 @@ def evaluate_file(options: Namespace) -> None:
 
 def report(options: Namespace) -> None:
     """`--run_type report`: a page on a run, on anyone's detections, or on runs side by side."""
-    from data.reports import write_report  # matplotlib takes half a second to import, and nothing else here needs it
+    from report.command import write_report
 
     write_report(options)
 
@@ -478,7 +478,7 @@ class Evaluation(NamedTuple):
     """What an evaluation of the network on the test videos gives."""
 
     results: dict[str, Any]  # the figures of `results.json`
-    detections: pd.DataFrame  # see `eval.files.detection_table`
+    detections: pd.DataFrame  # see `eval.tables.detection_table`
     found: list[VideoDetections]  # of each test video
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -276,33 +275,6 @@ def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str | lis
     if options.run_type == "test":
         derived["pretrained_ckpt"] = Path("checkpoints") / "best_model.pkl"
     return derived
-
-
-@dataclass(frozen=True)
-class DatasetFiles:
-    """Where the files of a dataset lie (SPEC section 1)."""
-
-    features: Path  # a folder with files of each video, or one file
-    annotations: Path  # a folder, or a JSON file
-    descriptors: Path  # a folder
-    proposals: dict[str, Path]  # of each part, `train` and `test`
-
-
-def dataset_files(options: argparse.Namespace) -> DatasetFiles:
-    """The files of the dataset that the options name."""
-    name, root = options.dataset_name, options.dataset_root
-    per_video = root / "features"
-    annotations = options.annotations or root
-    if (annotations / "annotations.json").is_file():
-        annotations = annotations / "annotations.json"
-    elif options.annotations is None:
-        annotations = root / f"{name}-Annotations"
-    return DatasetFiles(
-        features=options.features or (per_video if per_video.is_dir() else root / f"{name}-I3D-JOINTFeatures.npy"),
-        annotations=annotations,
-        descriptors=options.descriptors_root / name,
-        proposals={part: options.proposals_root / f"Proposals_{name}_{part}.json" for part in ("train", "test")},
-    )
 
 
 def plain_values(options: argparse.Namespace) -> dict[str, Any]:

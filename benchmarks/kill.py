@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.make_demo import make_demo
+from prepare.make_demo import make_demo
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -40,16 +40,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main as seal
 from benchmarks import workload
 from benchmarks.padded import padded_step
-from data.annotations import read_annotations
-from data.make_demo import make_demo
-from data.source import Data, load_data
 from dataset import Batch, training_batches
 from eval.detection import candidate_pairs
-from eval.files import read_detections
 from eval.postprocess import LOGITS, detect_batch
 from eval.protocols import evaluate
 from options import parse_options
+from prepare.make_demo import make_demo
 from proposals import SNIPPETS_PER_SECOND, roi_pool, tiou
+from readers.annotations import read_annotations
+from runs.detections import read_detections
+from runs.inputs import Data, load_data
 from utils import pick_device, seed_everything
 
 REPOSITORY = Path(__file__).resolve().parents[1]

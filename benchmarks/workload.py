@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.annotations import read_annotations
-from data.arrays import read_array
-from descriptors import FILES as DESCRIPTOR_FILES
-from proposals import SNIPPETS_PER_SECOND, parse_results, snippets_to_seconds
+from proposals import SNIPPETS_PER_SECOND, snippets_to_seconds
+from readers.annotations import read_annotations
+from readers.arrays import read_array
+from readers.descriptor_files import FILES as DESCRIPTOR_FILES
+from readers.result_files import parse_results
 from utils import write_json
 
 NAME = "Bench"

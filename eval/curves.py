@@ -53,7 +53,7 @@ def label_confusion(detections: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFr
     is right, and counts for that label alone.
 
     Args:
-        detections: see `eval.files.detection_table`.
+        detections: see `eval.tables.detection_table`.
         labels: `[V, C]` of the videos, 0 or 1; the index has their names and the columns those of the classes.
 
     Returns:

@@ -54,7 +54,7 @@ def evaluate(
     """Detection mAP under both protocols; a notice names the classes left out because they have no ground truth.
 
     Args:
-        detections: see `eval.files.detection_table`.
+        detections: see `eval.tables.detection_table`.
         ground_truth: video, class_idx, start_sec, end_sec; at least one instance.
         class_names: C names, background excluded.
         tiou: a key of `TIOU_THRESHOLDS`.
@@ -91,7 +91,7 @@ def diagnose(
     """The error analysis in seconds, see `eval.errors.analyse_errors`.
 
     Args:
-        detections: see `eval.files.detection_table`.
+        detections: see `eval.tables.detection_table`.
         ground_truth: see `evaluate`.
         lengths: seconds of each video; nan, or none, where it is not known.
         num_class: C, background excluded.

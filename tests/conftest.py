@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from readers import SHARED
+from reader_cases import SHARED
 
 import main
-from data.make_demo import make_demo
+from prepare.make_demo import make_demo
 
 PARITY = Path(__file__).parent / "parity"
 
@@ -89,7 +89,7 @@ class Runner:
 @pytest.fixture(autouse=True)
 def one_timeline(monkeypatch):
     """Most runs here are for their numbers, and drawing four videos would take as long as training does."""
-    monkeypatch.setattr("data.dashboard.NUM_VIDEOS", 1)
+    monkeypatch.setattr("report.dashboard.NUM_VIDEOS", 1)
 
 
 class Numbers:

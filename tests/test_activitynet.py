@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from data.arrays import read_array
-from data.make_demo import simulate
 from options import PRESETS
+from prepare.make_demo import simulate
+from readers.arrays import read_array
 
 
 def some_classes(source, target, num_class):

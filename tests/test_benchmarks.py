@@ -7,12 +7,12 @@ import torch
 
 from benchmarks import run, workload
 from benchmarks.padded import padded_step, plain_roi_align
-from data.annotations import read_annotations
 from descriptors import PseudoLabels
 from losses import Criterion
 from main import main
 from model import SEAL
 from proposals import roi_align, roi_pool
+from readers.annotations import read_annotations
 
 
 def test_the_padded_step_is_the_same_step():

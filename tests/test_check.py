@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.arrays import read_array
-from data.split_features import split_features
+from prepare.split_features import split_features
+from readers.arrays import read_array
 
 ANNOTATIONS = Path("data/Demo/Demo-Annotations")
 FEATURES = Path("data/Demo/features")

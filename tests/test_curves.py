@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.compare import LEAST_VIDEOS, bootstrap, differences, draw_videos, num_draws, rejected
+from eval.bootstrap import LEAST_VIDEOS, bootstrap, differences, draw_videos, num_draws, rejected
 from eval.curves import RECALL, label_confusion, mean_curve, pooled_counts, video_precision
 from eval.detection import TIOU_THRESHOLDS, Matched, detection_map
-from eval.timeline_pictures import _packed
-from eval.timelines import Found, timeline_detections, timeline_truth
+from report.timelines import Found, _packed, timeline_detections, timeline_truth
 
 THUMOS = TIOU_THRESHOLDS["thumos14"]
 NUM_VIDEOS, NUM_CLASS = 8, 3

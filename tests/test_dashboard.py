@@ -12,8 +12,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
 from benchmarks.kill import left
-from data.run_folder import RunLog
 from losses import mean_prediction
+from runs.log import RunLog
 from utils import CannotWrite
 
 ARGV = ("--dataset_name", "Demo", "--max_epoch", 3, "--interval", 2, "--lr", 0.002, "--curve_tiou", 0.45)

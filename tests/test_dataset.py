@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import dataset
-from data.annotations import read_annotations
-from data.features import Features
-from dataset import Video, evaluation_batches, load_videos, made_ahead, make_batch, training_batches
-from proposals import SNIPPETS_PER_SECOND, read_proposals
+from dataset import Video, evaluation_batches, load_videos, made_ahead, make_batch, read_proposals, training_batches
+from proposals import SNIPPETS_PER_SECOND
+from readers.annotations import read_annotations
+from readers.features import Features
 from utils import InputError
 
 

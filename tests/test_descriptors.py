@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from descriptors import build_descriptors, pseudo_labels, read_descriptors, write_descriptors
+from descriptors import build_descriptors, pseudo_labels
+from readers.descriptor_files import read_descriptors, write_descriptors
 from utils import InputError
 
 # Appearance along one axis a class; motion the same.

@@ -5,9 +5,9 @@ import pytest
 
 from eval.detection import TIOU_THRESHOLDS
 from eval.errors import BOUNDS, KINDS, analyse_errors
-from eval.files import read_detections
 from eval.protocols import as_arrays
 from proposals import SNIPPETS_PER_SECOND, tiou
+from runs.detections import read_detections
 
 HALF = np.array([0.5])
 
@@ -188,7 +188,7 @@ def test_kinds_equal_one_by_one(seed):
 
 def test_real_base_detections(thumos):
     """Figures of this implementation, kept so that a change of them is seen; the shares add up."""
-    from data.annotations import read_annotations
+    from readers.annotations import read_annotations
 
     annotations = read_annotations(thumos / "Thumos14reduced-Annotations")
     path = thumos / "Proposals_Thumos14reduced_test.json"

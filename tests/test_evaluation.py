@@ -8,11 +8,12 @@ import pytest
 
 from eval.classification import classification_accuracy, classification_map
 from eval.detection import TIOU_THRESHOLDS, average_precision, detection_map, match_detections
-from eval.files import detection_table, read_detections, write_detection_csv, write_detections
 from eval.postprocess import detect, overlaps_ambiguous, soft_nms
 from eval.protocols import averages, evaluate
+from eval.tables import detection_table
 from options import build_parser
 from proposals import SNIPPETS_PER_SECOND, tiou
+from runs.detections import read_detections, write_detection_csv, write_detections
 from utils import InputError
 
 THUMOS = TIOU_THRESHOLDS["thumos14"]

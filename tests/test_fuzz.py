@@ -10,7 +10,7 @@ import json
 import zipfile
 
 import pytest
-import readers
+import reader_cases as readers
 import watch
 from hypothesis import event, given
 from hypothesis import strategies as st

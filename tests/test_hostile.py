@@ -17,17 +17,18 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-import readers
+import reader_cases as readers
 import torch
 from watch import MEMORY_IS_KNOWN, watching
 
-from data.annotations import read_annotations
-from data.arrays import read_archive, read_array
-from data.checkpoints import load_weights, read_checkpoint
-from data.features import Features
 from eval.postprocess import detect, overlaps_ambiguous
 from eval.recall import average_recall
-from proposals import MOST_OF_A_VIDEO, parse_results, roi_pool, tiou
+from proposals import roi_pool, tiou
+from readers.annotations import read_annotations
+from readers.arrays import read_archive, read_array
+from readers.checkpoints import load_weights, read_checkpoint
+from readers.features import Features
+from readers.result_files import MOST_OF_A_VIDEO, parse_results
 from utils import InputError, has_control_characters, printable, read_json
 
 # What pickles call in the wild, or could: module, name, and the arguments as pickle text.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data import make_demo as demo
-from data.arrays import read_array
-from data.split_features import split_features
 from options import PRESETS, build_parser, describe, parse_options
+from prepare import make_demo as demo
+from prepare.split_features import split_features
+from readers.arrays import read_array
 from utils import InputError
 
 
@@ -233,7 +233,7 @@ def test_the_demo_is_made_on_first_use(run_in, tmp_path, monkeypatch):
         made.append(roots)
         demo.make_demo(*roots, feature_size=16)
 
-    monkeypatch.setattr("data.source.make_demo", make)
+    monkeypatch.setattr("runs.inputs.make_demo", make)
     run = run_in(tmp_path)
     (tmp_path / "data" / "Demo").mkdir(parents=True)
     run.train(tmp_path / "a", "--max_epoch", 1, "--interval", 0)

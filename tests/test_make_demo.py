@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from data import make_demo as demo
-from data.annotations import read_annotations
-from data.arrays import read_array
-from proposals import parse_results, tiou
+from prepare import make_demo as demo
+from proposals import tiou
+from readers.annotations import read_annotations
+from readers.arrays import read_array
+from readers.result_files import parse_results
 
 
 def test_the_same_seed_makes_the_same_files(demo_home, tmp_path):

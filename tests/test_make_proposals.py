@@ -5,21 +5,22 @@ import pandas as pd
 import pytest
 import torch
 
-from data.annotations import read_annotations
-from data.features import Features
-from data.make_proposals import propose, propose_all, result_entries, train_snippet_network
 from eval.recall import average_recall
-from model import SnippetNetwork
-from proposals import (
-    SNIPPETS_PER_SECOND,
+from prepare.snippet_network import SnippetNetwork
+from prepare.snippet_proposals import (
     distinct,
     outer_inner_contrast,
+    propose,
+    propose_all,
+    result_entries,
     runs_above,
-    snippets_to_seconds,
     standing_out,
-    tiou,
+    train_snippet_network,
     upsample,
 )
+from proposals import SNIPPETS_PER_SECOND, snippets_to_seconds, tiou
+from readers.annotations import read_annotations
+from readers.features import Features
 from utils import InputError
 
 CPU = torch.device("cpu")

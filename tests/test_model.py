@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import main
-from data.source import Data
 from dataset import Video, training_batches
 from descriptors import PseudoLabels
 from losses import Criterion
 from model import SEAL
+from runs.inputs import Data
 
 
 def network(**options) -> SEAL:

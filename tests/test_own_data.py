@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.annotations import read_annotations, usual_subsets
-from data.arrays import read_array
-from data.features import Features
 from descriptors import build_descriptors, pseudo_label_report, pseudo_labels
+from readers.annotations import read_annotations, usual_subsets
+from readers.arrays import read_array
+from readers.features import Features
 from utils import InputError
 
 # ------------------------------------------------------------------------------------------ feature layouts

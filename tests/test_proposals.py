@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from proposals import (
-    SNIPPETS_PER_SECOND,
-    read_proposals,
-    roi_align,
-    roi_pool,
-    seconds_to_snippets,
-    snippets_to_seconds,
-    tiou,
-)
+from dataset import read_proposals
+from proposals import SNIPPETS_PER_SECOND, roi_align, roi_pool, seconds_to_snippets, snippets_to_seconds, tiou
 from utils import InputError
 
 

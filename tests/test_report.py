@@ -15,14 +15,13 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from data.make_demo import CLASSES
-from data.reports import read_metrics, write_folder
-from data.results import read_results
-from data.run_folder import REPORT_FILES, RunFolder
-from data.seeds import read_seeds
-from eval.page import Page, escape, signed
-from eval.pictures import class_bars, confusion, styled
-from eval.seeds import median_seed, seeds_rows, summarise
+from prepare.make_demo import CLASSES
+from report.command import read_metrics, write_folder
+from report.page import Page, escape, signed
+from report.pictures import class_bars, confusion, styled
+from runs.folder import REPORT_FILES, RunFolder
+from runs.results import read_results
+from runs.seeds import median_seed, read_seeds, seeds_rows, summarise
 from utils import InputError
 
 ARGV = ("--dataset_name", "Demo", "--max_epoch", 2, "--interval", 1)
@@ -55,7 +54,7 @@ def undrawn(request, monkeypatch):
     """Pictures are made in every test, and drawn, which takes most of the time, in those marked `drawn`."""
     if "drawn" not in request.keywords:
         for name in ("as_png", "as_svg"):
-            monkeypatch.setattr(f"eval.page.{name}", lambda _: b"not drawn")
+            monkeypatch.setattr(f"report.page.{name}", lambda _: b"not drawn")
 
 
 def text_of(page):
@@ -137,7 +136,7 @@ def test_a_report_is_whole_and_others_are_kept(tmp_path):
 
     assert content("report.1") == {"a.html": b"1", "b.png": b"2"} and content("report") == {"a.html": b"3"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.reports.keep_previous", lambda _: 1 / 0)
+        patch.setattr("report.command.keep_previous", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_folder(folder, {"a.html": b"5", "c.png": b"6"})
     assert content("report") == {"a.html": b"3"}

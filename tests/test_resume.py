@@ -22,11 +22,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import main
 from benchmarks.kill import kill_runs, left
-from data.checkpoints import read_checkpoint
-from data.run_folder import RunFolder
 from dataset import Batch
 from model import SEAL
-from utils import InputError, Interrupted, catching_signals, uninterrupted
+from readers.checkpoints import read_checkpoint
+from runs.folder import RunFolder
+from runs.signals import Interrupted, catching_signals, uninterrupted
+from utils import InputError
 
 ARGV = ("--dataset_name", "Demo", "--max_epoch", 4, "--interval", 2, "--max_proposal", 20)  # 20: every step is random
 STEPS = 8  # of an epoch
@@ -506,7 +507,7 @@ def test_a_second_signal_is_not_waited_for():
     code = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
-from utils import catching_signals, uninterrupted
+from runs.signals import catching_signals, uninterrupted
 with catching_signals(), uninterrupted():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -549,7 +550,7 @@ def test_what_has_nothing_to_finish_stops_at_once(run, tmp_path, monkeypatch, fi
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr(f"data.{'commands' if run_type == 'check' else 'source'}.read_annotations", read)
+    monkeypatch.setattr(f"{'prepare.commands' if run_type == 'check' else 'runs.inputs'}.read_annotations", read)
     argv = ["--dataset_name", "Demo", "--run_type", run_type, "--exp_dir", tmp_path / "new", "--overwrite"]
     if run_type == "eval":
         argv += ["--detections", finished / "detections.json"]
@@ -607,7 +608,7 @@ def test_a_lock_of_a_process_that_died_is_none(tmp_path):
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from data.run_folder import RunFolder
+from runs.folder import RunFolder
 RunFolder(Path("run")).__enter__()
 os._exit(1)
 """

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.arrays import read_array
-from data.checkpoints import load_weights, save_weights
 from model import SEAL
+from readers.arrays import read_array
+from readers.checkpoints import load_weights
+from runs.weights import save_weights
 from utils import InputError, free_memory, is_finite_number, is_plain_name, keep_previous, pick_device, whole_file
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.arrays import map_array, read_archive, read_array
+from readers.arrays import map_array, read_archive, read_array
 from utils import InputError, is_plain_name, release_memory, some_of, stop
 
 WIDEST = 8192  # features; a network has three times the square of that in weights
@@ -277,3 +277,6 @@ def check_range(features: Tensor, where: str, video: str, pooled_dtype: torch.dt
             f"{where}: video {video}: features reach {largest:g}, and --pooled_dtype float16 can hold differences of "
             f"up to {limit:g}; choose float32"
         )
+
+
+MARK = "SIMULATED.txt"  # beside simulated features; all that shows figures says of such data what they are

@@ -15,21 +15,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data.source import Data
 from eval.curves import pooled_counts
 from eval.detection import Matched
-from eval.files import counted
 from eval.protocols import as_arrays
-from eval.timelines import KINDS_AT, OTHER, Timeline, timeline_detections, timeline_truth
+from eval.tables import counted
 from options import describe, plain_values
 from proposals import snippets_to_seconds
+from report.timelines import KINDS_AT, OTHER, Timeline, timeline_detections, timeline_truth
+from runs.inputs import Data
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from eval.postprocess import VideoDetections
-    from eval.timeline_pictures import LiveTimelines
     from losses import Criterion
+    from report.timelines import LiveTimelines
 
 BEST = "test_mAP/best average so far, chosen on the test set"
 NUM_VIDEOS = 4  # that have a timeline
@@ -124,7 +124,7 @@ class Dashboard:
             board: to write to.
             epoch: from 1.
             best: the best average so far, percent.
-            detections: see `eval.files.detection_table`.
+            detections: see `eval.tables.detection_table`.
             found: in each test video.
         """
         board.add_scalar(BEST, best, epoch)
@@ -162,8 +162,8 @@ class Dashboard:
         return videos[np.linspace(0, len(videos) - 1, min(NUM_VIDEOS, len(videos))).astype(int)].tolist()
 
     def _draw_timelines(self, detections: pd.DataFrame) -> np.ndarray:
-        from eval.pictures import styled  # matplotlib takes half a second to import
-        from eval.timeline_pictures import LiveTimelines
+        from report.pictures import styled
+        from report.timelines import LiveTimelines
 
         found = timeline_detections(detections, self._truth(), self._data.annotations.class_names, OTHER)
         with styled():

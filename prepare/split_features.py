@@ -1,6 +1,6 @@
 """Split a dataset's object array of features into one file per video, which need not all fit in memory.
 
-    python data/split_features.py --dataset_name Thumos14reduced [--dtype float16]
+    python prepare/split_features.py --dataset_name Thumos14reduced [--dtype float16]
 
 writes `data/<name>/features/<video>.npy` beside the object array, and from then on main.py reads those. float16 halves
 the files, and rounds the features to three digits. The object array is left as it is.
@@ -18,8 +18,8 @@ from tqdm import tqdm
 if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.annotations import read_annotations
-from data.features import Features, feature_file
+from readers.annotations import read_annotations
+from readers.features import Features, feature_file
 from utils import InputError, is_plain_name, printable, whole_file
 
 

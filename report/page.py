@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.figure import Figure
 
-from eval.pictures import as_png, as_svg
+from report.pictures import as_png, as_svg
 from utils import printable
 
 STYLE = """

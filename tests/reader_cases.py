@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.annotations import read_annotations
-from data.arrays import read_array
-from data.checkpoints import load_weights
-from data.features import Features
-from data.reports import read_metrics
-from data.results import read_results
-from data.resume import TrainingState, run_to_resume
-from data.seeds import read_seeds
-from descriptors import CLASSES, FILES, read_descriptors
-from eval.files import read_detections
-from eval.seeds import seeds_table, summarise
+from dataset import read_proposals
 from model import SEAL
 from options import parse_options, plain_values
-from proposals import read_proposals
+from readers.annotations import read_annotations
+from readers.arrays import read_array
+from readers.checkpoints import load_weights
+from readers.descriptor_files import CLASSES, FILES, read_descriptors
+from readers.features import Features
+from report.command import read_metrics
+from runs.detections import read_detections
+from runs.results import read_results
+from runs.resume import TrainingState, run_to_resume
+from runs.seeds import read_seeds, seeds_table, summarise
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real files, where they are at hand
 VIDEOS = ["clip 1", "clip é", "v3"]

@@ -18,10 +18,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from data.annotations import Annotations, untrained_classes
-from data.features import Features, check_range
+from dataset import check_unit
 from eval.recall import average_recall, recall_table
-from proposals import check_unit, parse_results, ranked_segments, require_entries, seconds_to_snippets
+from proposals import seconds_to_snippets
+from readers.annotations import Annotations, untrained_classes
+from readers.features import Features, check_range
+from readers.result_files import parse_results, ranked_segments, require_entries
 from utils import InputError
 
 

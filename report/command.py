@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.results import read_results, read_to_evaluate
-from data.seeds import FILE as SEEDS
-from data.seeds import read_seeds, seed_folder
-from data.source import Source, open_dataset
-from eval.comparison import Run, build_comparison
-from eval.page import Page
+from dataset import read_proposals
 from eval.protocols import are_results, averages, diagnose, evaluate
-from eval.report import Material, build_report
-from eval.seeds import median_seed
-from proposals import read_proposals, snippets_to_seconds
+from proposals import snippets_to_seconds
+from readers.source import Source
+from report.comparison_page import Run, build_comparison
+from report.page import Page
+from report.run_page import Material, build_report
+from runs.inputs import open_dataset
+from runs.results import read_results, read_to_evaluate
+from runs.seeds import FILE as SEEDS
+from runs.seeds import median_seed, read_seeds, seed_folder
 from utils import InputError, is_finite_number, keep_previous, log, require_writable, shown, whole_file, writing
 
 MOST_OPTIONS = 20_000  # characters of `opt.txt` that are shown, the last ones

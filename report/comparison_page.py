@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval import pictures
-from eval.compare import LEAST_VIDEOS, LEVEL, differences, draw_videos, num_draws
+from eval.bootstrap import LEAST_VIDEOS, LEVEL, differences, draw_videos, num_draws
 from eval.detection import TIOU_THRESHOLDS, Matched
 from eval.errors import KINDS
-from eval.page import Page, signed
 from eval.protocols import PROTOCOLS, as_arrays
+from report import pictures
+from report.page import Page, signed
 
 NOISE = "more than noise of the test videos"
 
@@ -24,7 +24,7 @@ class Run:
     """One of the runs."""
 
     name: str
-    detections: pd.DataFrame  # that count, see `eval.files.detection_table`
+    detections: pd.DataFrame  # that count, see `eval.tables.detection_table`
     analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
     source: str  # which weights
     options: Mapping[str, str] = field(default_factory=dict)  # of the run, where they are known

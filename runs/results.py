@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.source import Data, Source
-from eval.files import counted, read_detections, write_detection_csv, write_detections
 from eval.protocols import are_results, diagnose
+from eval.tables import counted
+from readers.source import Source
+from runs.detections import read_detections, write_detection_csv, write_detections
+from runs.inputs import Data
 from utils import InputError, __version__, as_json, log, read_json, some_of, write_beside_earlier
 
 
@@ -19,7 +21,7 @@ class Evaluable(NamedTuple):
     """A file of detections, and what it is evaluated on."""
 
     truth: pd.DataFrame  # see `eval.protocols.evaluate`
-    detections: pd.DataFrame  # see `eval.files.detection_table`
+    detections: pd.DataFrame  # see `eval.tables.detection_table`
     lengths: dict[str, float]  # seconds of each video, by the annotations, else by the file; nan where it is not known
     simulated: bool  # whether either the dataset or the file says that it is
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.arrays import read_array
+from readers.arrays import read_array
 from utils import (
     InputError,
     has_control_characters,

@@ -2,7 +2,7 @@
 
 `torch.save` writes a ZIP archive: a pickle, and a member of raw numbers for each storage. PyTorch's own safe loader
 admits more than checkpoints need, and takes a file's word for how much memory to ask for. Here Python's `zipfile` opens
-the archive, and checks its sums, and the pickle is loaded as data/pickles.py says.
+the archive, and checks its sums, and the pickle is loaded as readers/pickles.py says.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.pickles import Factory, StandIn, load_pickle
-from utils import InputError, one_line, some_of, uninterrupted, whole_file
+from readers.pickles import Factory, StandIn, load_pickle
+from utils import InputError, one_line, some_of
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -184,22 +184,7 @@ def read_checkpoint(path: Path) -> Any:
         ) from None
 
 
-def save_checkpoint(path: Path, content: Any) -> None:
-    """Write a file of `torch.save` whole.
-
-    Raises:
-        InputError: it cannot be written; what was there is still there.
-    """
-    with uninterrupted(), whole_file(path, "wb") as file:
-        torch.save(content, file)
-
-
 # ---------------------------------------------------------------------------------------------- weights
-
-
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write a model's state dict whole: weights alone, under the names of SPEC section 4."""
-    save_checkpoint(path, {name: value.cpu() for name, value in model.state_dict().items()})
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.annotations import Annotations
-from data.features import Features
 from losses import multiple_instance_loss
-from model import SnippetNetwork
-from proposals import distinct, snippets_to_seconds, standing_out
+from prepare.snippet_network import SnippetNetwork
+from proposals import snippets_to_seconds, tiou
+from readers.annotations import Annotations
+from readers.features import Features
 from utils import InputError, release_memory, seed_everything, to_device
 
 TOPK_DIVISOR = 8  # a video's class logit is the mean over its T / 8 strongest snippets
@@ -241,3 +241,99 @@ def result_entries(found: Proposals, class_names: Sequence[str], rate: float) ->
         {"segment": segment, "score": round(score, 4), "label": class_names[class_idx]}
         for segment, score, class_idx in zip(segments_sec, found.score.tolist(), found.class_idx, strict=True)
     ]
+
+
+def standing_out(
+    sequences: np.ndarray,
+    contrast_of: np.ndarray,
+    *,
+    min_length: float = 3.0,
+    num_thresholds: int = 9,
+    factor: int = 8,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches of a video in which activations stay above a threshold, at many thresholds.
+
+    The thresholds of a sequence divide its own range evenly, so that a weak activation has stretches as well as a
+    strong one. A flat sequence, or one whose stretches are all too short, gives the whole video.
+
+    Args:
+        sequences: `[Q, T]` activations of the snippets.
+        contrast_of: `[T]` the activation whose `outer_inner_contrast` is a stretch's score.
+        min_length: snippets; shorter stretches are left out. They are the most active parts of actions, and what
+            learns from proposals by multiple instances would take them for the whole.
+        num_thresholds: of each sequence. Twice as many reach few instances more, and add wrong stretches.
+        factor: cells a snippet, so boundaries lie between snippets too.
+
+    Returns:
+        Segments in snippets, `[M, 2]` within [0, T] and no two equal, and their scores `[M]`.
+    """
+    fine = upsample(np.vstack([sequences, contrast_of]), factor)  # [Q+1, L]
+    low, high = fine[:-1].min(1, keepdims=True), fine[:-1].max(1, keepdims=True)
+    levels = np.linspace(0, 1, num_thresholds + 2)[1:-1]
+    cells = runs_above(fine[:-1], low + (high - low) * levels)  # [M, 2]
+    cells = cells[cells[:, 1] - cells[:, 0] >= min_length * factor]
+    cells = np.unique(cells, axis=0) if len(cells) else np.array([[0, fine.shape[1]]])
+    return cells / factor, outer_inner_contrast(fine[-1], cells)
+
+
+def upsample(sequences: np.ndarray, factor: int) -> np.ndarray:
+    """Activations `[Q, T]` of snippets, read by linear interpolation at `factor` cells a snippet: `[Q, factor·T]`."""
+    num_snippets = sequences.shape[1]
+    position = ((np.arange(factor * num_snippets) + 0.5) / factor - 0.5).clip(0, num_snippets - 1)
+    low = np.floor(position).astype(np.int64)
+    fraction = position - low
+    before, after = sequences[:, low], sequences[:, (low + 1).clip(max=num_snippets - 1)]
+    return before + fraction * (after - before)  # in this order, what is flat stays flat to the bit
+
+
+def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Where sequences stay at or above a threshold.
+
+    Args:
+        sequences: `[Q, L]`.
+        thresholds: `[Q, K]` of each sequence.
+
+    Returns:
+        `[M, 2]` the first cell of each such stretch, of any sequence and threshold, and the cell behind its last.
+    """
+    above = sequences[:, None] >= thresholds[..., None]  # [Q, K, L]
+    change = np.diff(np.pad(above, ((0, 0), (0, 0), (1, 1))).astype(np.int8), axis=2).ravel()
+    return np.stack([np.flatnonzero(change == 1), np.flatnonzero(change == -1)], axis=1) % (sequences.shape[1] + 1)
+
+
+def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float = 0.25) -> np.ndarray:
+    """Mean activation inside a segment less the mean right around it; what lies outside the video counts as zero.
+
+    Args:
+        sequence: `[L]`.
+        cells: `[M, 2]` first cell and the cell behind the last.
+        margin: how far around is around, on either side, as a share of the segment's length.
+
+    Returns:
+        `[M]`.
+    """
+    total = np.append(0.0, sequence.cumsum())
+    at = np.arange(len(total))
+    start, end = cells.T
+    wide = (end - start) * margin
+
+    def sums(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        return np.interp(end, at, total) - np.interp(start, at, total)
+
+    inner = sums(start, end)
+    outer = sums(start - wide, end + wide) - inner
+    return inner / (end - start) - outer / np.maximum(2 * wide, 1e-9)
+
+
+def distinct(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
+    """Which segments `[M, 2]`, the best first, are left when each removes the later ones that are too close to it.
+
+    Returns:
+        Indices, rising; the first `limit` of them.
+    """
+    kept, left = [], np.arange(len(segments))
+    while len(left) and len(kept) != limit:  # one by one, since what was removed removes nothing
+        best, left = left[0], left[1:]
+        kept.append(best)
+        left = left[tiou(segments[left], segments[best]) <= max_tiou]
+    return np.array(kept, dtype=np.int64)

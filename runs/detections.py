@@ -1,7 +1,4 @@
-"""Detections as a table, and as files: ActivityNet result format in and out, and a CSV file with all there is to say.
-
-`rate`, here and elsewhere, is in snippets per second.
-"""
+"""Detections of a run on disk: ActivityNet's result format in and out, and a CSV file with all columns."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.postprocess import VideoDetections
-from proposals import parse_results, snippets_to_seconds
+from eval.tables import counted, rows_as_table
+from readers.result_files import parse_results
 from utils import (
     InputError,
     as_json,
@@ -24,30 +21,6 @@ from utils import (
     some_of,
     write_beside_earlier,
 )
-
-
-def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
-    """The detections of several videos as the table that everything in `eval` takes, one row a detection."""
-    names = np.repeat(np.array(names, dtype=object), [len(video.score) for video in found])
-    class_idx, score, segments, ambiguous = (
-        np.concatenate([getattr(video, field) for video in found])
-        for field in ("class_idx", "score", "segment_snip", "ambiguous")
-    )
-    return _table(names, class_idx, score, segments, snippets_to_seconds(segments, rate), ambiguous)
-
-
-def _table(
-    video: Any, class_idx: Any, score: Any, segment_snip: np.ndarray, segment_sec: np.ndarray, ambiguous: Any = False
-) -> pd.DataFrame:
-    columns = {"video": video, "class_idx": class_idx, "score": score}
-    for unit, segment in (("snip", segment_snip), ("sec", segment_sec)):
-        columns |= {f"start_{unit}": segment[:, 0], f"end_{unit}": segment[:, 1]}
-    return pd.DataFrame(columns | {"ambiguous": ambiguous})
-
-
-def counted(detections: pd.DataFrame) -> pd.DataFrame:
-    """The detections that count: those that overlap no ambiguous segment (SPEC section 6)."""
-    return detections[~detections["ambiguous"].to_numpy(bool)]
 
 
 def write_detections(
@@ -160,6 +133,6 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     snip = sec * rate
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
-    table = _table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
+    table = rows_as_table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
     table.attrs |= {"simulated": content.simulated, "lengths": content.lengths}
     return table

@@ -12,36 +12,20 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from data.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
-from data.features import Features
-from data.make_demo import MARK, make_demo
-from data.run_folder import RESUME
-from dataset import Video, load_videos
-from descriptors import FILES as DESCRIPTOR_FILES
-from descriptors import PseudoLabels, pseudo_labels, read_descriptors
-from options import DatasetFiles, dataset_files
-from proposals import read_proposals
+from dataset import Video, load_videos, read_proposals
+from descriptors import PseudoLabels, pseudo_labels
+from prepare.make_demo import make_demo
+from readers.annotations import Annotations, read_annotations, usual_subsets
+from readers.descriptor_files import read_descriptors
+from readers.features import MARK, Features
+from readers.source import READS, DatasetFiles, Source, require_files
+from runs.folder import RESUME
 from utils import InputError, log, pick_device, some_of
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset that a run has opened: where it lies, and its annotations."""
-
-    files: DatasetFiles
-    annotations: Annotations
-    subsets: dict[str, str]  # of the parts, `train` and `test`
-    simulated: bool  # whether the features are, as `data/make_demo.py` notes beside them
-
-    def videos(self, part: str) -> list[str]:
-        """The videos of a part."""
-        return self.annotations.videos_of(self.subsets[part])
 
 
 def open_dataset(options: Namespace) -> Source:
@@ -124,66 +108,6 @@ def require_agreement(options: Namespace, annotations: Annotations, training: Se
 
 
 # ---------------------------------------------------------------------------------------------- files
-
-
-class Reads(NamedTuple):
-    """What a run type reads beside the annotations."""
-
-    features: bool
-    parts: tuple[str, ...]  # those whose proposals it reads
-    descriptors: bool
-
-
-READS = {
-    "train": Reads(True, ("train", "test"), True),
-    "check": Reads(True, ("train", "test"), True),
-    "test": Reads(True, ("test",), False),
-    "eval": Reads(False, (), False),
-    "report": Reads(False, (), False),
-    "descriptors": Reads(True, (), False),
-    "proposals": Reads(True, (), False),
-}
-
-
-def annotation_files(annotations: Path) -> list[Path]:
-    """The files that `read_annotations` reads of an annotation folder or file."""
-    return [annotations / f"{name}.npy" for name in ANNOTATION_FILES] if annotations.is_dir() else [annotations]
-
-
-def require_files(
-    reads: Reads, files: DatasetFiles, class_list: Path | None, others: dict[Path, str], *, demo: bool
-) -> None:
-    """Stop when files that a run reads are missing, naming all of them and where each comes from.
-
-    Args:
-        reads: what the run type reads, of `READS`.
-        files: of the dataset.
-        class_list: the file of `--class_list`, if given.
-        others: further files that the run reads, and what each is.
-        demo: whether it is the demo dataset, which is not suggested then.
-
-    Raises:
-        InputError: as said.
-    """
-    if files.annotations.exists():
-        needed = dict.fromkeys(annotation_files(files.annotations), "annotations, see data/README.md")
-    else:
-        needed = {files.annotations: "annotations: this folder, or a file annotations.json; see data/README.md"}
-    if class_list is not None:
-        needed[class_list] = "the class names that --class_list gives"
-    if reads.features and not files.features.is_dir():  # a folder is looked into when it is read
-        needed[files.features] = "I3D features: this file, or a folder features; see data/README.md"
-    for part in reads.parts:
-        needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
-    if reads.descriptors:
-        source = "class descriptors: make them with --run_type descriptors"
-        needed |= {files.descriptors / name: source for name in DESCRIPTOR_FILES}
-    missing = [f"  {path}: {source}" for path, source in (needed | others).items() if not path.is_file()]
-    if missing:
-        hint = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
-        lines = [f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (from {Path.cwd()}):", *missing]
-        nothing_there = not files.annotations.exists() and not demo
-        raise InputError("\n".join([*lines, hint] if nothing_there else lines))
 
 
 # ------------------------------------------------------------------------------------- in memory
@@ -269,3 +193,20 @@ def load_data(options: Namespace, device: torch.device) -> Data:
         descriptors = read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
         pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
     return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo, source.simulated)
+
+
+def dataset_files(options: Namespace) -> DatasetFiles:
+    """The files of the dataset that the options name."""
+    name, root = options.dataset_name, options.dataset_root
+    per_video = root / "features"
+    annotations = options.annotations or root
+    if (annotations / "annotations.json").is_file():
+        annotations = annotations / "annotations.json"
+    elif options.annotations is None:
+        annotations = root / f"{name}-Annotations"
+    return DatasetFiles(
+        features=options.features or (per_video if per_video.is_dir() else root / f"{name}-I3D-JOINTFeatures.npy"),
+        annotations=annotations,
+        descriptors=options.descriptors_root / name,
+        proposals={part: options.proposals_root / f"Proposals_{name}_{part}.json" for part in ("train", "test")},
+    )

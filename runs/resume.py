@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.checkpoints import read_checkpoint, save_checkpoint, use_weights
-from data.run_folder import RunFolder
 from eval.protocols import are_results
 from options import differences, plain_values
+from readers.checkpoints import read_checkpoint, use_weights
+from runs.folder import RunFolder
+from runs.weights import save_checkpoint
 from utils import InputError, has_control_characters, is_finite_number, log, one_line
 
 _FORMAT = 2
@@ -199,7 +200,7 @@ def about_run(options: Namespace, data_digest: str, terms: list[str], device: to
 
     Args:
         options: of the run.
-        data_digest: see `data.source.Data.digest`.
+        data_digest: see `runs.inputs.Data.digest`.
         terms: the names of what is recorded of each step.
         device: that the run is on.
     """

@@ -13,14 +13,21 @@ from typing import Any
 
 import torch
 
-from data.annotations import read_annotations, require_trained
-from data.check import Findings, check_dataset
-from data.checkpoints import load_weights
-from data.features import temporal_means
-from data.make_proposals import make_results
-from data.source import (
-    annotation_files,
+from descriptors import build_descriptors, pseudo_label_report, pseudo_labels
+from eval.recall import average_recall, recall_table
+from model import SEAL
+from prepare.check import Findings, check_dataset
+from prepare.snippet_proposals import make_results
+from readers.annotations import read_annotations, require_trained
+from readers.checkpoints import load_weights
+from readers.descriptor_files import FILES as DESCRIPTOR_FILES
+from readers.descriptor_files import read_descriptors, write_descriptors
+from readers.features import temporal_means
+from readers.result_files import merge_results, parse_results, ranked_segments, require_entries
+from readers.source import DatasetFiles, annotation_files
+from runs.inputs import (
     choose_device,
+    dataset_files,
     features_of,
     make_demo_on_first_use,
     open_dataset,
@@ -29,12 +36,6 @@ from data.source import (
     require_input,
     subsets_of,
 )
-from descriptors import FILES as DESCRIPTOR_FILES
-from descriptors import build_descriptors, pseudo_label_report, pseudo_labels, read_descriptors, write_descriptors
-from eval.recall import average_recall, recall_table
-from model import SEAL
-from options import DatasetFiles, dataset_files
-from proposals import merge_results, parse_results, ranked_segments, require_entries
 from utils import __version__, check_targets, is_finite_number, log, some_of, write_json
 
 

@@ -1,6 +1,6 @@
 """Reading `.npy` and `.npz` files, object arrays of Python 2 too, without running anything that is in them.
 
-An object array is a pickle; data/pickles.py says how such a one is loaded.
+An object array is a pickle; readers/pickles.py says how such a one is loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from data.pickles import Factory, Refused, StandIn, load_pickle
+from readers.pickles import Factory, Refused, StandIn, load_pickle
 from utils import InputError, one_line, shown, some_of
 
 _MAX_NESTING = 4  # an array of lists of [start, end] has three levels

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval import pictures
 from eval.curves import RECALL, label_confusion, mean_curve, video_precision
 from eval.detection import TIOU_THRESHOLDS, Matched
 from eval.errors import KINDS
-from eval.page import Page
 from eval.protocols import PROTOCOLS, as_arrays, averages
-from eval.seeds import seeds_rows
-from eval.timeline_pictures import timelines
-from eval.timelines import KINDS_AT, Timeline, timeline_detections, timeline_truth
+from report import pictures
+from report.page import Page
+from report.timelines import KINDS_AT, Timeline, timeline_detections, timeline_truth, timelines
+from runs.seeds import seeds_rows
 from utils import __version__, some_of
 
 PUBLISHED = {  # average mAP at tIoU 0.1:0.7, THUMOS14, snippet protocol
@@ -39,7 +38,7 @@ class Material:
     class_names: Sequence[str]
     labels: pd.DataFrame  # [V, C] of the test videos, 0 or 1, see `eval.curves.label_confusion`
     truth: pd.DataFrame  # see `eval.protocols.evaluate`
-    detections: pd.DataFrame  # that count, see `eval.files.detection_table`
+    detections: pd.DataFrame  # that count, see `eval.tables.detection_table`
     figures: Mapping[str, Any]  # see `eval.protocols.evaluate`
     analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
     lengths: Mapping[str, float]  # seconds of each test video; nan where it is not known

@@ -1,7 +1,7 @@
 """Simulated I3D features, for a demo of the whole method and for full-size trials without the real ones.
 
-    python data/make_demo.py                    # the dataset that --dataset_name Demo makes on first use
-    python data/make_demo.py --name Thumos14simulated --feature_size 2048 \\
+    python prepare/make_demo.py                    # the dataset that --dataset_name Demo makes on first use
+    python prepare/make_demo.py --name Thumos14simulated --feature_size 2048 \\
         --annotations data/Thumos14reduced/Thumos14reduced-Annotations --proposals proposals4Thumos14
 
 The first invents annotations and proposals as well; the second simulates features over given ones. Either writes a
@@ -30,12 +30,14 @@ from tqdm import tqdm
 if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.annotations import read_annotations, usual_subsets
-from descriptors import build_descriptors, write_descriptors
-from proposals import SNIPPETS_PER_SECOND, parse_results, tiou
+from descriptors import build_descriptors
+from proposals import SNIPPETS_PER_SECOND, tiou
+from readers.annotations import read_annotations, usual_subsets
+from readers.descriptor_files import write_descriptors
+from readers.features import MARK
+from readers.result_files import parse_results
 from utils import InputError, is_plain_name, printable, whole_file, write_json
 
-MARK = "SIMULATED.txt"  # beside simulated features; all that shows figures says of such data what they are
 CLASSES = ("HighJump", "LongJump", "Throw", "Kick", "Dive", "Spin")
 LATENT = 32  # dimensions of the latent space of each modality
 SCENE = {"rgb": 1.0, "flow": 0.35}  # strength of the scene, which action and background share
@@ -219,7 +221,7 @@ def _film_and_write(
     descriptors = build_descriptors(means[training], torch.from_numpy(labels[training]))
     write_descriptors(descriptor_folder, descriptors, class_names)
     with whole_file(feature_path.parent / MARK) as file:
-        file.write("The features here are simulated (data/make_demo.py): no figure on them tells of real videos.\n")
+        file.write("The features here are simulated (prepare/make_demo.py): no figure on them tells of real videos.\n")
     _save(feature_path, _object_array(features))
 
 

@@ -1,1 +1,0 @@
-"""The user's datasets, and what reads and makes them."""

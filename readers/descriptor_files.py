@@ -1,0 +1,64 @@
+"""The files of class descriptors: read with checks, and written (SPEC section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from readers.arrays import read_array
+from utils import InputError, read_json, whole_file, write_json
+
+CLASSES = "classes.json"  # the class names of descriptors that were made here, in their order
+
+
+FILES = ("general_appearance_descriptors.npy", "general_motion_descriptors.npy")
+
+
+def read_descriptors(
+    folder: Path, num_class: int, feature_size: int, class_names: Sequence[str] | None = None
+) -> Tensor:
+    """Read both descriptor files.
+
+    Args:
+        folder: `descriptors/<name>`.
+        num_class: C of the data.
+        feature_size: D of the data.
+        class_names: of the data, to compare with those that the descriptors were made for, where that is known.
+
+    Returns:
+        `[2, C, D/2]`: appearance, motion.
+
+    Raises:
+        InputError: a file is missing, has another shape, holds a number that is not finite, or is of other classes.
+    """
+    again = "--run_type descriptors --overwrite makes them again"
+    if class_names is not None and (folder / CLASSES).is_file() and read_json(folder / CLASSES) != list(class_names):
+        raise InputError(f"{folder / CLASSES}: the descriptors are of other classes, or in another order; {again}")
+    descriptors = []
+    for name in FILES:
+        array = read_array(folder / name)
+        expected = (num_class, feature_size // 2)
+        if array.shape != expected or array.dtype.kind not in "fiu":
+            raise InputError(
+                f"{folder / name}: expected numbers of shape {list(expected)} for {num_class} classes and features of "
+                f"width {feature_size}, found {array.dtype} {list(array.shape)}; {again}"
+            )
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise InputError(f"{folder / name}: the descriptor of class {row} is not finite in float32; {again}")
+        descriptors.append(torch.from_numpy(array))
+    return torch.stack(descriptors)
+
+
+def write_descriptors(folder: Path, descriptors: Tensor, class_names: Sequence[str]) -> None:
+    """Write `[2, C, D/2]` as the two float32 files that `read_descriptors` reads, and the names of the C classes."""
+    write_json(folder / CLASSES, list(class_names))
+    for name, array in zip(FILES, descriptors.float().cpu().numpy(), strict=True):
+        with whole_file(folder / name, "wb") as file:
+            np.save(file, array, allow_pickle=False)
