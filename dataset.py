@@ -210,10 +210,10 @@ def evaluation_batches(
 
 
 def _ahead_if_pooled_now(videos: Sequence[Video], batches: Iterator[Batch]) -> Iterator[Batch]:
-    return batches if videos[0].pooled is not None else made_ahead(batches)
+    return batches if videos[0].pooled is not None else prefetch(batches)
 
 
-def made_ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
     """The same batches in the same order, made by a thread of their own up to `depth` ahead of their use.
 
     A thread is enough, since reading files and pooling leave the interpreter free.

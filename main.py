@@ -58,13 +58,13 @@ from utils import (
     CannotWrite,
     InputError,
     __version__,
+    error_text,
     keep_previous,
     log,
-    one_line,
     printable,
     release_memory,
     seed_everything,
-    some_of,
+    shorten_list,
     unbreakable_output,
 )
 
@@ -103,7 +103,7 @@ def run_type(options: Namespace) -> int:
     except RuntimeError as error:
         if not options.deterministic or "deterministic" not in str(error):
             raise
-        reason = one_line(str(error).partition(", but")[0])
+        reason = error_text(str(error).partition(", but")[0])
         return say_end(f"error: --deterministic: {reason}; leave the option out", "", 2)
 
 
@@ -414,7 +414,7 @@ def explain(fault: NotFinite, run: Training, order: Tensor) -> str:
     batch = next(run.batches(skip=fault.step))
     losses = [name for name in fault.terms if name != "gradient"]
     what = losses[-1] if losses else f"the gradient of {term_of_gradient(run, batch, epoch)}"
-    videos = some_of([run.data.train[i].name for i in batch.videos], None)
+    videos = shorten_list([run.data.train[i].name for i in batch.videos], None)
     return (
         f"epoch {epoch}, step {fault.step + 1}: {what} is not finite, on the videos {videos}; check their features, or "
         f"begin another run with a lower --lr, maybe from --pretrained_ckpt {run.folder.resume}, which is from before"

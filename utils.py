@@ -40,7 +40,7 @@ class CannotWrite(InputError):
     """A file cannot be written: a full disk, a folder that has become read-only."""
 
 
-def stop(message: str) -> NoReturn:
+def raise_input_error(message: str) -> NoReturn:
     """What a reader does with an error, unless it is given something else to do, as `--run_type check` does.
 
     Raises:
@@ -174,7 +174,7 @@ def is_time(value: Any) -> bool:
     return is_finite_number(value) and abs(value) <= 1e9
 
 
-def some_of(names: Sequence[str], limit: int | None = 5) -> str:
+def shorten_list(names: Sequence[str], limit: int | None = 5) -> str:
     """The first few of many names, for a message; all of them if the limit is None. Very long ones are cut."""
     some = [name if len(name) <= 200 else f"{name[:200]}…" for name in names[:limit]]
     return ", ".join(some) + (", …" if limit is not None and len(names) > limit else "")
@@ -192,12 +192,12 @@ class _Shown(reprlib.Repr):
         return f"an array {array.dtype} {list(array.shape)}"
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value from a file, shortened and on one line, for a message."""
     return printable(" ".join(_Shown().repr(value).split()))
 
 
-def blocks(count: int, each: int, most: int = 1 << 22) -> Iterator[slice]:
+def chunks(count: int, each: int, most: int = 1 << 22) -> Iterator[slice]:
     """Slices that together are `range(count)`, short enough that `each` numbers per item are about `most` at most."""
     step = max(1, most // max(1, each))
     return (slice(start, start + step) for start in range(0, count, step))
@@ -232,7 +232,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({one_line(error)})") from None
+        raise InputError(f"{path}: not a readable JSON file ({error_text(error)})") from None
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -240,11 +240,11 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{shown(twice)} is there more than once")
+        raise ValueError(f"{short_repr(twice)} is there more than once")
     return content
 
 
-def one_line(error: BaseException | str) -> str:
+def error_text(error: BaseException | str) -> str:
     """An exception's message for use within one of ours."""
     return printable(" ".join(str(error).split())[:200]) or type(error).__name__
 
@@ -376,7 +376,7 @@ def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
         require_writable(folder, option)
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
-        raise InputError(f"{some_of(there)}: there already; pass --overwrite to replace, or another {option}")
+        raise InputError(f"{shorten_list(there)}: there already; pass --overwrite to replace, or another {option}")
 
 
 # ------------------------------------------------------------------------------------------ interruption

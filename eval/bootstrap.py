@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from eval.detection import Matched, interpolated
-from utils import blocks
+from utils import chunks
 
 LEVEL = 0.05  # the share of differences of mere noise that may be taken for more
 MOST_NUMBERS = 1 << 24  # at once
@@ -44,7 +44,7 @@ def bootstrap(matched: Matched, drawn: np.ndarray) -> np.ndarray:
         own = matched.ranked["class_idx"] == class_idx
         videos, hits = matched.ranked["video"][own], matched.true_positive[own]
         with_instance = matched.ground_truth["video"][matched.ground_truth["class_idx"] == class_idx]
-        for part in blocks(len(drawn), len(videos), MOST_NUMBERS):
+        for part in chunks(len(drawn), len(videos), MOST_NUMBERS):
             instances = drawn[part][:, with_instance].sum(1)
             weight = drawn[part][:, videos].T  # [n, s]
             listed = weight.cumsum(0)  # detections up to each

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from proposals import tiou
-from utils import blocks
+from utils import chunks
 
 NMS_VARIANCE = 0.1
 MOST_AT_ONCE = 4096  # proposals whose [M, M] decays are made at once, which is faster; of more it would take gigabytes
@@ -154,7 +154,7 @@ def overlaps_ambiguous(segments_snip: np.ndarray, ambiguous_sec: np.ndarray | No
     if ambiguous_sec is None or not len(ambiguous_sec):
         return shared
     ambiguous = np.rint(ambiguous_sec * rate)[None]  # [1, A, 2]
-    for part in blocks(len(segments_snip), len(ambiguous_sec)):
+    for part in chunks(len(segments_snip), len(ambiguous_sec)):
         own = np.trunc(segments_snip[part])[:, None]  # [m, 1, 2]
         overlap = np.minimum(own[..., 1], ambiguous[..., 1]) > np.maximum(own[..., 0], ambiguous[..., 0])
         shared[part] = overlap.any(1)

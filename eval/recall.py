@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from proposals import tiou
-from utils import blocks
+from utils import chunks
 
 
 def average_recall(
@@ -33,7 +33,7 @@ def average_recall(
     best = np.zeros((len(counts), len(segments)))  # largest tIoU of each instance, by count
     for video, instances in ground_truth.groupby("video").indices.items():
         own = proposals.get(video, np.empty((0, 2)))
-        for part in blocks(len(instances), len(own)):
+        for part in chunks(len(instances), len(own)):
             overlap = tiou(segments[instances[part], None], own[None])  # [n, M]
             for row, count in zip(best, counts, strict=True):
                 row[instances[part]] = overlap[:, :count].max(axis=1, initial=0)

@@ -36,7 +36,7 @@ from runs.inputs import (
     require_input,
     subsets_of,
 )
-from utils import __version__, check_targets, is_finite_number, log, some_of, write_json
+from utils import __version__, check_targets, is_finite_number, log, shorten_list, write_json
 
 
 def make_descriptors(options: Namespace) -> None:
@@ -151,7 +151,7 @@ def check_what_is_there(options: Namespace, files: DatasetFiles, found: Findings
     num_class = len(annotations.class_names)
     feature_size = features and features.feature_size
     width = f"features {feature_size} wide; " if feature_size else ""
-    log.info(f"{tables}\n\n{width}classes: {some_of(annotations.class_names, 30)}")
+    log.info(f"{tables}\n\n{width}classes: {shorten_list(annotations.class_names, 30)}")
     if not all((files.descriptors / name).exists() for name in DESCRIPTOR_FILES):
         with found.collecting():
             require_trained(annotations, parts["train"])

@@ -176,7 +176,7 @@ def propose(
         per_video: how many at most.
         threshold_cls: of the video probability, see above. Background has its share of that: it is 1/2 for the class
             of a video of one class, and 1/3 for either of two, if the network is right.
-        min_length: of a proposal in snippets, see `standing_out`.
+        min_length: of a proposal in snippets, see `segments_above_thresholds`.
     """
     outputs = network(features, [len(features)])
     class_prob = outputs["class_logits"].softmax(1).double().cpu().numpy()  # [T, C+1]
@@ -192,11 +192,11 @@ def propose(
     for class_idx in np.flatnonzero(reported):
         prob = class_prob[:, class_idx]
         both = prob * attention_prob
-        segments, score = standing_out(np.stack([prob, attention_prob, both]), both, min_length=min_length)
+        segments, score = segments_above_thresholds(np.stack([prob, attention_prob, both]), both, min_length=min_length)
         parts.append((segments, score, np.full(len(score), class_idx)))
     segments, score, class_idx = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(-score, kind="stable")
-    order = order[distinct(segments[order], limit=per_video)]
+    order = order[nms(segments[order], limit=per_video)]
     return Proposals(segments[order], score[order], class_idx[order])
 
 
@@ -243,7 +243,7 @@ def result_entries(found: Proposals, class_names: Sequence[str], rate: float) ->
     ]
 
 
-def standing_out(
+def segments_above_thresholds(
     sequences: np.ndarray,
     contrast_of: np.ndarray,
     *,
@@ -325,7 +325,7 @@ def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float 
     return inner / (end - start) - outer / np.maximum(2 * wide, 1e-9)
 
 
-def distinct(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
+def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
     """Which segments `[M, 2]`, the best first, are left when each removes the later ones that are too close to it.
 
     Returns:

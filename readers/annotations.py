@@ -20,20 +20,20 @@ import pandas as pd
 from readers.arrays import read_array
 from utils import (
     InputError,
+    error_text,
     has_control_characters,
     is_plain_name,
     is_time,
     log,
-    one_line,
+    raise_input_error,
     read_json,
-    shown,
-    some_of,
-    stop,
+    short_repr,
+    shorten_list,
 )
 
-_MOST_CLASSES, _MOST_LABELS = 5_000, 1 << 28  # ActivityNet has 200, and videos times classes three million
-_MOST_INSTANCES = 5_000  # of a video
-_LONGEST_NAME = 200  # of a class or subset
+_MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 28  # ActivityNet has 200, and videos times classes three million
+_MAX_INSTANCES = 5_000  # of a video
+_MAX_NAME_LENGTH = 200  # of a class or subset
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 
 
@@ -75,7 +75,7 @@ class Annotations:
         if len(left_out):
             log.info(
                 f"notice: left out of the ground truth, since of zero or negative length: {len(left_out)} "
-                f"instance{'s' if len(left_out) > 1 else ''} of {some_of(left_out['video'].unique().tolist())}"
+                f"instance{'s' if len(left_out) > 1 else ''} of {shorten_list(left_out['video'].unique().tolist())}"
             )
         return self.instances[self.instances["video"].isin(videos)].reset_index(drop=True)
 
@@ -95,7 +95,7 @@ def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
     """
     if lacking := untrained_classes(annotations, training):
         raise InputError(
-            f"no training video has the label {some_of(lacking, None)}, so no descriptor can be made of it; is it "
+            f"no training video has the label {shorten_list(lacking, None)}, so no descriptor can be made of it; is it "
             "misspelt? Else add a video, or leave the class out of the annotations and the class list"
         )
 
@@ -107,7 +107,9 @@ def usual_subsets(present: Sequence[str]) -> dict[str, str]:
     return {"train": "training", "test": next((name for name in ("validation", "testing") if name in present), "test")}
 
 
-def read_annotations(path: Path, class_list: Path | None = None, on_error: Callable[[str], None] = stop) -> Annotations:
+def read_annotations(
+    path: Path, class_list: Path | None = None, on_error: Callable[[str], None] = raise_input_error
+) -> Annotations:
     """Read the annotations of a dataset; strings may be bytes or unicode.
 
     Args:
@@ -131,11 +133,11 @@ def read_annotations(path: Path, class_list: Path | None = None, on_error: Calla
     for video in raw.videos:
         if not is_plain_name(video):
             on_error(
-                f"{raw.files['videos']}: video {shown(video)} cannot name a file, as every video must: without "
+                f"{raw.files['videos']}: video {short_repr(video)} cannot name a file, as every video must: without "
                 "slashes and control characters, not empty, . or .., and 200 bytes at most"
             )
     num_class = len(raw.class_names)
-    if num_class > _MOST_CLASSES or num_class * len(raw.videos) > _MOST_LABELS:
+    if num_class > _MAX_CLASSES or num_class * len(raw.videos) > _MAX_LABELS:
         raise InputError(
             f"{raw.files['class_names']}: {num_class} classes for {len(raw.videos)} videos are more than "
             "can be meant; is each label another one?"
@@ -237,19 +239,19 @@ def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str]
     raw = _Raw(dict.fromkeys(names, path) | {"ambiguous": path.with_name("Ambiguous_test.txt")}, [])
     durations = []
     for video, entry in database.items():
-        where = f"{path}: video {video if is_plain_name(video) else shown(video)}"
+        where = f"{path}: video {video if is_plain_name(video) else short_repr(video)}"
         if not isinstance(entry, dict) or not _is_text(entry.get("subset")):
-            on_error(f'{where}: expected {{"subset": text, …}}, found {shown(entry)}')
+            on_error(f'{where}: expected {{"subset": text, …}}, found {short_repr(entry)}')
             continue
         duration, annotations = entry.get("duration"), entry.get("annotations")
         annotations = [] if annotations is None else annotations
         if duration is not None and not is_time(duration):
-            on_error(f"{where}: duration {shown(duration)} is not a number of seconds")
+            on_error(f"{where}: duration {short_repr(duration)} is not a number of seconds")
             duration = None
         if not isinstance(annotations, list) or not all(
             isinstance(one, dict) and _is_text(one.get("label")) and one["label"] for one in annotations
         ):
-            on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {shown(annotations)}')
+            on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {short_repr(annotations)}')
             annotations = []
         located = [one for one in annotations if one.get("segment") not in (None, [])]
         raw.videos.append(video)
@@ -276,7 +278,7 @@ def _read_class_list(path: Path) -> list[str]:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable list of class names, one a line ({one_line(error)})") from None
+        raise InputError(f"{path}: not a readable list of class names, one a line ({error_text(error)})") from None
     return [_text(str(path), name) for name in names if name]
 
 
@@ -286,25 +288,25 @@ def _text(where: str, value: Any) -> str:
     except UnicodeDecodeError:
         text = None
     if not _is_text(text):
-        raise InputError(f"{where}: expected text, found {shown(value)}")
+        raise InputError(f"{where}: expected text, found {short_repr(value)}")
     return str(text)  # numpy's own string type becomes Python's
 
 
 def _is_text(value: Any) -> bool:
     """Whether a value is text as names are: no longer, and without what steers a terminal or ends a line."""
-    return isinstance(value, str) and len(value) <= _LONGEST_NAME and not has_control_characters(value)
+    return isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH and not has_control_characters(value)
 
 
 def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[str, int]) -> list[int]:
     path = raw.files[name]
     if isinstance(labels, np.ndarray) and labels.ndim == 1:
         labels = list(labels)
-    if not isinstance(labels, (list, tuple)) or len(labels) > _MOST_INSTANCES:
-        raise InputError(f"{path}: video {video}: expected a list of labels, found {shown(labels)}")
+    if not isinstance(labels, (list, tuple)) or len(labels) > _MAX_INSTANCES:
+        raise InputError(f"{path}: video {video}: expected a list of labels, found {short_repr(labels)}")
     labels = [_text(f"{path}: video {video}", label) for label in labels]
     unknown = [label for label in labels if label not in index]
     if unknown:
-        raise InputError(f"{path}: video {video}: not in {raw.files['class_names'].name}: {some_of(unknown)}")
+        raise InputError(f"{path}: video {video}: not in {raw.files['class_names'].name}: {shorten_list(unknown)}")
     return [index[label] for label in labels]
 
 
@@ -314,14 +316,14 @@ def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
         segments = segments.tolist() if segments.size else []
     if (
         not isinstance(segments, (list, tuple))
-        or len(segments) > _MOST_INSTANCES
+        or len(segments) > _MAX_INSTANCES
         or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_time, pair)) for pair in segments)
     ):
-        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {shown(segments)}")
+        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {short_repr(segments)}")
     return np.array(segments, dtype=np.float64).reshape(-1, 2)
 
 
-def read_ambiguous(path: Path, on_error: Callable[[str], None] = stop) -> dict[str, np.ndarray]:
+def read_ambiguous(path: Path, on_error: Callable[[str], None] = raise_input_error) -> dict[str, np.ndarray]:
     """Segments per video in which detections do not count, `[A, 2]` seconds; the file may be absent or empty.
 
     Raises:
@@ -344,5 +346,5 @@ def read_ambiguous(path: Path, on_error: Callable[[str], None] = stop) -> dict[s
                     raise ValueError
                 segments.setdefault(video, []).append(segment)
         except ValueError:
-            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {shown(line)}")
+            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {short_repr(line)}")
     return {video: np.array(rows) for video, rows in segments.items()}

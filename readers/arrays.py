@@ -18,10 +18,10 @@ from typing import IO, Any
 import numpy as np
 
 from readers.pickles import Factory, Refused, StandIn, load_pickle
-from utils import InputError, one_line, shown, some_of
+from utils import InputError, error_text, short_repr, shorten_list
 
 _MAX_NESTING = 4  # an array of lists of [start, end] has three levels
-_MOST_UNPACKED = 1 << 28  # bytes that a small archive may unpack to, as one of a video that is black throughout
+_MAX_UNPACKED = 1 << 28  # bytes that a small archive may unpack to, as one of a video that is black throughout
 
 
 class _Dtype(StandIn):
@@ -32,7 +32,7 @@ class _Dtype(StandIn):
     def __init__(self, name: Any) -> None:
         name = name.decode("ascii") if isinstance(name, bytes) else name
         if not isinstance(name, str) or not re.fullmatch(r"[biuf][1248]|f16|b1|[SU][1-9][0-9]{0,8}|O[48]?", name):
-            raise pickle.UnpicklingError(f"unexpected kind of array {shown(name)}")
+            raise pickle.UnpicklingError(f"unexpected kind of array {short_repr(name)}")
         self.dtype = np.dtype("O" if name[0] == "O" else name)
 
     def build(self, state: Any) -> None:
@@ -129,7 +129,7 @@ class _Latin1(_Budgeted):
     def __call__(self, text: str, encoding: str) -> bytes:
         self._spend(len(text))
         if encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError(f"unexpected text encoding {shown(encoding)}")
+            raise pickle.UnpicklingError(f"unexpected text encoding {short_repr(encoding)}")
         return text.encode("latin1")
 
 
@@ -148,8 +148,8 @@ def _read_object_array(file: IO[bytes], path: Path) -> np.ndarray:
         return load_pickle(file, size, _admitted(size), levels=_MAX_NESTING)
     except Refused as error:
         raise InputError(
-            f"{path}: {one_line(error)}: an array file holds only numbers, strings and lists, and this name could run "
-            "code; get the file from a source you trust"
+            f"{path}: {error_text(error)}: an array file holds only numbers, strings and lists, and this name could "
+            "run code; get the file from a source you trust"
         ) from None
 
 
@@ -178,7 +178,7 @@ def _reading(path: Path, what: str, remedy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:
-        raise InputError(f"{path}: not {what} ({one_line(error)}); {remedy}") from None
+        raise InputError(f"{path}: not {what} ({error_text(error)}); {remedy}") from None
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -215,12 +215,12 @@ def read_archive(path: Path, name: str) -> np.ndarray:
     """
     with _reading(path, "a readable .npz file of numbers", "make it again"), zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
-            found = some_of([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
-            raise InputError(f"{path}: expected an array named {name}, found {one_line(found)}")
+            found = shorten_list([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
+            raise InputError(f"{path}: expected an array named {name}, found {error_text(found)}")
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("it is not compressed as numpy does it")
-        if member.file_size > _MOST_UNPACKED + 100 * path.stat().st_size:  # numbers of real videos shrink by half
+        if member.file_size > _MAX_UNPACKED + 100 * path.stat().st_size:  # numbers of real videos shrink by half
             raise ValueError(f"it would unpack to {member.file_size} bytes")
         with archive.open(member) as file:
             return _read_plain_array(file, member.file_size)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from readers.pickles import Factory, StandIn, load_pickle
-from utils import InputError, one_line, some_of
+from utils import InputError, error_text, shorten_list
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -179,8 +179,8 @@ def read_checkpoint(path: Path) -> Any:
         raise InputError(f"{path}: no such checkpoint; train one, or pass --pretrained_ckpt") from None
     except Exception as error:  # a damaged archive or pickle can raise any exception at all
         raise InputError(
-            f"{path}: not a readable checkpoint ({one_line(error)}): expected a file of torch.save, of PyTorch 1.6 or "
-            "newer; what is not a plain tensor in it could run code and is not loaded"
+            f"{path}: not a readable checkpoint ({error_text(error)}): expected a file of torch.save, of PyTorch 1.6 "
+            "or newer; what is not a plain tensor in it could run code and is not loaded"
         ) from None
 
 
@@ -207,7 +207,9 @@ def use_weights(model: torch.nn.Module, state: Any, path: Path) -> None:
         raise InputError(f"{path}: not a state dict: expected tensors named {next(iter(wanted))}, …")
     names = sorted(map(str, wanted.keys() ^ state.keys()))
     if names:
-        raise InputError(f"{path}: not a SEAL checkpoint: missing or unknown parameters {one_line(some_of(names, 4))}")
+        raise InputError(
+            f"{path}: not a SEAL checkpoint: missing or unknown parameters {error_text(shorten_list(names, 4))}"
+        )
     for name, value in wanted.items():
         if not state[name].is_floating_point():
             raise InputError(f"{path}: {name} is not a plain tensor of floating-point numbers")

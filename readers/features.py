@@ -24,9 +24,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from readers.arrays import map_array, read_archive, read_array
-from utils import InputError, is_plain_name, release_memory, some_of, stop
+from utils import InputError, is_plain_name, raise_input_error, release_memory, shorten_list
 
-WIDEST = 8192  # features; a network has three times the square of that in weights
+MAX_FEATURE_SIZE = 8192  # features; a network has three times the square of that in weights
 
 # Of RGB and flow, where they are apart; the video's name goes into the braces.
 LAYOUTS = (("{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))
@@ -77,7 +77,7 @@ class Features:
         """The video's file or files, for messages."""
         return " and ".join(map(str, self.files(i) or [self.path]))
 
-    def require(self, chosen: Sequence[int], on_error: Callable[[str], None] = stop) -> list[int]:
+    def require(self, chosen: Sequence[int], on_error: Callable[[str], None] = raise_input_error) -> list[int]:
         """See that these videos are there, and give back the memory of all others; returns those that are.
 
         Raises:
@@ -88,7 +88,7 @@ class Features:
             if is_plain_name(self.videos[i]):  # else the annotations have been found wrong
                 (there if self.files(i) else missing).append(i)
         if missing:
-            names = some_of([self.videos[i] for i in missing], 5 if on_error is stop else None)
+            names = shorten_list([self.videos[i] for i in missing], 5 if on_error is raise_input_error else None)
             layouts = ", or ".join(" with ".join(name.format("<video>") for name in layout) for layout in LAYOUTS)
             on_error(
                 f"{self.path}: {len(missing)} of {len(chosen)} videos have no file: {names}; expected {layouts}; add "
@@ -245,9 +245,9 @@ def check_features(array: Any, where: str, video: str) -> Tensor:
         raise InputError(f"{where}: video {video}: expected a [T, D] array of floats, found {found}")
     if array.shape[1] < 2 or array.shape[1] % 2:
         raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
-    if array.shape[1] > WIDEST:
+    if array.shape[1] > MAX_FEATURE_SIZE:
         raise InputError(
-            f"{where}: video {video}: width {array.shape[1]}; a network for more than {WIDEST} is too large"
+            f"{where}: video {video}: width {array.shape[1]}; a network for more than {MAX_FEATURE_SIZE} is too large"
         )
     features = as_tensor(array)
     finite = features.isfinite().all(1)

@@ -8,11 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils import InputError, has_control_characters, is_finite_number, is_time, log, read_json, shown, some_of, stop
+from utils import (
+    InputError,
+    has_control_characters,
+    is_finite_number,
+    is_time,
+    log,
+    raise_input_error,
+    read_json,
+    short_repr,
+    shorten_list,
+)
 
 # Entries of one video in a result file. Real ones have hundreds or some thousands; a network and a soft-NMS over more
 # would take memory and time out of all proportion to the file.
-MOST_OF_A_VIDEO = 50_000
+MAX_PER_VIDEO = 50_000
 
 
 class ResultFile(NamedTuple):
@@ -24,7 +34,7 @@ class ResultFile(NamedTuple):
     lengths: dict[str, float]  # seconds of the videos that it tells of
 
 
-def parse_results(path: Path, on_error: Callable[[str], None] = stop) -> ResultFile:
+def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_error) -> ResultFile:
     """Read a result file and check every segment.
 
     Args:
@@ -62,13 +72,13 @@ def _entries(entries: Any, where: str, on_error: Callable[[str], None]) -> list[
     """The entries of a video that can be used."""
     if not isinstance(entries, list):
         raise InputError(f"{where}: expected a list of segments, found {type(entries).__name__}")
-    if len(entries) > MOST_OF_A_VIDEO:
-        raise InputError(f"{where}: {len(entries)} segments; a video can have {MOST_OF_A_VIDEO}, so keep the best")
+    if len(entries) > MAX_PER_VIDEO:
+        raise InputError(f"{where}: {len(entries)} segments; a video can have {MAX_PER_VIDEO}, so keep the best")
     good = []
     for entry in entries:
         score = entry.get("score") if isinstance(entry, dict) else None
         if not _has_segment(entry):
-            found = shown(entry.get("segment") if isinstance(entry, dict) else entry)
+            found = short_repr(entry.get("segment") if isinstance(entry, dict) else entry)
             on_error(f"{where}: bad segment {found}; expected [start, end] seconds, start <= end")
         elif isinstance(score, float) and not is_finite_number(score):
             on_error(f"{where}: score {score} is not a finite number")
@@ -92,7 +102,9 @@ def merge_results(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     for path in paths:
         results = parse_results(path).results
         if both := sorted(results.keys() & merged.keys()):
-            raise InputError(f"{path}: {some_of(both)} is also in an earlier one of the files; give each video once")
+            raise InputError(
+                f"{path}: {shorten_list(both)} is also in an earlier one of the files; give each video once"
+            )
         merged |= results
     return merged
 
@@ -102,7 +114,7 @@ def require_entries(
     results: dict,
     videos: Sequence[str],
     missing: str,
-    on_error: Callable[[str], None] = stop,
+    on_error: Callable[[str], None] = raise_input_error,
     most: int | None = 5,
 ) -> None:
     """See that videos are in a result file; if `missing` is `empty` they need not be, but `most` of them are named.
@@ -112,9 +124,11 @@ def require_entries(
     """
     absent = [video for video in videos if video not in results]
     if results and videos and len(absent) == len(videos):
-        on_error(f"{path}: none of the {len(videos)} videos has an entry; it is of others: {some_of(sorted(results))}")
+        on_error(
+            f"{path}: none of the {len(videos)} videos has an entry; it is of others: {shorten_list(sorted(results))}"
+        )
         return
-    names = some_of(absent, most)
+    names = shorten_list(absent, most)
     if absent and missing == "error":
         on_error(
             f"{path}: {len(absent)} of {len(videos)} videos have no entry: {names}; add them, or pass "

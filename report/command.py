@@ -23,7 +23,7 @@ from runs.inputs import open_dataset
 from runs.results import read_results, read_to_evaluate
 from runs.seeds import FILE as SEEDS
 from runs.seeds import median_seed, read_seeds, seed_folder
-from utils import InputError, is_finite_number, keep_previous, log, require_writable, shown, whole_file, writing
+from utils import InputError, is_finite_number, keep_previous, log, require_writable, short_repr, whole_file, writing
 
 MOST_OPTIONS = 20_000  # characters of `opt.txt` that are shown, the last ones
 OF_THE_FOLDER = ("exp_dir", "resume", "overwrite")  # options that say nothing of what was trained
@@ -154,7 +154,7 @@ def require_dataset(options: Namespace, folder: Path) -> None:
     """
     name = options_of(folder).get("dataset_name", options.dataset_name)
     if name != options.dataset_name:
-        raise InputError(f"{folder}: a run on --dataset_name {shown(name)}, not {options.dataset_name}; give that")
+        raise InputError(f"{folder}: a run on --dataset_name {short_repr(name)}, not {options.dataset_name}; give that")
 
 
 def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 losses[epoch] = terms
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InputError(
-                f"{path}: line {number} is damaged: {shown(line)}; move the file away to do without"
+                f"{path}: line {number} is damaged: {short_repr(line)}; move the file away to do without"
             ) from None
     return (pd.DataFrame.from_dict(part, orient="index").sort_index() for part in (losses, maps))
 

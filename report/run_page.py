@@ -17,7 +17,7 @@ from report import pictures
 from report.page import Page
 from report.timelines import KINDS_AT, Timeline, timeline_detections, timeline_truth, timelines
 from runs.seeds import seeds_rows
-from utils import __version__, some_of
+from utils import __version__, shorten_list
 
 PUBLISHED = {  # average mAP at tIoU 0.1:0.7, THUMOS14, snippet protocol
     "P-MIL, published": 47.0,
@@ -84,7 +84,7 @@ def _say_what_it_is(page: Page, material: Material) -> None:
         f"videos with {len(material.truth)} instances of {classes} classes; {len(material.detections)} detections."
     )
     if without := sorted(set(material.labels.index) - set(material.detections["video"])):
-        page.text(f"{len(without)} videos have no detection: {some_of(without)}.", soft=True)
+        page.text(f"{len(without)} videos have no detection: {shorten_list(without)}.", soft=True)
 
 
 def _show_map(page: Page, material: Material) -> None:

@@ -17,8 +17,8 @@ from utils import (
     has_control_characters,
     is_finite_number,
     log,
-    shown,
-    some_of,
+    short_repr,
+    shorten_list,
     write_beside_earlier,
 )
 
@@ -110,20 +110,20 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
         for entry in entries:
             label, score = entry.get("label"), entry.get("score")
             if not isinstance(label, str) or has_control_characters(label):
-                raise InputError(f"{path}: video {video}: label {shown(label)} is not a class name")
+                raise InputError(f"{path}: video {video}: label {short_repr(label)} is not a class name")
             if not is_finite_number(score):
-                raise InputError(f"{path}: video {video}: score {shown(score)} is not a finite number")
+                raise InputError(f"{path}: video {video}: score {short_repr(score)} is not a finite number")
             labels.setdefault(label, video)
             rows.append((video, label, float(score), *map(float, entry["segment"])))
     if unknown := sorted(set(content.results) - set(videos)):
         raise InputError(
-            f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {some_of(unknown)}; "
+            f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {shorten_list(unknown)}; "
             "check --dataset_name and --test_subset"
         )
     if unknown := sorted(set(labels) - set(class_names)):
         raise InputError(
-            f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: {some_of(unknown)}; "
-            f"the first is met in video {labels[unknown[0]]}"
+            f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: "
+            f"{shorten_list(unknown)}; the first is met in video {labels[unknown[0]]}"
         )
 
     index = {name: i for i, name in enumerate(class_names)}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import InputError, log, one_line, whole_file, writing
+from utils import InputError, error_text, log, whole_file, writing
 
 if TYPE_CHECKING:
     pass
@@ -86,7 +86,7 @@ class RunFolder:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = one_line(os.read(descriptor, 200).decode(errors="replace")) or "another run"
+            holder = error_text(os.read(descriptor, 200).decode(errors="replace")) or "another run"
             os.close(descriptor)
             raise InputError(f"--exp_dir {self.path} is in use by {holder}; wait for it, or choose another") from None
         except OSError as error:  # some network file systems have no locks

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from dataset import Video, evaluation_batches
 from eval.postprocess import LOGITS, VideoDetections, detect_batch
 from model import SEAL
-from utils import InputError, some_of
+from utils import InputError, shorten_list
 
 
 def detect_all(
@@ -45,7 +45,7 @@ def detect_all(
     sizes = [len(video.proposals) for video in videos]
     if bad := [video.name for video, own in zip(videos, finite.split(sizes), strict=True) if not own.all()]:
         raise InputError(
-            f"outputs of the network are not finite on {some_of(bad)}; check their features, and the weights"
+            f"outputs of the network are not finite on {shorten_list(bad)}; check their features, and the weights"
         )
     return detect_batch(
         logits,

@@ -25,7 +25,7 @@ from readers.descriptor_files import read_descriptors
 from readers.features import MARK, Features
 from readers.source import READS, DatasetFiles, Source, require_files
 from runs.folder import RESUME
-from utils import InputError, log, pick_device, some_of
+from utils import InputError, log, pick_device, shorten_list
 
 
 def open_dataset(options: Namespace) -> Source:
@@ -42,7 +42,9 @@ def open_dataset(options: Namespace) -> Source:
     if options.run_type in ("train", "descriptors", "proposals"):
         unlabelled = set(np.array(annotations.videos)[~annotations.labels.any(1)])
         if own := [video for video in source.videos("train") if video in unlabelled]:
-            log.info(f"notice: {len(own)} training videos without a label, which show background alone: {some_of(own)}")
+            log.info(
+                f"notice: {len(own)} training videos without a label, which show background alone: {shorten_list(own)}"
+            )
     return source
 
 

@@ -14,7 +14,7 @@ from eval.tables import counted
 from readers.source import Source
 from runs.detections import read_detections, write_detection_csv, write_detections
 from runs.inputs import Data
-from utils import InputError, __version__, as_json, log, read_json, some_of, write_beside_earlier
+from utils import InputError, __version__, as_json, log, read_json, shorten_list, write_beside_earlier
 
 
 class Evaluable(NamedTuple):
@@ -42,7 +42,7 @@ def read_to_evaluate(options: Namespace, source: Source) -> Evaluable:
         log.info(f"notice: {options.detections} says that it is of simulated data; no figure tells of real videos")
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
     if without := sorted(set(videos) - set(detections["video"])):
-        log.info(f"notice: {len(without)} videos have no detection: {some_of(without)}")
+        log.info(f"notice: {len(without)} videos have no detection: {shorten_list(without)}")
     known = {video: length for video, length in annotations.duration_of().items() if length > 0}
     return Evaluable(truth, detections, dict.fromkeys(videos, np.nan) | detections.attrs["lengths"] | known, simulated)
 

@@ -23,7 +23,7 @@ from options import differences, plain_values
 from readers.checkpoints import read_checkpoint, use_weights
 from runs.folder import RunFolder
 from runs.weights import save_checkpoint
-from utils import InputError, has_control_characters, is_finite_number, log, one_line
+from utils import InputError, error_text, has_control_characters, is_finite_number, log
 
 _FORMAT = 2
 _ANOTHER = (
@@ -249,7 +249,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _damaged(path: Path, error: BaseException | str) -> InputError:
-    return InputError(f"{path}: damaged ({one_line(error)}). {_ANOTHER}")
+    return InputError(f"{path}: damaged ({error_text(error)}). {_ANOTHER}")
 
 
 def _to_save(value: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dataset
-from dataset import Video, evaluation_batches, load_videos, made_ahead, make_batch, read_proposals, training_batches
+from dataset import Video, evaluation_batches, load_videos, make_batch, prefetch, read_proposals, training_batches
 from proposals import SNIPPETS_PER_SECOND
 from readers.annotations import read_annotations
 from readers.features import Features
@@ -312,11 +312,11 @@ def test_batches_made_ahead_are_the_same_and_few():
             made.append(i)
             yield i
 
-    batches = made_ahead(count(), depth=2)
+    batches = prefetch(count(), depth=2)
     assert next(batches) == 0
     assert list(batches) == list(range(1, 9)) == made[1:]
 
-    batches = made_ahead(count(), depth=2)
+    batches = prefetch(count(), depth=2)
     made.clear()
     next(batches)
     batches.close()  # as when training is interrupted
@@ -328,7 +328,7 @@ def test_what_goes_wrong_while_a_batch_is_made_is_told():
         yield 1
         raise InputError("v1.npy: no such file")
 
-    batches = made_ahead(broken())
+    batches = prefetch(broken())
     assert next(batches) == 1
     with pytest.raises(InputError, match="no such file"):
         next(batches)

@@ -28,7 +28,7 @@ from readers.annotations import read_annotations
 from readers.arrays import read_archive, read_array
 from readers.checkpoints import load_weights, read_checkpoint
 from readers.features import Features
-from readers.result_files import MOST_OF_A_VIDEO, parse_results
+from readers.result_files import MAX_PER_VIDEO, parse_results
 from utils import InputError, has_control_characters, printable, read_json
 
 # What pickles call in the wild, or could: module, name, and the arguments as pickle text.
@@ -539,7 +539,7 @@ def test_times_that_nobody_means(tmp_path, segment):
 
 
 def test_more_entries_than_a_video_has(tmp_path):
-    entries = [{"segment": [0, 1]}] * (MOST_OF_A_VIDEO + 1)
+    entries = [{"segment": [0, 1]}] * (MAX_PER_VIDEO + 1)
     refused(
         tmp_path / "x.json", parse_results, json.dumps({"results": {"v": entries}}).encode(), "video v: 50001 segments"
     )

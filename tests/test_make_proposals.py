@@ -8,13 +8,13 @@ import torch
 from eval.recall import average_recall
 from prepare.snippet_network import SnippetNetwork
 from prepare.snippet_proposals import (
-    distinct,
+    nms,
     outer_inner_contrast,
     propose,
     propose_all,
     result_entries,
     runs_above,
-    standing_out,
+    segments_above_thresholds,
     train_snippet_network,
     upsample,
 )
@@ -79,33 +79,33 @@ def test_contrast_by_hand():
 def test_distinct_by_hand():
     segments = np.array([[0.0, 10.0], [0.0, 8.0], [0.0, 6.5], [20.0, 30.0], [0.0, 10.0]])
     # The second is too close to the first; the third only to the second, which is gone.
-    assert distinct(segments, max_tiou=0.75).tolist() == [0, 2, 3]
-    assert distinct(segments, max_tiou=0.75, limit=2).tolist() == [0, 2]
-    assert distinct(segments, max_tiou=1.0).tolist() == [0, 1, 2, 3, 4]
-    assert distinct(np.empty((0, 2))).tolist() == []
+    assert nms(segments, max_tiou=0.75).tolist() == [0, 2, 3]
+    assert nms(segments, max_tiou=0.75, limit=2).tolist() == [0, 2]
+    assert nms(segments, max_tiou=1.0).tolist() == [0, 1, 2, 3, 4]
+    assert nms(np.empty((0, 2))).tolist() == []
 
 
 def test_grouping_of_a_toy_sequence():
-    segments, score = standing_out(TOY[None], TOY, min_length=0.0)
+    segments, score = segments_above_thresholds(TOY[None], TOY, min_length=0.0)
     best = segments[score.argmax()]
     assert tiou(best, np.array([2.0, 4.0])) > 0.75
     assert any(tiou(segment, np.array([5.0, 7.0])) > 0.75 for segment in segments)  # the weaker one is found, too
     assert len(np.unique(segments, axis=0)) == len(segments)
-    longer, _ = standing_out(TOY[None], TOY, min_length=1.5)
+    longer, _ = segments_above_thresholds(TOY[None], TOY, min_length=1.5)
     assert 0 < len(longer) < len(segments) and (longer[:, 1] - longer[:, 0] >= 1.5).all()
 
 
 def test_a_scaled_and_shifted_sequence_has_the_same_stretches():
     sequence = np.random.default_rng(0).random(40)
-    segments, _ = standing_out(sequence[None], sequence)
-    assert np.array_equal(standing_out(sequence[None] / 8 + 2, sequence)[0], segments)
+    segments, _ = segments_above_thresholds(sequence[None], sequence)
+    assert np.array_equal(segments_above_thresholds(sequence[None] / 8 + 2, sequence)[0], segments)
     assert segments.min() >= 0 and segments.max() <= 40
 
 
 @pytest.mark.parametrize("sequence", [[0.3], [0.3, 0.4], [0.3] * 9, [0.0] * 9])
 def test_a_short_or_flat_sequence_gives_the_whole_video(sequence):
     sequence = np.array(sequence)
-    assert standing_out(sequence[None], sequence)[0].tolist() == [[0, len(sequence)]]
+    assert segments_above_thresholds(sequence[None], sequence)[0].tolist() == [[0, len(sequence)]]
 
 
 # ------------------------------------------------------------------------------------------ all together
