@@ -36,8 +36,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dataset import Batch, training_batches
 from eval.classification import video_figures
-from eval.postprocess import VideoDetections
-from eval.protocols import classification_summary, diagnose, evaluate, figures, results_table, summary
+from eval.evaluation import classification_summary, diagnose, evaluate, figures, results_table, summary
+from eval.nms import NMS
+from eval.postprocess import PostProcess, VideoDetections
+from eval.protocols import TIOU_PROTOCOLS
 from eval.tables import counted, detection_table
 from losses import Criterion, mean_prediction
 from model import SEAL
@@ -254,11 +256,11 @@ def record_epoch(run: Training, epoch: int, means: dict[str, float], seconds: fl
 def record_evaluation(run: Training, epoch: int) -> None:
     """Log and print the results of the evaluation."""
     results, detections, found = run.evaluation
-    run.log.evaluation(epoch, results, figures(results))
+    run.log.evaluation(epoch, results, figures(results, TIOU_PROTOCOLS[run.options.tiou]))
     best = max(part["snippet"]["average"] for part in (results, run.state.best) if part)
     with run.log.board() as board:
         run.dashboard.evaluation(board, epoch, best, detections, found)
-    log.info(summary(results))
+    log.info(summary(results, TIOU_PROTOCOLS[run.options.tiou]))
 
 
 def save_due_weights(run: Training) -> None:
@@ -294,8 +296,9 @@ def finish(run: Training) -> dict[str, Any] | None:
     last = {**run.evaluation.results, "checkpoint": str(folder.last), "epoch": state.epoch}
     best = {**state.best, "checkpoint": str(folder.best)}
     write_evaluation(options, {**last, "best": best}, run.evaluation.detections, run.data)
-    log.info(f"\nlast checkpoint, epoch {last['epoch']}: {folder.last}\n{summary(last)}")
-    log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {folder.best}\n{summary(best)}")
+    shown = [summary(part, TIOU_PROTOCOLS[options.tiou]) for part in (last, best)]
+    log.info(f"\nlast checkpoint, epoch {last['epoch']}: {folder.last}\n{shown[0]}")
+    log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {folder.best}\n{shown[1]}")
     return {**last, "best": best}
 
 
@@ -447,7 +450,7 @@ def test(options: Namespace) -> None:
         # A checkpoint holds weights alone and does not say which epoch it is of.
         results = evaluation.results | {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
         write_evaluation(options, results, evaluation.detections, data)
-        log.info(summary(results))
+        log.info(summary(results, TIOU_PROTOCOLS[options.tiou]))
 
 
 def evaluate_file(options: Namespace) -> None:
@@ -455,13 +458,13 @@ def evaluate_file(options: Namespace) -> None:
     with RunFolder(options.exp_dir) as folder:
         source = open_dataset(options)
         truth, detections, lengths, simulated = read_to_evaluate(options, source)
-        names = source.annotations.class_names
-        results = evaluate(detections, truth, names, options.tiou, options.rate)
-        analysis = diagnose(detections, truth, lengths, len(names), options.tiou)
+        names, tiou_protocol = source.annotations.class_names, TIOU_PROTOCOLS[options.tiou]
+        results = evaluate(detections, truth, names, tiou_protocol, options.rate)
+        analysis = diagnose(detections, truth, lengths, len(names), tiou_protocol)
         start_run(options, folder)
         about = {"detections": str(options.detections), "simulated": simulated, "error_analysis": analysis}
         write_results(options, results | about)
-        log.info(results_table(results))
+        log.info(results_table(results, tiou_protocol))
 
 
 def report(options: Namespace) -> None:
@@ -485,15 +488,15 @@ class Evaluation(NamedTuple):
 def evaluate_model(model: SEAL, data: Data, options: Namespace) -> Evaluation:
     """Run the network over the test videos, and evaluate what it finds."""
     found, detections = detect_test_videos(model, data, options)
-    results = evaluate(counted(detections), data.truth, data.annotations.class_names, options.tiou, options.rate)
+    names, tiou_protocol = data.annotations.class_names, TIOU_PROTOCOLS[options.tiou]
+    results = evaluate(counted(detections), data.truth, names, tiou_protocol, options.rate)
     return Evaluation(results | video_figures(found, data.test_labels()), detections, found)
 
 
 def detect_test_videos(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoDetections], pd.DataFrame]:
     """What is found in each test video, and the table of all detections."""
-    threshold, rate = options.threshold_cls, options.rate
-    found = detect_all(model, data.test, data.annotations.ambiguous, threshold_cls=threshold, rate=rate)
-    return found, detection_table([video.name for video in data.test], found, rate)
+    found = detect_all(model, data.test, data.annotations.ambiguous, build_post_process(options))
+    return found, detection_table([video.name for video in data.test], found, options.rate)
 
 
 def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
@@ -544,6 +547,11 @@ def build_criterion(options: Namespace) -> Criterion:
 def build_optimizer(options: Namespace, model: SEAL) -> torch.optim.Optimizer:
     """Adam, with the learning rate and weight decay of the options."""
     return torch.optim.Adam(model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+
+
+def build_post_process(options: Namespace) -> PostProcess:
+    """Network outputs to detections, with the threshold and the NMS of the options."""
+    return PostProcess(options.threshold_cls, options.rate, NMS[options.nms]())
 
 
 # -------------------------------------------------------------------------------------- what a run leaves

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from eval.nms import NMS
+from eval.protocols import TIOU_PROTOCOLS
 from utils import is_plain_name
 
 # 9,337 training videos are 291 batches of 32, so 14 epochs have the steps of THUMOS14's 200, and the schedules of the
@@ -222,12 +224,16 @@ def _add_making_options(add: Callable[..., argparse.Action]) -> None:
 
 def _add_evaluation_options(add: Callable[..., argparse.Action]) -> None:
     add("--threshold_cls", type=_share, default=0.25, help="video score from which a class is reported")
-    add("--tiou", choices=("thumos14", "activitynet"), default="thumos14", help="tIoU 0.1:0.1:0.7, or 0.5:0.05:0.95")
+    add("--nms", choices=tuple(NMS), default="soft", help="non-maximum suppression of a video's detections")
+    thresholds = "; ".join(
+        f"{name} {', '.join(f'{t:g}' for t in protocol.reported)}" for name, protocol in TIOU_PROTOCOLS.items()
+    )
+    add("--tiou", choices=tuple(TIOU_PROTOCOLS), default="thumos14", help=f"tIoU thresholds: {thresholds}")
     add(
         "--curve_tiou",
         type=_number(float, 0, 1, open_low=True),
         nargs="+",
-        help="tIoU of the precision-recall curves (0.3 0.5 0.7, or 0.5 0.75 0.95, when not given)",
+        help="tIoU of the precision-recall curves (three of --tiou when not given)",
     )
 
 
@@ -271,7 +277,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str | list[float]]:
     """The defaults that follow from other options."""
     derived = {"dataset_root": Path("data") / options.dataset_name, "pooled_dtype": options.precision}
-    derived["curve_tiou"] = [0.3, 0.5, 0.7] if options.tiou == "thumos14" else [0.5, 0.75, 0.95]
+    derived["curve_tiou"] = [*TIOU_PROTOCOLS[options.tiou].curve_tiou]
     if options.run_type == "test":
         derived["pretrained_ckpt"] = Path("checkpoints") / "best_model.pkl"
     return derived

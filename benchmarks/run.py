@@ -42,8 +42,9 @@ from benchmarks import workload
 from benchmarks.padded import padded_step
 from dataset import Batch, training_batches
 from eval.detection import candidate_pairs
-from eval.postprocess import LOGITS, detect_batch
-from eval.protocols import evaluate
+from eval.evaluation import evaluate
+from eval.postprocess import LOGITS
+from eval.protocols import TIOU_PROTOCOLS, TiouProtocol
 from options import parse_options
 from prepare.make_demo import make_demo
 from proposals import SNIPPETS_PER_SECOND, roi_pool, tiou
@@ -261,12 +262,11 @@ def measure_testing(table: Table, data: Data, options: argparse.Namespace, repea
     logits = torch.randn(sum(sizes), workload.NUM_CLASS + 3) * 3
     outputs = dict(zip(LOGITS, (logits[:, :-2], logits[:, -2], logits[:, -1]), strict=True))
     segments = [video.segments_snip for video in data.test]
+    post_process = seal.build_post_process(options)
     pairs = np.random.default_rng(0).random(max(sizes) ** 2)
     took, floor = medians(
         repeats,
-        lambda: detect_batch(
-            outputs, segments, [None] * len(segments), threshold_cls=options.threshold_cls, rate=SNIPPETS_PER_SECOND
-        ),
+        lambda: post_process(outputs, segments, [None] * len(segments)),
         lambda: [np.exp(pairs[: size**2]) for size in sizes],
     )
     table.add(f"post-processing, {sum(sizes)} proposals", took, floor)
@@ -303,12 +303,12 @@ def measure_logging(table: Table, name: str, data: Data, options: argparse.Names
 
 
 class Detections(NamedTuple):
-    """What evaluation takes, see `eval.protocols.evaluate`."""
+    """What evaluation takes, see `eval.evaluation.evaluate`."""
 
     table: pd.DataFrame
     truth: pd.DataFrame
     class_names: list[str]
-    tiou: str
+    tiou_protocol: TiouProtocol
     rate: float = SNIPPETS_PER_SECOND
 
 
@@ -350,7 +350,7 @@ def activitynet_sized(folder: Path | None) -> Detections:
     table = pd.DataFrame({"video": videos.repeat(100), "class_idx": class_idx, "score": rng.random(len(sec))})
     for unit, factor in (("snip", SNIPPETS_PER_SECOND), ("sec", 1)):
         table[[f"start_{unit}", f"end_{unit}"]] = sec * factor
-    return Detections(table, truth, list(classes), "activitynet")
+    return Detections(table, truth, list(classes), TIOU_PROTOCOLS["activitynet"])
 
 
 # Trains in a process of its own, and says how much memory that took at most: the system's account of a finished process
@@ -431,7 +431,7 @@ def real_detections(annotation_folder: Path, proposals_root: Path) -> Detections
     name = annotation_folder.name.removesuffix("-Annotations")
     path = proposals_root / f"Proposals_{name}_test.json"
     table = read_detections(path, annotations.videos_of("test"), annotations.class_names, SNIPPETS_PER_SECOND)
-    return Detections(table, annotations.ground_truth("test"), annotations.class_names, "thumos14")
+    return Detections(table, annotations.ground_truth("test"), annotations.class_names, TIOU_PROTOCOLS["thumos14"])
 
 
 def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) -> list[dict]:
@@ -454,7 +454,7 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
         else:
             model = seal.build_model(options, data, data.train[0].proposals.device)
             found = seal.evaluate_model(model, data, options)[1]
-            detections = Detections(found, data.truth, data.annotations.class_names, "thumos14")
+            detections = Detections(found, data.truth, data.annotations.class_names, TIOU_PROTOCOLS["thumos14"])
         measure_evaluation(table, "THUMOS14's size", detections)
         measure_evaluation(table, "ActivityNet 1.3's size", activitynet_sized(args.activitynet))
     if "logging" in args.parts:

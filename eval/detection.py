@@ -11,8 +11,6 @@ import numpy as np
 
 from proposals import tiou
 
-TIOU_THRESHOLDS = {"thumos14": np.linspace(0.1, 0.7, 7), "activitynet": np.linspace(0.5, 0.95, 10)}
-
 
 def detection_map(
     detections: Mapping[str, np.ndarray],

@@ -34,21 +34,6 @@ TRUE, DOUBLE, WRONG_LABEL, LOCALISATION, CONFUSION, BACKGROUND = range(len(KINDS
 TOP = 10  # times the number of instances of a class
 LEAST = 0.1  # tIoU below which a detection has to do with no instance
 
-# Of the ground truth: the bounds between buckets, (low, high], of an instance's length in seconds, of the share of its
-# video that it covers, and of the number of instances of its class in its video.
-BOUNDS = {
-    "thumos14": {
-        "length": (0, 3, 6, 12, 18, np.inf),
-        "coverage": (0, 0.02, 0.04, 0.06, 0.08, 1),
-        "instances": (0, 1, 40, 80, np.inf),
-    },
-    "activitynet": {
-        "length": (0, 30, 60, 120, 180, np.inf),
-        "coverage": (0, 0.2, 0.4, 0.6, 0.8, 1),
-        "instances": (0, 1, 4, 8, np.inf),
-    },
-}
-
 
 def analyse_errors(
     detections: Mapping[str, np.ndarray],
@@ -66,7 +51,7 @@ def analyse_errors(
         durations: `[instances]` seconds of each instance's video; nan where it is not known.
         num_class: C, background excluded.
         thresholds: `[K]` tIoU, rising.
-        bounds: one of `BOUNDS`.
+        bounds: of the buckets, see `eval.protocols.TiouProtocol`.
 
     Returns:
         Percent, but for counts. `counts` and `shares` have, for each kind, a row for each threshold and in it a number

@@ -1,167 +1,112 @@
-"""Detections and ground truth to the reported figures, under both protocols (SPEC section 7).
+"""The tIoU protocols: at which thresholds detections are evaluated, and everything that depends on the choice.
 
-`snippet` is the released protocol, behind the published figures: ground truth rounded to whole snippets. `seconds`
-is exact: nothing is rounded. Rounding is worth about a point of mAP, so both are always reported.
+`TIOU_PROTOCOLS` is the one place that lists them. A new entry is a choice of `--tiou`, in training, testing, evaluating
+and reports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from eval.detection import TIOU_THRESHOLDS, detection_map
-from eval.errors import BOUNDS, analyse_errors
-from utils import log
-
-PROTOCOLS = ("snippet", "seconds")
+BUCKETS = ("length", "coverage", "instances")
 
 
-def as_arrays(
-    detections: pd.DataFrame,
-    ground_truth: pd.DataFrame,
-    protocol: str,
-    rate: float,
-    videos: Sequence[str] | None = None,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Detections and ground truth as `eval.detection` takes them, in the unit of a protocol; see `evaluate`.
+class Published(NamedTuple):
+    """A published result: mAP in percent, mean over the headline range, snippet protocol."""
 
-    A video's number is its place in `videos`; without these, that of its first appearance.
+    method: str
+    mean: float
+    dataset: str
+
+
+@dataclass(frozen=True, eq=False)
+class TiouProtocol:
+    """How a dataset's detections are evaluated.
+
+    Attributes:
+        name: what `--tiou` calls it.
+        thresholds: `[K]` tIoU thresholds, rising.
+        means: the ranges (low, high) of thresholds whose mean mAP is reported, both ends included; the headline last.
+        buckets: for the error analysis, the bounds between buckets (low, high] of an instance's `length` in seconds, of
+            its `coverage`, the share of its video, and of the number of `instances` of its class in its video.
+        curve_tiou: default tIoU of the precision-recall curves.
+        published: results to show beside those of a run.
+
+    Raises:
+        ValueError: thresholds do not rise or are not in (0, 1], a range holds none of them, or a bucket is missing.
     """
-    names = pd.concat([detections["video"], ground_truth["video"]], ignore_index=True)
-    video = pd.factorize(names)[0] if videos is None else pd.Index(videos).get_indexer(names)
-    unit = {"snippet": "snip", "seconds": "sec"}[protocol]
-    truth_segment = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
-    found = {
-        "video": video[: len(detections)],
-        "class_idx": detections["class_idx"].to_numpy(np.int64),
-        "score": detections["score"].to_numpy(np.float64),
-        "segment": detections[[f"start_{unit}", f"end_{unit}"]].to_numpy(np.float64),
-    }
-    truth = {
-        "video": video[len(detections) :],
-        "class_idx": ground_truth["class_idx"].to_numpy(np.int64),
-        "segment": np.rint(truth_segment * rate) if protocol == "snippet" else truth_segment,
-    }
-    return found, truth
+
+    name: str
+    thresholds: np.ndarray
+    means: tuple[tuple[float, float], ...]
+    buckets: Mapping[str, tuple[float, ...]]
+    curve_tiou: tuple[float, ...]
+    published: tuple[Published, ...] = ()
+
+    def __post_init__(self) -> None:
+        steps = np.diff(self.thresholds, prepend=0.0)
+        if not len(steps) or (steps <= 0).any() or self.thresholds[-1] > 1:
+            raise ValueError(f"tIoU protocol {self.name}: thresholds {self.thresholds} do not rise within (0, 1]")
+        if not self.means or not all(self._within(*ends).any() for ends in self.means):
+            raise ValueError(f"tIoU protocol {self.name}: a range of {self.means} holds no threshold")
+        if self.buckets.keys() != set(BUCKETS):
+            raise ValueError(f"tIoU protocol {self.name}: buckets are {[*self.buckets]}, expected {list(BUCKETS)}")
+
+    @property
+    def reported(self) -> list[float]:
+        """The thresholds as files and tables show them, without the last bits of `linspace`."""
+        return [round(float(threshold), 2) for threshold in self.thresholds]
+
+    @property
+    def headline(self) -> str:
+        """The name of the range whose mean is the headline figure."""
+        return _range_name(*self.means[-1])
+
+    def means_of(self, values: Sequence[float]) -> dict[str, float]:
+        """The mean of `[K]` values at the thresholds over each range, by the name of the range; the headline last."""
+        return {_range_name(*ends): float(np.array(values)[self._within(*ends)].mean()) for ends in self.means}
+
+    def _within(self, low: float, high: float) -> np.ndarray:
+        """Which thresholds are in a range: `[K]` bool."""
+        reported = np.array(self.reported)
+        return (reported >= low) & (reported <= high)
 
 
-def evaluate(
-    detections: pd.DataFrame, ground_truth: pd.DataFrame, class_names: Sequence[str], tiou: str, rate: float
-) -> dict[str, Any]:
-    """Detection mAP under both protocols; a notice names the classes left out because they have no ground truth.
-
-    Args:
-        detections: see `eval.tables.detection_table`.
-        ground_truth: video, class_idx, start_sec, end_sec; at least one instance.
-        class_names: C names, background excluded.
-        tiou: a key of `TIOU_THRESHOLDS`.
-        rate: snippets per second.
-
-    Returns:
-        `{"snippet": {"tiou": […], "mAP": [… percent], "average": …}, "seconds": {…}}`.
-    """
-    thresholds = TIOU_THRESHOLDS[tiou]
-    results = {}
-    for protocol in PROTOCOLS:
-        found, truth = as_arrays(detections, ground_truth, protocol, rate)
-        precision = detection_map(found, truth, len(class_names), thresholds)  # [C, K]
-        has_truth = ~np.isnan(precision[:, 0])
-        mean = 100 * precision[has_truth].mean(0)
-        results[protocol] = {
-            "tiou": _rounded(thresholds),
-            "mAP": mean.tolist(),
-            "average": float(mean.mean()),
-        }
-    if not has_truth.all():
-        names = ", ".join(class_names[i] for i in np.flatnonzero(~has_truth))
-        log.info(f"notice: left out of the mAP, since they have no ground truth in this subset: {names}")
-    return results
+def _range_name(low: float, high: float) -> str:
+    return f"{low:g} : {high:g}"
 
 
-def diagnose(
-    detections: pd.DataFrame,
-    ground_truth: pd.DataFrame,
-    lengths: Mapping[str, float],
-    num_class: int,
-    tiou: str,
-) -> dict[str, Any]:
-    """The error analysis in seconds, see `eval.errors.analyse_errors`.
-
-    Args:
-        detections: see `eval.tables.detection_table`.
-        ground_truth: see `evaluate`.
-        lengths: seconds of each video; nan, or none, where it is not known.
-        num_class: C, background excluded.
-        tiou: a key of `TIOU_THRESHOLDS`.
-    """
-    found, truth = as_arrays(detections, ground_truth, "seconds", rate=1.0)
-    durations = ground_truth["video"].map(lengths).to_numpy(np.float64)
-    return analyse_errors(found, truth, durations, num_class, TIOU_THRESHOLDS[tiou], BOUNDS[tiou])
-
-
-def are_results(value: Any) -> bool:
-    """Whether a value from a file has the form of results: of `evaluate`, of `video_figures`, and the `epoch`."""
-    names = {"snippet", "seconds", "classification_mAP", "classification_accuracy", "epoch"}
-    if not isinstance(value, dict) or value.keys() != names or type(value["epoch"]) is not int:
-        return False
-    percents = [value["classification_accuracy"]]
-    if value["classification_mAP"] is not None:
-        percents.append(value["classification_mAP"])
-    for protocol in (value["snippet"], value["seconds"]):
-        if not isinstance(protocol, dict) or protocol.keys() != {"tiou", "mAP", "average"}:
-            return False
-        if protocol["tiou"] not in map(_rounded, TIOU_THRESHOLDS.values()) or not isinstance(protocol["mAP"], list):
-            return False
-        if len(protocol["mAP"]) != len(protocol["tiou"]):
-            return False
-        percents += [*protocol["mAP"], protocol["average"]]
-    return all(type(percent) is float and 0 <= percent <= 100.001 for percent in percents)
-
-
-def _rounded(thresholds: np.ndarray) -> list[float]:
-    """Thresholds as they are reported, without the last bits of `linspace`."""
-    return [round(float(threshold), 2) for threshold in thresholds]
-
-
-def averages(result: dict[str, Any]) -> dict[str, float]:
-    """The means over tIoU ranges that are reported of one protocol's result: THUMOS14 has three, ActivityNet one."""
-    tiou, values = np.array(result["tiou"]), np.array(result["mAP"])
-    ranges = [(0.1, 0.5), (0.3, 0.7), (0.1, 0.7)] if tiou[0] < 0.5 else [(tiou[0], tiou[-1])]
-    return {f"{low:g} : {high:g}": float(values[(tiou >= low) & (tiou <= high)].mean()) for low, high in ranges}
-
-
-def results_table(results: dict[str, Any]) -> str:
-    """Both protocols side by side, percent, as text."""
-    table = pd.DataFrame(
-        {
-            protocol: dict(zip(map("{:g}".format, results[protocol]["tiou"]), results[protocol]["mAP"], strict=True))
-            | averages(results[protocol])
-            for protocol in PROTOCOLS
-        }
-    )
-    return table.T.rename_axis("mAP @ tIoU").to_string(float_format="%.3f")
-
-
-def figures(results: dict[str, Any]) -> dict[str, float]:
-    """The figures of an evaluation in the order and under the names of the release's logs, percent."""
-    snippet = results["snippet"]
-    at_tiou = dict(zip((f"{t:g}" for t in snippet["tiou"]), snippet["mAP"], strict=True))
-    return {f"Detection mAP @ IoU = {name}": value for name, value in (at_tiou | averages(snippet)).items()} | {
-        "Classification mAP": float("nan") if results["classification_mAP"] is None else results["classification_mAP"],
-        "Classification acc": results["classification_accuracy"],
-    }
-
-
-def summary(results: dict[str, Any]) -> str:
-    """An evaluation as printed."""
-    return f"{results_table(results)}\n{classification_summary(results)}"
-
-
-def classification_summary(results: dict[str, Any]) -> str:
-    """The video classification of an evaluation as printed."""
-    mean_precision = results["classification_mAP"]
-    shown = "not to be had, no video has a label" if mean_precision is None else f"{mean_precision:.3f}"
-    return f"video classification: mAP {shown}, accuracy {results['classification_accuracy']:.3f}"
+_ALL = (
+    TiouProtocol(
+        name="thumos14",
+        thresholds=np.linspace(0.1, 0.7, 7),
+        means=((0.1, 0.5), (0.3, 0.7), (0.1, 0.7)),
+        buckets={
+            "length": (0, 3, 6, 12, 18, np.inf),
+            "coverage": (0, 0.02, 0.04, 0.06, 0.08, 1),
+            "instances": (0, 1, 40, 80, np.inf),
+        },
+        curve_tiou=(0.3, 0.5, 0.7),
+        published=(
+            Published("P-MIL, published", 47.0, "THUMOS14"),
+            Published("SEAL, published in the paper", 52.8, "THUMOS14"),
+            Published("SEAL, published later", 55.2, "THUMOS14"),
+        ),
+    ),
+    TiouProtocol(
+        name="activitynet",
+        thresholds=np.linspace(0.5, 0.95, 10),
+        means=((0.5, 0.95),),
+        buckets={
+            "length": (0, 30, 60, 120, 180, np.inf),
+            "coverage": (0, 0.2, 0.4, 0.6, 0.8, 1),
+            "instances": (0, 1, 4, 8, np.inf),
+        },
+        curve_tiou=(0.5, 0.75, 0.95),
+    ),
+)
+TIOU_PROTOCOLS = {protocol.name: protocol for protocol in _ALL}

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from dataset import read_proposals
-from eval.protocols import are_results, averages, diagnose, evaluate
+from eval.evaluation import are_results, diagnose, evaluate
+from eval.protocols import TIOU_PROTOCOLS
 from proposals import snippets_to_seconds
 from readers.source import Source
 from report.comparison_page import Run, build_comparison
@@ -162,6 +163,7 @@ def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
     annotations, subset = source.annotations, source.subsets["test"]
     truth, detections, lengths, simulated = read_to_evaluate(options, source)
     videos, names = source.videos("test"), annotations.class_names
+    tiou_protocol = TIOU_PROTOCOLS[options.tiou]
     labels = pd.DataFrame(annotations.labels, index=annotations.videos, columns=names)
     return {
         "title": f"SEAL report: {options.dataset_name}",
@@ -173,10 +175,10 @@ def common(options: Namespace, source: Source, title: str) -> dict[str, Any]:
         "labels": labels.loc[videos],
         "truth": truth,
         "detections": detections,
-        "figures": evaluate(detections, truth, names, options.tiou, options.rate),
-        "analysis": diagnose(detections, truth, lengths, len(names), options.tiou),
+        "figures": evaluate(detections, truth, names, tiou_protocol, options.rate),
+        "analysis": diagnose(detections, truth, lengths, len(names), tiou_protocol),
         "lengths": lengths,
-        "tiou": options.tiou,
+        "tiou_protocol": tiou_protocol,
         "curve_tiou": options.curve_tiou,
         "rate": options.rate,
     }
@@ -244,8 +246,9 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                     raise ValueError("no evaluation")
                 snippet = record["evaluation"]["snippet"]
                 at = dict(zip(snippet["tiou"], snippet["mAP"], strict=True))
-                maps[epoch] = {f"tIoU {t:g}": at[t] for t in (0.1, 0.3, 0.5, 0.7, 0.95) if t in at}
-                maps[epoch] |= {f"mean {name}": value for name, value in [*averages(snippet).items()][-1:]}
+                first, last = snippet["tiou"][0], snippet["tiou"][-1]
+                maps[epoch] = {f"tIoU {t:g}": at[t] for t in sorted({first, 0.3, 0.5, 0.7, last}) if t in at}
+                maps[epoch][f"mean {first:g} : {last:g}"] = snippet["average"]
             else:
                 terms = {name: value for name, value in record.items() if name not in ("epoch", "seconds")}
                 if not all(is_finite_number(value) and abs(value) < 1e30 for value in terms.values()):
@@ -287,7 +290,7 @@ def compare_runs(options: Namespace, source: Source, found: Sequence[tuple[Path,
         truth=materials[0]["truth"],
         videos=source.videos("test"),
         class_names=materials[0]["class_names"],
-        tiou=options.tiou,
+        tiou_protocol=TIOU_PROTOCOLS[options.tiou],
         rate=options.rate,
         seed=options.seed,
         simulated=any(material["simulated"] for material in materials),

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from eval.bootstrap import LEAST_VIDEOS, LEVEL, differences, draw_videos, num_draws
-from eval.detection import TIOU_THRESHOLDS, Matched
+from eval.detection import Matched
 from eval.errors import KINDS
-from eval.protocols import PROTOCOLS, as_arrays
+from eval.evaluation import PROTOCOLS, as_arrays
+from eval.protocols import TiouProtocol
 from report import pictures
 from report.page import Page, signed
 
@@ -38,7 +39,7 @@ def build_comparison(
     truth: pd.DataFrame,
     videos: Sequence[str],
     class_names: Sequence[str],
-    tiou: str,
+    tiou_protocol: TiouProtocol,
     rate: float,
     seed: int,
     simulated: bool,
@@ -48,10 +49,10 @@ def build_comparison(
     Args:
         runs: two or more, on the same videos.
         title: of the page.
-        truth: see `eval.protocols.evaluate`.
+        truth: see `eval.evaluation.evaluate`.
         videos: V test videos.
         class_names: C names.
-        tiou: a key of `TIOU_THRESHOLDS`.
+        tiou_protocol: with the thresholds.
         rate: snippets per second.
         seed: of the draws of the bootstrap.
         simulated: whether the data are.
@@ -62,7 +63,7 @@ def build_comparison(
 
     def matched(run: Run, protocol: str) -> Matched:
         arrays = as_arrays(run.detections, truth, protocol, rate, videos)
-        return Matched(*arrays, len(class_names), TIOU_THRESHOLDS[tiou])
+        return Matched(*arrays, len(class_names), tiou_protocol.thresholds)
 
     page, texts = Page(title, simulated=simulated), []
     drawn = draw_videos(len(videos), seed, num_draws(len(class_names)))

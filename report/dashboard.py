@@ -17,7 +17,8 @@ import torch
 
 from eval.curves import pooled_counts
 from eval.detection import Matched
-from eval.protocols import as_arrays
+from eval.evaluation import as_arrays
+from eval.protocols import TIOU_PROTOCOLS
 from eval.tables import counted
 from options import describe, plain_values
 from proposals import snippets_to_seconds
@@ -77,8 +78,9 @@ class Dashboard:
         values["dataset_name"] += " (simulated)" if self._data.simulated else ""
         metrics = []
         if self._options.interval and not self._data.truth.empty:
-            headline = "0.1 : 0.7" if self._options.tiou == "thumos14" else "0.5 : 0.95"
-            metrics += [f"test_mAP/Detection mAP @ IoU = {name}" for name in (headline, "0.5")]
+            protocol = TIOU_PROTOCOLS[self._options.tiou]
+            names = [protocol.headline, *(f"{t:g}" for t in protocol.reported if t == 0.5)]
+            metrics += [f"test_mAP/Detection mAP @ IoU = {name}" for name in names]
             metrics += [BEST, "test_mAP/Classification mAP"]
         metrics.append("loss/loss_total")  # the first is the one that TensorBoard shows unasked
         return hparams(values, dict.fromkeys(metrics, 0.0))

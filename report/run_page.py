@@ -10,20 +10,16 @@ import numpy as np
 import pandas as pd
 
 from eval.curves import RECALL, label_confusion, mean_curve, video_precision
-from eval.detection import TIOU_THRESHOLDS, Matched
+from eval.detection import Matched
 from eval.errors import KINDS
-from eval.protocols import PROTOCOLS, as_arrays, averages
+from eval.evaluation import PROTOCOLS, as_arrays
+from eval.protocols import TiouProtocol
 from report import pictures
 from report.page import Page
 from report.timelines import KINDS_AT, Timeline, timeline_detections, timeline_truth, timelines
 from runs.seeds import seeds_rows
 from utils import __version__, shorten_list
 
-PUBLISHED = {  # average mAP at tIoU 0.1:0.7, THUMOS14, snippet protocol
-    "P-MIL, published": 47.0,
-    "SEAL, published in the paper": 52.8,
-    "SEAL, published later": 55.2,
-}
 SHOWN = 2  # best, median and worst videos
 
 
@@ -37,12 +33,12 @@ class Material:
     simulated: bool
     class_names: Sequence[str]
     labels: pd.DataFrame  # [V, C] of the test videos, 0 or 1, see `eval.curves.label_confusion`
-    truth: pd.DataFrame  # see `eval.protocols.evaluate`
+    truth: pd.DataFrame  # see `eval.evaluation.evaluate`
     detections: pd.DataFrame  # that count, see `eval.tables.detection_table`
-    figures: Mapping[str, Any]  # see `eval.protocols.evaluate`
+    figures: Mapping[str, Any]  # see `eval.evaluation.evaluate`
     analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
     lengths: Mapping[str, float]  # seconds of each test video; nan where it is not known
-    tiou: str  # a key of `TIOU_THRESHOLDS`
+    tiou_protocol: TiouProtocol
     curve_tiou: Sequence[float]  # of the precision-recall curves
     rate: float  # snippets per second
     proposals: Mapping[str, np.ndarray] = field(default_factory=dict)  # `[M, 2]` seconds of each video
@@ -58,10 +54,9 @@ def build_report(material: Material) -> Page:
     """The page, with its pictures."""
     page = Page(material.title, simulated=material.simulated)
     with pictures.styled():
-        thresholds = TIOU_THRESHOLDS[material.tiou]
         videos = list(material.labels.index)
         arrays = as_arrays(material.detections, material.truth, "snippet", material.rate, videos)
-        matched = Matched(*arrays, len(material.class_names), thresholds)
+        matched = Matched(*arrays, len(material.class_names), material.tiou_protocol.thresholds)
         _say_what_it_is(page, material)
         _show_seeds(page, material)
         _show_map(page, material)
@@ -90,12 +85,12 @@ def _say_what_it_is(page: Page, material: Material) -> None:
 def _show_map(page: Page, material: Material) -> None:
     page.section("Mean average precision")
     figures, given = material.figures, material.results or {}
-    *others, headline = averages(figures["snippet"])
+    *others, headline = material.tiou_protocol.means_of(figures["snippet"]["mAP"])
     thresholds = [f"{t:g}" for t in figures["snippet"]["tiou"]]
     data = "simulated" if material.simulated else material.dataset
 
     def row(name: str, protocol: str, result: Mapping[str, Any]) -> list[object]:
-        *of_others, of_headline = averages(result).values()
+        *of_others, of_headline = material.tiou_protocol.means_of(result["mAP"]).values()
         return [name, of_headline, *result["mAP"], *of_others, protocol, data]
 
     last, best = given.get("epoch"), given.get("best")
@@ -106,17 +101,21 @@ def _show_map(page: Page, material: Material) -> None:
     rows = [row(name, protocol, figures[protocol]) for protocol in PROTOCOLS]
     if best and last != best["epoch"]:
         rows += [row(f"epoch {best['epoch']}, the best on the test set", name, best[name]) for name in PROTOCOLS]
-    published = PUBLISHED if material.tiou == "thumos14" else {}
+    published = material.tiou_protocol.published
     empty = [None] * (len(thresholds) + len(others))
-    rows += [[name, value, *empty, "snippet", "THUMOS14, real"] for name, value in published.items()]
+    rows += [[row.method, row.mean, *empty, "snippet", f"{row.dataset}, real"] for row in published]
     page.table(["mAP, %, at tIoU", headline, *thresholds, *others, "protocol", "data"], rows, strong=[0])
-    page.text(
+    notes = [
         "The snippet protocol, ground truth rounded to whole snippets, is the one behind the published figures; the "
         "seconds protocol rounds nothing."
-        + (" Published rows are of real THUMOS14; others do not compare with figures on other data." * bool(published))
-        + (" The best epoch was chosen on the test set; compare the last." if best else ""),
-        soft=True,
-    )
+    ]
+    if published:
+        notes.append(
+            f"Published rows are of real {published[0].dataset}; do not compare them with figures on other data."
+        )
+    if best:
+        notes.append("The best epoch was chosen on the test set; compare the last.")
+    page.text(" ".join(notes), soft=True)
     if given.get("classification_accuracy") is not None and material.labels.to_numpy().any():
         mean = given["classification_mAP"]
         page.text(

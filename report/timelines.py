@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from eval.detection import match_detections
 from eval.errors import KINDS, kinds_of
-from eval.protocols import as_arrays
+from eval.evaluation import as_arrays
 from report.pictures import FAINT, INK, KIND_COLOURS, new_figure, short
 
 KINDS_AT = 0.5  # tIoU at which the kinds of detections are told
@@ -59,7 +59,7 @@ def timeline_detections(
 
     Args:
         detections: of the videos, see `eval.tables.detection_table`.
-        truth: of the videos, see `eval.protocols.evaluate`.
+        truth: of the videos, see `eval.evaluation.evaluate`.
         class_names: C names.
         other: the name under which to put the classes that a video does not have; None keeps their own.
     """

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from dataset import Video, evaluation_batches
-from eval.postprocess import LOGITS, VideoDetections, detect_batch
+from eval.postprocess import LOGITS, PostProcess, VideoDetections
 from model import SEAL
 from utils import InputError, shorten_list
 
@@ -18,18 +18,15 @@ def detect_all(
     model: SEAL,
     videos: Sequence[Video],
     ambiguous_sec: Mapping[str, np.ndarray],
-    *,
-    threshold_cls: float,
-    rate: float,
+    post_process: PostProcess,
 ) -> list[VideoDetections]:
     """Run the network over videos.
 
     Args:
         model: the network.
         videos: with their proposals.
-        ambiguous_sec: `[A, 2]` of the videos that have any, see `eval.postprocess.detect`.
-        threshold_cls: see `eval.postprocess.detect`.
-        rate: snippets per second.
+        ambiguous_sec: `[A, 2]` of the videos that have any, see `eval.postprocess.PostProcess.detect`.
+        post_process: maps what the network says to detections.
 
     Raises:
         InputError: outputs of the network are not finite; the message names the videos.
@@ -47,10 +44,5 @@ def detect_all(
         raise InputError(
             f"outputs of the network are not finite on {shorten_list(bad)}; check their features, and the weights"
         )
-    return detect_batch(
-        logits,
-        [video.segments_snip for video in videos],
-        [ambiguous_sec.get(video.name) for video in videos],
-        threshold_cls=threshold_cls,
-        rate=rate,
-    )
+    segments = [video.segments_snip for video in videos]
+    return post_process(logits, segments, [ambiguous_sec.get(video.name) for video in videos])

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.protocols import are_results, diagnose
+from eval.evaluation import are_results, diagnose
+from eval.protocols import TIOU_PROTOCOLS
 from eval.tables import counted
 from readers.source import Source
 from runs.detections import read_detections, write_detection_csv, write_detections
@@ -20,7 +21,7 @@ from utils import InputError, __version__, as_json, log, read_json, shorten_list
 class Evaluable(NamedTuple):
     """A file of detections, and what it is evaluated on."""
 
-    truth: pd.DataFrame  # see `eval.protocols.evaluate`
+    truth: pd.DataFrame  # see `eval.evaluation.evaluate`
     detections: pd.DataFrame  # see `eval.tables.detection_table`
     lengths: dict[str, float]  # seconds of each video, by the annotations, else by the file; nan where it is not known
     simulated: bool  # whether either the dataset or the file says that it is
@@ -88,7 +89,7 @@ def write_evaluation(options: Namespace, results: dict[str, Any], detections: pd
     """Write the results of an evaluation with its error analysis, and its detections."""
     lengths = data.lengths(options.rate)
     num_class = len(data.annotations.class_names)
-    analysis = diagnose(counted(detections), data.truth, lengths, num_class, options.tiou)
+    analysis = diagnose(counted(detections), data.truth, lengths, num_class, TIOU_PROTOCOLS[options.tiou])
     write_results(options, results | {"simulated": data.simulated, "error_analysis": analysis})
     write_found(options, detections, data)
 

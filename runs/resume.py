@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.protocols import are_results
+from eval.evaluation import are_results
 from options import differences, plain_values
 from readers.checkpoints import read_checkpoint, use_weights
 from runs.folder import RunFolder

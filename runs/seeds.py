@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.protocols import PROTOCOLS
+from eval.evaluation import PROTOCOLS
 from runs.folder import RunFolder
 from utils import InputError, as_json, is_finite_number, log, read_json, write_beside_earlier, writing
 

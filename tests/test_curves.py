@@ -6,10 +6,11 @@ import pytest
 
 from eval.bootstrap import LEAST_VIDEOS, bootstrap, differences, draw_videos, num_draws, rejected
 from eval.curves import RECALL, label_confusion, mean_curve, pooled_counts, video_precision
-from eval.detection import TIOU_THRESHOLDS, Matched, detection_map
+from eval.detection import Matched, detection_map
+from eval.protocols import TIOU_PROTOCOLS
 from report.timelines import Found, _packed, timeline_detections, timeline_truth
 
-THUMOS = TIOU_THRESHOLDS["thumos14"]
+THUMOS = TIOU_PROTOCOLS["thumos14"].thresholds
 NUM_VIDEOS, NUM_CLASS = 8, 3
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.detection import TIOU_THRESHOLDS
-from eval.errors import BOUNDS, KINDS, analyse_errors
-from eval.protocols import as_arrays
+from eval.errors import KINDS, analyse_errors
+from eval.evaluation import as_arrays
+from eval.protocols import TIOU_PROTOCOLS
 from proposals import SNIPPETS_PER_SECOND, tiou
 from runs.detections import read_detections
 
@@ -22,7 +22,8 @@ def arrays(rows, with_score):
 def analyse(detections, truth, thresholds=HALF, duration=100.0, num_class=2, dataset="thumos14"):
     truth = arrays(truth, with_score=False)
     durations = np.full(len(truth["video"]), duration)
-    return analyse_errors(arrays(detections, True), truth, durations, num_class, thresholds, BOUNDS[dataset])
+    buckets = TIOU_PROTOCOLS[dataset].buckets
+    return analyse_errors(arrays(detections, True), truth, durations, num_class, thresholds, buckets)
 
 
 TRUTH = [[0, 0, 0, 10], [0, 0, 20, 30], [0, 1, 40, 50]]
@@ -179,7 +180,7 @@ def test_kinds_equal_one_by_one(seed):
 
     truth = rows(15).tolist()
     detections = np.column_stack([rows(400), rng.random(400)]).tolist()
-    thresholds = TIOU_THRESHOLDS["thumos14"]
+    thresholds = TIOU_PROTOCOLS["thumos14"].thresholds
     counts = analyse(detections, truth, thresholds, num_class=3)["counts"]
     for k, threshold in enumerate(thresholds):
         kinds = one_by_one(detections, truth, threshold)
@@ -195,8 +196,9 @@ def test_real_base_detections(thumos):
     table = read_detections(path, annotations.videos_of("test"), annotations.class_names, SNIPPETS_PER_SECOND)
     truth = annotations.ground_truth("test")
     durations = truth["video"].map(annotations.duration_of()).to_numpy()
+    protocol = TIOU_PROTOCOLS["thumos14"]
     arrays = as_arrays(table, truth, "seconds", SNIPPETS_PER_SECOND)
-    found = analyse_errors(*arrays, durations, 20, TIOU_THRESHOLDS["thumos14"], BOUNDS["thumos14"])
+    found = analyse_errors(*arrays, durations, 20, protocol.thresholds, protocol.buckets)
     assert found["average_mAP_N"] == pytest.approx(44.685, abs=1e-3)
     at_half = {kind: rows[4][-1] for kind, rows in found["shares"].items()}
     assert sum(at_half.values()) == pytest.approx(100)

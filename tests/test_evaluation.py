@@ -7,16 +7,20 @@ import pandas as pd
 import pytest
 
 from eval.classification import classification_accuracy, classification_map
-from eval.detection import TIOU_THRESHOLDS, average_precision, detection_map, match_detections
-from eval.postprocess import detect, overlaps_ambiguous, soft_nms
-from eval.protocols import averages, evaluate
+from eval.detection import average_precision, detection_map, match_detections
+from eval.evaluation import evaluate
+from eval.nms import SoftNms
+from eval.postprocess import PostProcess, overlaps_ambiguous
+from eval.protocols import TIOU_PROTOCOLS
 from eval.tables import detection_table
 from options import build_parser
 from proposals import SNIPPETS_PER_SECOND, tiou
 from runs.detections import read_detections, write_detection_csv, write_detections
 from utils import InputError
 
-THUMOS = TIOU_THRESHOLDS["thumos14"]
+PROTOCOL = TIOU_PROTOCOLS["thumos14"]
+THUMOS = PROTOCOL.thresholds
+POST_PROCESS = PostProcess(threshold_cls=0.25, rate=SNIPPETS_PER_SECOND)
 
 
 def table(rows, with_score):
@@ -122,7 +126,7 @@ def test_evaluate_leaves_out_classes_without_ground_truth(caplog):
     rows = [("v", 0, 0.9, 0.0, 10.0, 0.0, 6.4), ("v", 1, 0.9, 0.0, 10.0, 0.0, 6.4)]
     columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
     with caplog.at_level("INFO"):
-        results = evaluate(frame(rows, columns), truth, ["a", "b"], "thumos14", SNIPPETS_PER_SECOND)
+        results = evaluate(frame(rows, columns), truth, ["a", "b"], PROTOCOL, SNIPPETS_PER_SECOND)
     assert results["snippet"]["average"] == results["seconds"]["average"] == 100
     assert "b" in caplog.text and "ground truth" in caplog.text
 
@@ -133,21 +137,20 @@ def test_snippet_protocol_rounds_half_to_even():
     truth = frame([("v", 0, 1.6, 2.24)], ["video", "class_idx", "start_sec", "end_sec"])
     columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
     found = frame([("v", 0, 0.9, 2.0, 4.0, 1.28, 2.56)], columns)
-    results = evaluate(found, truth, ["a"], "thumos14", SNIPPETS_PER_SECOND)
+    results = evaluate(found, truth, ["a"], PROTOCOL, SNIPPETS_PER_SECOND)
     assert results["snippet"]["mAP"] == [100] * 7
     assert results["seconds"]["mAP"] == [100] * 5 + [0] * 2
 
 
 def test_averages():
-    result = {"tiou": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "mAP": [70, 60, 50, 40, 30, 20, 10]}
-    assert averages(result) == {"0.1 : 0.5": 50, "0.3 : 0.7": 30, "0.1 : 0.7": 40}
-    anet = {"tiou": TIOU_THRESHOLDS["activitynet"].round(2).tolist(), "mAP": list(range(10))}
-    assert averages(anet) == {"0.5 : 0.95": 4.5}
+    means = PROTOCOL.means_of([70, 60, 50, 40, 30, 20, 10])
+    assert means == {"0.1 : 0.5": 50, "0.3 : 0.7": 30, "0.1 : 0.7": 40} and [*means][-1] == PROTOCOL.headline
+    assert TIOU_PROTOCOLS["activitynet"].means_of(range(10)) == {"0.5 : 0.95": 4.5}
 
 
 def test_choices_of_tiou_are_the_tables_keys():
     action = next(action for action in build_parser()._actions if action.dest == "tiou")
-    assert set(action.choices) == set(TIOU_THRESHOLDS)
+    assert set(action.choices) == set(TIOU_PROTOCOLS)
 
 
 # ----------------------------------------------------------------------------------- post-processing
@@ -159,7 +162,7 @@ def test_soft_nms_one_by_one():
     segments = np.column_stack([start, start + rng.integers(0, 10, 40)])
     scores = rng.integers(0, 5, 40) / 4  # many ties, and zeros
     decay = np.exp(-np.square(tiou(segments[:, None], segments[None], closed=True)) / 0.1)
-    order, kept = soft_nms(scores, decay)
+    [(order, kept)] = SoftNms()(segments, scores[:, None])
 
     left = dict(enumerate(scores))
     for expected in zip(order, kept, strict=True):
@@ -176,39 +179,31 @@ def logits_of(probs):
 def test_reported_classes():
     high = np.full(2, 50.0)
     segments = np.array([[0.0, 4.0], [8.0, 12.0]])
-    both = detect(
+    both = POST_PROCESS.detect(
         logits_of([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]]),
         high,
         high,
         segments,
-        threshold_cls=0.25,
-        rate=SNIPPETS_PER_SECOND,
     )
     assert both.reported.tolist() == [True, True] and both.class_idx.tolist() == [0, 0, 1, 1]
-    best_alone = detect(
-        logits_of([[0.1, 0.2, 0.7]] * 2), high, high, segments, threshold_cls=0.25, rate=SNIPPETS_PER_SECOND
-    )
+    best_alone = POST_PROCESS.detect(logits_of([[0.1, 0.2, 0.7]] * 2), high, high, segments)
     assert best_alone.reported.tolist() == [False, True]
     assert best_alone.score == pytest.approx([0.2, 0.2])
 
 
 def test_one_proposal_of_no_length():
-    found = detect(
+    found = POST_PROCESS.detect(
         logits_of([[0.6, 0.4]]),
         np.zeros(1),
         np.zeros(1),
         np.zeros((1, 2)),
-        threshold_cls=0.25,
-        rate=SNIPPETS_PER_SECOND,
     )
     assert found.segment_snip.tolist() == [[0.0, 0.0]] and found.score == pytest.approx([0.6 / 4])
 
 
 def test_extreme_logits_stay_finite():
     extreme = np.array([[1e4, -1e4, 0.0]])
-    found = detect(
-        extreme, np.array([-1e4]), np.array([1e4]), np.array([[0.0, 1.0]]), threshold_cls=0.25, rate=SNIPPETS_PER_SECOND
-    )
+    found = POST_PROCESS.detect(extreme, np.array([-1e4]), np.array([1e4]), np.array([[0.0, 1.0]]))
     assert np.isfinite(found.video_score).all() and np.isfinite(found.score).all()
 
 
@@ -226,13 +221,11 @@ def test_ambiguous_segments():
 def test_detections_survive_the_file_to_the_bit(tmp_path):
     rng = np.random.default_rng(0)
     segments = np.sort(rng.integers(0, 200_000, (5000, 2)) / 100, axis=1)
-    found = detect(
+    found = PostProcess(threshold_cls=0.1, rate=SNIPPETS_PER_SECOND).detect(
         rng.standard_normal((300, 4)),
         rng.standard_normal(300),
         rng.standard_normal(300),
         segments[:300],
-        threshold_cls=0.1,
-        rate=SNIPPETS_PER_SECOND,
     )
     before = detection_table(["v"], [found], SNIPPETS_PER_SECOND)
     write_detections(tmp_path / "d.json", before, ["a", "b", "c"], "test")
@@ -248,13 +241,11 @@ def test_detections_survive_the_file_to_the_bit(tmp_path):
 def test_the_csv_changes_nothing_and_says_so(tmp_path, caplog):
     """Segments in snippets of a second; the video has 20, of which 5 to 7 are ambiguous."""
     segments = np.array([[0, 3], [4, 6], [-2, 3], [15, 24], [25, 30], [18, 20]], dtype=float)
-    found = detect(
+    found = PostProcess(threshold_cls=0.25, rate=1.0).detect(
         np.tile([2.0, -2.0], (6, 1)),
         np.linspace(3, 0, 6),
         np.zeros(6),
         segments,
-        threshold_cls=0.25,
-        rate=1.0,
         ambiguous_sec=np.array([[5.0, 7.0]]),
     )
     table = detection_table(["a,b"], [found], 1.0)
@@ -300,7 +291,7 @@ def test_empty_detections(tmp_path):
     (tmp_path / "d.json").write_text('{"results": {}}')
     found = read_detections(tmp_path / "d.json", ["v"], ["a"], SNIPPETS_PER_SECOND)
     truth = frame([("v", 0, 0.0, 6.4)], ["video", "class_idx", "start_sec", "end_sec"])
-    assert evaluate(found, truth, ["a"], "thumos14", SNIPPETS_PER_SECOND)["snippet"]["average"] == 0
+    assert evaluate(found, truth, ["a"], PROTOCOL, SNIPPETS_PER_SECOND)["snippet"]["average"] == 0
 
 
 # ------------------------------------------------------------------------------------- classification

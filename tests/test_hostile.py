@@ -21,7 +21,7 @@ import reader_cases as readers
 import torch
 from watch import MEMORY_IS_KNOWN, watching
 
-from eval.postprocess import detect, overlaps_ambiguous
+from eval.postprocess import PostProcess, overlaps_ambiguous
 from eval.recall import average_recall
 from proposals import roi_pool, tiou
 from readers.annotations import read_annotations
@@ -550,7 +550,7 @@ def test_many_proposals_need_no_table_of_pairs():
     rng = np.random.default_rng(0)
     logits, segments = rng.normal(size=(20_000, 4)), np.sort(rng.uniform(0, 1e6, (20_000, 2)), axis=1)
     with watching() as watched:
-        found = detect(logits[:, :2], logits[:, 2], logits[:, 3], segments, threshold_cls=0, rate=1.0)
+        found = PostProcess(threshold_cls=0, rate=1.0).detect(logits[:, :2], logits[:, 2], logits[:, 3], segments)
     assert len(found.score) == 20_000
     assert not MEMORY_IS_KNOWN or watched.peak < 200 << 20
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from descriptors import PseudoLabels, pseudo_labels
-from eval.postprocess import detect
+from eval.postprocess import PostProcess
 from losses import Criterion, semantic_consistency_loss
 from model import SEAL
 from proposals import SNIPPETS_PER_SECOND, roi_align, roi_pool
@@ -137,13 +137,11 @@ def test_postprocess(parity):
         ],
     }  # fmt: skip
     for case in json.loads((parity / "postprocess.json").read_text()):
-        found = detect(
+        found = PostProcess(threshold_cls=0.25, rate=SNIPPETS_PER_SECOND).detect(
             np.array(case["cas_logits"]),
             np.array(case["attention_logits"])[:, 0],
             np.array(case["iou_logits"])[:, 0],
             np.array(case["proposals_snippets"]),
-            threshold_cls=0.25,
-            rate=SNIPPETS_PER_SECOND,
             ambiguous_sec=np.array(ambiguous.get(case["video"], np.empty((0, 2)))),
         )
         expected = np.array(case["detections"])
