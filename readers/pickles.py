@@ -1,10 +1,9 @@
-"""Loading pickles from elsewhere without running anything that is in them.
+"""Loads pickles from untrusted files without running code from them.
 
-A pickle is a small program for a machine with a stack. Python's own machine can be made to call anything. The one below
-knows only the instructions that plain data needs, and calls only what the reader lends it, by name, from a short list.
-What those calls make are inert stand-ins, of which real objects are made once all about them has been checked. So a
-file can neither run code nor have numpy or PyTorch take its bytes for something else, and what it makes takes no more
-memory than a file of its size accounts for.
+A pickle is a program for a stack machine, and Python's own machine can call any function. The machine here knows only
+the instructions for lists, text and numbers, and calls only the factories that the reader admits by name. Factories
+return inert stand-ins. Real objects are made from these at the end, once everything about them is checked. So a file
+cannot run code, cannot make numpy read memory that is not its own, and cannot take much more memory than its size.
 """
 
 from __future__ import annotations
@@ -16,76 +15,69 @@ from typing import IO, Any
 
 
 class Refused(pickle.UnpicklingError):
-    """A pickle asks for a name that is not in the reader's list."""
+    """A pickle asks for a name that the reader does not admit."""
 
     def __init__(self, module: str, name: str) -> None:
         super().__init__(f"refused to load {module}.{name}")
 
 
 class Factory:
-    """Base of what a pickle may call."""
+    """Base class of what a pickle may call."""
 
     __slots__ = ()
 
     def __call__(self, *arguments: Any) -> Any:
-        """Make something of arguments that nobody has looked at."""
-        raise pickle.UnpicklingError("it calls what cannot be called")
+        """Build a stand-in from unchecked arguments."""
+        raise pickle.UnpicklingError("it calls an object that cannot be called")
 
 
 class StandIn:
-    """Base of what those calls make."""
+    """Base class of what factories return."""
 
     __slots__ = ()
 
     def build(self, state: Any) -> None:
-        """Take a state that nobody has looked at."""
-        raise pickle.UnpicklingError("it changes what cannot be changed")
+        """Take an unchecked state."""
+        raise pickle.UnpicklingError("it sets the state of an object that has none")
 
     def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> Any:
-        """The real object; `finish_all` makes those of its parts."""
+        """Return the real object; `finish_all` makes the real objects of its parts."""
         raise NotImplementedError
 
 
-def load_pickle(
-    file: IO[bytes],
-    size: int,
-    admitted: Mapping[tuple[str, str], Any],
-    *,
-    levels: int,
-    persistent: Callable[[Any], Any] | None = None,
-) -> Any:
+def load_pickle(file: IO[bytes], size: int, admitted: Mapping[tuple[str, str], Any], *, levels: int) -> Any:
     """Load a pickle.
 
     Args:
-        file: is read from where it stands to the pickle's end.
+        file: read from its current position to the end of the pickle.
         size: of the file, in bytes.
-        admitted: what stands for each module and name; what is to be called is a `Factory`.
-        levels: how deep lists, dicts and stand-ins may lie in one another.
-        persistent: makes stand-ins for the objects that the pickle says lie outside it.
+        admitted: the stand-in for each admitted (module, name); those that may be called are a `Factory`.
+        levels: how deep lists and stand-ins may be nested.
 
     Returns:
-        The content with the real objects for the stand-ins; tuples become lists. Texts of Python 2 are bytes.
+        The content, with real objects for the stand-ins. Tuples become lists; strings of Python 2 become bytes.
 
     Raises:
-        Exception: of any kind, if the pickle is damaged or holds anything else; `Refused` if it asks for other names.
+        Refused: the pickle asks for a name that is not admitted.
+        Exception: of any kind, if the pickle is damaged or holds anything else.
     """
-    return _Finisher(size).finish(_run(_Bounded(file, size), admitted, persistent), levels)
+    return _Finisher(size).finish(_run(_Bounded(file, size), admitted), levels)
 
 
 class _Bounded:
-    """A file that is not asked for more bytes than it can have, since memory for them would be taken at once."""
+    """A file from which no more bytes can be asked than it has, since Python allocates that many at once."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
         self.readline, self.tell = file.readline, file.tell
 
     def read(self, count: int) -> bytes:
-        """As of a file."""
+        """Read up to `count` bytes."""
         return self._file.read(min(count, self._size))
 
 
-def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any], persistent: Callable[[Any], Any] | None) -> Any:
-    """The value that a pickle makes, with stand-ins in it."""
+def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any]) -> Any:
+    """Run a pickle; returns its value, with stand-ins in it."""
     stack: list[Any] = []
     marks: list[int] = []  # heights of the stack
     memo: dict[int, Any] = {}
@@ -99,14 +91,8 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any], persistent: Ca
 
     def top(kind: type) -> Any:
         if not isinstance(stack[-1], kind):
-            raise pickle.UnpicklingError(f"an instruction wants a {kind.__name__}, and there is none")
+            raise pickle.UnpicklingError(f"an instruction needs a {kind.__name__} on the stack")
         return stack[-1]
-
-    def put(pairs: list[Any]) -> None:
-        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            if type(key) not in (str, int):  # to hash anything else could take for ever
-                raise pickle.UnpicklingError("a name is neither text nor a number")
-            top(dict)[key] = value
 
     for instruction, argument, position in pickletools.genops(file):
         if position < frame_end < file.tell() or (instruction.name == "FRAME" and position < frame_end):
@@ -126,12 +112,12 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any], persistent: Ca
                 stack.append(argument)
             case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
                 stack.append(argument)
-            case "STRING" | "BINSTRING" | "SHORT_BINSTRING":  # Python 2's, also for the raw data of arrays
+            case "STRING" | "BINSTRING" | "SHORT_BINSTRING":  # of Python 2, also the raw data of arrays
                 stack.append(argument.encode("latin1"))
             case "MARK":
                 marks.append(len(stack))
-            case "EMPTY_LIST" | "EMPTY_TUPLE" | "EMPTY_DICT":
-                stack.append({"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict}[instruction.name]())
+            case "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[instruction.name]())
             case "LIST":
                 stack.append(above_mark())
             case "TUPLE":
@@ -140,21 +126,12 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any], persistent: Ca
                 count = int(instruction.name[-1])
                 values = [stack.pop() for _ in range(count)]
                 stack.append(tuple(values[::-1]))
-            case "DICT":
-                pairs = above_mark()
-                stack.append({})
-                put(pairs)
             case "APPEND":
                 value = stack.pop()
                 top(list).append(value)
             case "APPENDS":
                 values = above_mark()
                 top(list).extend(values)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                put([key, value])
-            case "SETITEMS":
-                put(above_mark())
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -174,35 +151,33 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any], persistent: Ca
             case "BUILD":
                 state = stack.pop()
                 top(StandIn).build(state)
-            case "BINPERSID" if persistent is not None:
-                stack.append(persistent(stack.pop()))
             case other:
                 raise pickle.UnpicklingError(f"unexpected pickle instruction {other}")
     raise pickle.UnpicklingError("it has no end")
 
 
 def _named(admitted: Mapping[tuple[str, str], Any], module: Any, name: Any) -> Any:
-    """What stands for a name: the one place in which a pickle could reach the program."""
+    """Return the stand-in for a name. Only here could a pickle reach the program."""
     if type(module) is not str or type(name) is not str:
-        raise pickle.UnpicklingError("a name is no text")
+        raise pickle.UnpicklingError("a name is not text")
     if (module, name) not in admitted:
         raise Refused(module, name)
     return admitted[module, name]
 
 
 class _Finisher:
-    """Makes real objects of stand-ins.
+    """Makes real objects from stand-ins.
 
     Args:
-        budget: how many entries lists and arrays may have altogether. In a pickle each takes a byte at least, but a
-            short file could put one long list into another again and again.
+        budget: how many entries all lists and arrays may have together. Each entry takes at least a byte of a pickle,
+            but a short file can put one long list into another many times.
     """
 
     def __init__(self, budget: int) -> None:
         self._left = budget
 
     def finish(self, value: Any, levels: int) -> Any:
-        """The real object of a loaded value, which may be `levels` deep."""
+        """Return the real object of a loaded value, which may be nested `levels` deep."""
 
         def finish_all(parts: Sequence[Any]) -> list[Any]:
             self._left -= len(parts)
@@ -214,8 +189,6 @@ class _Finisher:
             return value
         if levels and isinstance(value, (list, tuple)):
             return finish_all(value)
-        if levels and isinstance(value, dict):
-            return dict(zip(value, finish_all([*value.values()]), strict=True))
         if levels and isinstance(value, StandIn):
             return value.finished(finish_all)
         raise pickle.UnpicklingError("it holds more than arrays and lists of numbers and strings")

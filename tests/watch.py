@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy.rec  # noqa: F401 - the same
+import torch.utils.serialization.config  # noqa: F401 - the same
 
 HARMLESS = {"os.listdir", "os.scandir", "sys._getframe"}  # the last is from logging
 SUSPECT = ("os.", "subprocess.", "socket.", "shutil.", "pty.", "urllib.", "webbrowser.", "ftplib.", "http.", "sys.")
