@@ -43,10 +43,11 @@ from eval.protocols import TIOU_PROTOCOLS
 from eval.tables import counted, detection_table
 from losses import Criterion, mean_prediction
 from model import SEAL
-from options import describe, parse_options
+from options import describe, parse_options, plain_values
 from prepare.commands import check, make_descriptors, make_proposals
 from readers.checkpoints import load_weights
-from report.dashboard import Dashboard
+from report.dashboard import Dashboard, DashboardSettings
+from report.requirements import require_matplotlib
 from runs.folder import RunFolder
 from runs.inference import detect_all
 from runs.inputs import Data, choose_device, load_data, open_dataset
@@ -166,7 +167,7 @@ def train_run(options: Namespace, began: Callable[[], None] = lambda: None) -> d
             has_begun = True
             if not resumed:
                 state.save()
-            dashboard = Dashboard(options, data, criterion)
+            dashboard = Dashboard(dashboard_settings(options), data, criterion.weights)
             with RunLog(folder.path, (state.epoch, state.evaluated) if resumed else None, dashboard.begin) as run_log:
                 run = Training(options, folder, data, criterion, state, run_log, dashboard)
                 save_due_weights(run)  # the process before may have ended between `resume.pt` and these
@@ -469,7 +470,8 @@ def evaluate_file(options: Namespace) -> None:
 
 def report(options: Namespace) -> None:
     """`--run_type report`: a page on a run, on anyone's detections, or on runs side by side."""
-    from report.command import write_report
+    require_matplotlib()
+    from report.command import write_report  # imports matplotlib, which no other run type needs
 
     write_report(options)
 
@@ -541,6 +543,19 @@ def build_criterion(options: Namespace) -> Criterion:
         weight_penalty=options.weight_pc_penalty,
         gamma=options.pseudo_instance_ratio,
         pc_center=options.pc_center,
+    )
+
+
+def dashboard_settings(options: Namespace) -> DashboardSettings:
+    """What the dashboard shows of the options."""
+    return DashboardSettings(
+        options=plain_values(options),
+        options_text=describe(options),
+        batch_size=options.batch_size,
+        evaluates=bool(options.interval),
+        tiou_protocol=TIOU_PROTOCOLS[options.tiou],
+        curve_tiou=options.curve_tiou,
+        rate=options.rate,
     )
 
 

@@ -282,7 +282,8 @@ def measure_logging(table: Table, name: str, data: Data, options: argparse.Names
     batches = training_batches(data.train, options.batch_size, options.max_proposal, shuffler, model.precision)
     means = seal.train_epoch(model, batches, data, criterion, optimizer, 1, steps)
     seconds = clock(device) - began
-    dashboard, evaluation = seal.Dashboard(options, data, criterion), seal.evaluate_model(model, data, options)
+    dashboard = seal.Dashboard(seal.dashboard_settings(options), data, criterion.weights)
+    evaluation = seal.evaluate_model(model, data, options)
     state = SimpleNamespace(optimizer=optimizer, steps=steps, best={})
     with seal.RunLog(folder, begin=dashboard.begin) as log:
         run = seal.Training(options, None, data, criterion, state, log, dashboard, evaluation)

@@ -7,6 +7,7 @@ seconds. Names from files are drawn as they are, never read as formulas.
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -78,6 +80,14 @@ def as_png(figure: Figure) -> bytes:
     content = BytesIO()
     figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
     return content.getvalue()
+
+
+def as_pixels(figure: Figure) -> np.ndarray:
+    """The figure as `[height, width, 3]` uint8, 90 pixels an inch."""
+    figure.set_dpi(90)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def short(name: str, most: int = 26) -> str:
@@ -150,20 +160,22 @@ def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Fi
 
 
 def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool) -> Figure:
-    """The loss terms over the epochs, and what the evaluations found; the index of both is the epoch."""
-    figure = new_figure(6.4 if len(maps) else 4.2, simulated=simulated)
-    rows, columns = (3, 3) if len(maps) else (2, 3)
+    """Each loss term over the epochs, and below them the mAP of the evaluations; both tables are indexed by epoch."""
+    columns = 3
+    loss_rows = max(1, math.ceil(losses.shape[1] / columns))
+    rows = loss_rows + bool(len(maps))
+    figure = new_figure(2.1 * loss_rows + 2.2 * bool(len(maps)), simulated=simulated)
     grid = figure.add_gridspec(rows, columns)
-    for place, name in zip(((row, column) for row in range(2) for column in range(3)), losses, strict=False):
-        ax = figure.add_subplot(grid[place])
+    for i, name in enumerate(losses):
+        ax = figure.add_subplot(grid[i // columns, i % columns])
         ax.plot(losses.index, losses[name], color=BLUE, linewidth=1.1, marker="." if len(losses) == 1 else None)
         ax.set_title(name, fontsize=8.5)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         ax.grid()
-        if place[0] == 1:
+        if i + columns >= losses.shape[1]:  # the lowest of its column
             ax.set_xlabel("epoch")
     if len(maps):
-        ax = figure.add_subplot(grid[2, :])
+        ax = figure.add_subplot(grid[loss_rows, :])
         for name, (colour, dashes) in zip(maps, itertools.cycle(LINES), strict=False):
             ax.plot(maps.index, maps[name], color=colour, linestyle=dashes, marker="o", markersize=3, label=name)
         ax.set(xlabel="epoch", ylabel="mAP, %")

@@ -16,7 +16,7 @@ from eval.evaluation import PROTOCOLS, as_arrays
 from eval.protocols import TiouProtocol
 from report import pictures
 from report.page import Page
-from report.timelines import KINDS_AT, Timeline, timeline_detections, timeline_truth, timelines
+from report.timelines import TYPES_AT, Timeline, timeline_detections, timeline_truth, timelines
 from runs.seeds import seeds_rows
 from utils import __version__, shorten_list
 
@@ -225,8 +225,8 @@ def _show_videos(page: Page, material: Material, matched: Matched) -> None:
     ranked = sorted(own, key=lambda name: (-own[name], name))
     page.text(
         "Each video is evaluated as if there were no other. Black is the ground truth; below it are a class's best "
-        "detections, up to three times as many as it has instances, in the colour of their kind at tIoU "
-        f"{KINDS_AT:g} (see Errors). An absent class is one that was detected and is not there."
+        "detections, up to three times as many as it has instances, in the colour of their error type at tIoU "
+        f"{TYPES_AT:g} (see Errors). An absent class is one that was detected and is not there."
         + (" The grey hill is how many proposals lie over each moment." if material.proposals else ""),
         soft=True,
     )
@@ -237,9 +237,7 @@ def _show_videos(page: Page, material: Material, matched: Matched) -> None:
         videos = [video for video in videos if video not in shown]
         shown |= set(videos)
         if videos:
-            figure = timelines(
-                _timelines(material, videos, own), f"kinds at tIoU {KINDS_AT:g}", simulated=page.simulated
-            )
+            figure = timelines(_timelines(material, videos, own), simulated=page.simulated)
             page.picture(f"videos_{which}", figure, f"Of the {which} by their own mAP: {', '.join(videos)}.")
 
 
@@ -263,7 +261,7 @@ def _show_errors(page: Page, material: Material) -> None:
     page.section("Errors")
     _say_what_errors_are(page, material.analysis)
     analysis, simulated = material.analysis, page.simulated
-    k = int(np.argmin(np.abs(np.array(analysis["tiou"]) - KINDS_AT)))
+    k = int(np.argmin(np.abs(np.array(analysis["tiou"]) - TYPES_AT)))
     at = analysis["tiou"][k]
     page.picture(
         "error_shares",

@@ -1,4 +1,4 @@
-"""What is in a test video and what was found there, as timelines show it; `report.pictures` draws them."""
+"""Timelines of test videos: ground truth, proposals, and detections in the colours of their error types."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -19,175 +18,135 @@ from eval.errors import KINDS, kinds_of
 from eval.evaluation import as_arrays
 from report.pictures import FAINT, INK, KIND_COLOURS, new_figure, short
 
-KINDS_AT = 0.5  # tIoU at which the kinds of detections are told
-OTHER = "other classes"
-DETECTIONS_SHOWN = 3  # times the number of instances of a class in a video, and of classes that it does not have
-MOST_SHOWN = 600  # of a class in a video
+TYPES_AT = 0.5  # tIoU at which detections are sorted into error types
+DETECTIONS_SHOWN = 3  # per instance of a class in a video; for a class that the video does not have, in all
+MAX_DETECTIONS = 600  # of a class in a video
+MAX_CLASSES, MAX_LANES = 4, 6  # of a timeline; a lane is a row of detections that do not overlap
+EDGE = {"edgecolors": "white", "linewidths": 0.4}
+
+
+class ClassDetections(NamedTuple):
+    """Detections of one class in one video, by falling score."""
+
+    segments: np.ndarray  # [n, 2] seconds
+    types: Sequence[str]  # [n] of `eval.errors.KINDS`
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """A test video: what is in it, and what was found. Segments are `[n, 2]` in seconds."""
+    """One test video. Segments are `[n, 2]` in seconds."""
 
     title: str
-    length: float
-    truth: dict[str, np.ndarray]  # of each class
-    found: dict[str, Found] = field(default_factory=dict)  # of each class
+    length: float  # seconds
+    truth: Mapping[str, np.ndarray]  # class -> segments
+    detections: Mapping[str, ClassDetections] = field(default_factory=dict)
     proposals: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
 
 
-class Found(NamedTuple):
-    """Detections of a class in a video, the best first, and the kind of each (`eval.errors.KINDS`)."""
-
-    segments: np.ndarray  # [n, 2]
-    kinds: Sequence[str]  # [n]
+# --------------------------------------------------------------------------------------- what is shown
 
 
 def timeline_truth(truth: pd.DataFrame, class_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """The ground truth of videos: of each, `[n, 2]` seconds of each of its classes, the most frequent first."""
-    own: dict[str, dict[str, np.ndarray]] = {}
-    parts = [(key, part[["start_sec", "end_sec"]].to_numpy()) for key, part in truth.groupby(["video", "class_idx"])]
-    for (video, class_idx), segments in sorted(parts, key=lambda part: -len(part[1])):
-        own.setdefault(video, {})[class_names[class_idx]] = segments
-    return own
+    """The ground truth of each video: class -> `[n, 2]` seconds, the class with most instances first."""
+    segments = {key: group[["start_sec", "end_sec"]].to_numpy() for key, group in truth.groupby(["video", "class_idx"])}
+    by_video: dict[str, dict[str, np.ndarray]] = {}
+    for video, class_idx in sorted(segments, key=lambda key: -len(segments[key])):
+        by_video.setdefault(video, {})[class_names[class_idx]] = segments[video, class_idx]
+    return by_video
 
 
 def timeline_detections(
-    detections: pd.DataFrame, truth: pd.DataFrame, class_names: Sequence[str], other: str | None = None
-) -> dict[str, dict[str, Found]]:
-    """What timelines show of some videos: of each, and of each class, the best detections and their kinds.
+    detections: pd.DataFrame, truth: pd.DataFrame, class_names: Sequence[str]
+) -> dict[str, dict[str, ClassDetections]]:
+    """The best detections of each video and class, the class with the best detection first.
 
     Args:
         detections: of the videos, see `eval.tables.detection_table`.
-        truth: of the videos, see `eval.evaluation.evaluate`.
+        truth: of the same videos, see `eval.evaluation.evaluate`.
         class_names: C names.
-        other: the name under which to put the classes that a video does not have; None keeps their own.
     """
     arrays, instances = as_arrays(detections, truth, "seconds", rate=1.0)
     order = np.argsort(-arrays["score"], kind="stable")
     ranked = {name: values[order] for name, values in arrays.items()}
-    at = np.array([KINDS_AT])
-    kind = kinds_of(ranked, instances, match_detections(ranked, instances, at), at)[:, 0]
-    table = detections.iloc[order].assign(kind=np.array(KINDS, dtype=object)[kind])
-    have = truth.groupby(["video", "class_idx"]).size().to_dict()
-    shown: dict[str, dict[str, Found]] = {}
-    for (video, class_idx), part in table.groupby(["video", "class_idx"], sort=False):
-        instances = have.get((video, class_idx), 0)
-        best = part.head(min(MOST_SHOWN, DETECTIONS_SHOWN * max(1, instances)))
-        name = class_names[class_idx] if instances or other is None else other
-        own = shown.setdefault(video, {})
-        if name not in own:  # of other classes under one name, the one whose best detection is best
-            own[name] = Found(best[["start_sec", "end_sec"]].to_numpy(), best["kind"].tolist())
-    return shown
+    thresholds = np.array([TYPES_AT])
+    type_idx = kinds_of(ranked, instances, match_detections(ranked, instances, thresholds), thresholds)[:, 0]
+    table = detections.iloc[order].assign(type=np.array(KINDS, dtype=object)[type_idx])
+    num_instances = truth.groupby(["video", "class_idx"]).size().to_dict()
+    by_video: dict[str, dict[str, ClassDetections]] = {}
+    for (video, class_idx), group in table.groupby(["video", "class_idx"], sort=False):
+        count = DETECTIONS_SHOWN * max(1, num_instances.get((video, class_idx), 0))
+        best = group.head(min(MAX_DETECTIONS, count))
+        shown = ClassDetections(best[["start_sec", "end_sec"]].to_numpy(), best["type"].tolist())
+        by_video.setdefault(video, {})[class_names[class_idx]] = shown
+    return by_video
 
 
-MOST_CLASSES, MOST_LANES = 4, 6  # of a timeline
+# ----------------------------------------------------------------------------------------- the drawing
 
 
-def timelines(videos: Sequence[Timeline], note: str, *, simulated: bool) -> Figure:
-    """Ground truth, proposals and detections of videos on their own time axes; `note` stands over the legend."""
-    panels = []
-    for video in videos:
-        names = [*video.truth, *(name for name in video.found if name not in video.truth)][:MOST_CLASSES]
-        lanes = {name: len({*_packed(found, MOST_LANES)} - {MOST_LANES}) for name, found in video.found.items()}
-        panels.append(_Panel(video, names, [lanes.get(name, 0) for name in names]))
-    figure = new_figure(0.17 * sum(panel.height for panel in panels) + 0.52 * len(videos) + 0.55, simulated=simulated)
+def timelines(videos: Sequence[Timeline], *, simulated: bool) -> Figure:
+    """A figure with a panel for each video, each on its own time axis."""
+    panels = [_Panel(video) for video in videos]
     heights = [panel.height for panel in panels]
+    figure = new_figure(0.17 * sum(heights) + 0.52 * len(videos) + 0.55, simulated=simulated)
     axes = figure.subplots(len(videos), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, video, panel in zip(axes, videos, panels, strict=True):
+    for ax, panel in zip(axes, panels, strict=True):
         panel.draw(ax)
-        ax.add_collection(PolyCollection(**panel.shapes(video.found), **EDGE))
     axes[-1].set_xlabel("seconds")
-    figure.legend(**_legend(videos), loc="outside lower center", title=note, title_fontsize=7.5)
-    return figure
-
-
-class LiveTimelines:
-    """Timelines of a few videos that are drawn again and again, for which only detections are drawn anew.
-
-    Detections of classes that a video does not have are to be given under the name `OTHER`.
-    """
-
-    def __init__(self, videos: Sequence[Timeline], note: str, *, simulated: bool) -> None:
-        names = [[*video.truth][:MOST_CLASSES] for video in videos]
-        panels = [_Panel(video, [*own, OTHER], [3] * len(own) + [2]) for video, own in zip(videos, names, strict=True)]
-        heights = [panel.height for panel in panels]
-        figure = new_figure(0.11 * sum(heights) + 0.45 * len(videos) + 0.5, simulated=simulated)
-        axes = figure.subplots(len(videos), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for ax, panel in zip(axes, panels, strict=True):
-            panel.draw(ax)
-        axes[-1].set_xlabel("seconds")
-        figure.legend(**_legend(videos), loc="outside lower center", title=note, title_fontsize=7.5)
-        figure.set_dpi(90)
-        self._canvas = FigureCanvasAgg(figure)
-        self._canvas.draw()
-        self._background = self._canvas.copy_from_bbox(figure.bbox)
-        self._panels = [
-            (panel, ax.add_collection(PolyCollection([], **EDGE))) for ax, panel in zip(axes, panels, strict=True)
-        ]
-
-    def image(self, found: Sequence[dict[str, Found]]) -> np.ndarray:
-        """The picture with the detections of each video: `[height, width, 3]`, uint8."""
-        self._canvas.restore_region(self._background)
-        for own, (panel, collection) in zip(found, self._panels, strict=True):
-            collection.set(**panel.shapes(own))
-            collection.axes.draw_artist(collection)
-        return np.asarray(self._canvas.buffer_rgba())[..., :3]
-
-
-EDGE = {"edgecolors": "white", "linewidths": 0.4}
-
-
-def _legend(videos: Sequence[Timeline]) -> dict[str, Any]:
     handles = [Patch(color=INK, label="ground truth")]
     if any(len(video.proposals) for video in videos):
         handles.append(Patch(color=FAINT, label="number of proposals"))
-    handles += [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items()]
-    return {"handles": handles, "ncols": 4, "fontsize": 7.5}
+    handles += [Patch(color=colour, label=name) for name, colour in KIND_COLOURS.items()]
+    title = f"detections by error type at tIoU {TYPES_AT:g}"
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5, title=title, title_fontsize=7.5)
+    return figure
 
 
 class _Panel:
-    """The timeline of a video: from the top, of each class its ground truth and so many lanes of detections."""
+    """The timeline of a video: for each class, from the top, its ground truth and below it lanes of detections."""
 
-    def __init__(self, video: Timeline, names: Sequence[str], lanes: Sequence[int]) -> None:
+    def __init__(self, video: Timeline) -> None:
         self._video = video
-        self._lanes, self._tops, self.height = dict(zip(names, lanes, strict=True)), {}, 0.0
-        for name, count in self._lanes.items():
-            self._tops[name] = self.height
-            self.height += 1.35 + 0.58 * count
-        self.height = max(3.0, self.height - 0.35)
+        absent = [name for name in video.detections if name not in video.truth]
+        self._top: dict[str, float] = {}  # of each class, in units of a row of ground truth
+        self._lanes: dict[str, np.ndarray] = {}  # the lane of each detection
+        bottom = 0.0
+        for name in [*video.truth, *absent][:MAX_CLASSES]:
+            detections = video.detections.get(name)
+            self._lanes[name] = np.empty(0, int) if detections is None else lanes(detections.segments, MAX_LANES)
+            self._top[name] = bottom
+            bottom += 1.35 + 0.58 * len({*self._lanes[name]} - {MAX_LANES})
+        self.height = max(3.0, bottom - 0.35)
 
     def draw(self, ax: Axes) -> None:
-        """All but the detections."""
         video = self._video
         if len(video.proposals):
             moments = np.linspace(0, video.length, 400)
             starts, ends = np.sort(video.proposals, axis=0).T
-            over = np.searchsorted(starts, moments, side="right") - np.searchsorted(ends, moments, side="left")
-            level = self.height * (1 - over / max(1, over.max()))
+            count = np.searchsorted(starts, moments, side="right") - np.searchsorted(ends, moments, side="left")
+            level = self.height * (1 - count / max(1, count.max()))
             ax.fill_between(moments, self.height, level, color=FAINT, linewidth=0, step="mid")
-        truth = [_box(segment, self._tops[name], 0.9) for name in self._lanes for segment in video.truth.get(name, ())]
+        truth = [_box(segment, top, 0.9) for name, top in self._top.items() for segment in video.truth.get(name, ())]
         ax.add_collection(PolyCollection(truth, facecolors=INK, **EDGE))
-        names = [
-            short(name) if name in video.truth or name == OTHER else f"{short(name)} (absent)" for name in self._tops
-        ]
-        ax.set_yticks([top + 0.45 for top in self._tops.values()], names)
+        ax.add_collection(PolyCollection(**self._detection_shapes(), **EDGE))
+        names = [short(name) if name in video.truth else f"{short(name)} (absent)" for name in self._top]
+        ax.set_yticks([top + 0.45 for top in self._top.values()], names)
         ax.tick_params(axis="y", length=0)
         ax.set_xlim(0, video.length)
         ax.set_ylim(self.height, 0)
         ax.set_title(short(video.title, 90), fontsize=8.5)
         ax.spines["left"].set_visible(False)
 
-    def shapes(self, found: Mapping[str, Found]) -> dict[str, Any]:
-        """The detections that have room, as vertices and colours of a `PolyCollection`."""
-        shapes, colours = [], []
-        for name, lanes in self._lanes.items():
-            own = found.get(name, Found(np.empty((0, 2)), []))
-            for segment, kind, lane in zip(*own, _packed(own, lanes), strict=True):
-                if lane < lanes:
-                    shapes.append(_box(segment, self._tops[name] + 1 + 0.58 * lane, 0.5))
-                    colours.append(KIND_COLOURS[kind])
-        return {"verts": shapes, "facecolors": colours}
+    def _detection_shapes(self) -> dict[str, Any]:
+        """Vertices and colours of a `PolyCollection`; detections beyond the last lane are left out."""
+        boxes, colours = [], []
+        for name, top in self._top.items():
+            detections = self._video.detections.get(name, ClassDetections(np.empty((0, 2)), []))
+            for segment, type_name, lane in zip(*detections, self._lanes[name], strict=True):
+                if lane < MAX_LANES:
+                    boxes.append(_box(segment, top + 1 + 0.58 * lane, 0.5))
+                    colours.append(KIND_COLOURS[type_name])
+        return {"verts": boxes, "facecolors": colours}
 
 
 def _box(segment: np.ndarray, top: float, height: float) -> list[tuple[float, float]]:
@@ -195,14 +154,18 @@ def _box(segment: np.ndarray, top: float, height: float) -> list[tuple[float, fl
     return [(start, top), (end, top), (end, top + height), (start, top + height)]
 
 
-def _packed(found: Found, most: int) -> np.ndarray:
-    """The lane of each detection, `[n]`: the first of so many in which it overlaps none before it; `most` for none."""
-    lanes: list[list[tuple[float, float]]] = [[] for _ in range(most)]
-    place = np.full(len(found.segments), most, dtype=np.int64)
-    for i, (start, end) in enumerate(found.segments.tolist()):
-        for k, lane in enumerate(lanes):
+def lanes(segments: np.ndarray, count: int) -> np.ndarray:
+    """Distribute segments `[n, 2]` over lanes so that none overlap: each takes the first lane that has room.
+
+    Returns:
+        `[n]` the lane of each segment, from 0; `count` for a segment that fits into none of the `count` lanes.
+    """
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(count)]
+    lane_of = np.full(len(segments), count, dtype=np.int64)
+    for i, (start, end) in enumerate(segments.tolist()):
+        for k, lane in enumerate(taken):
             if all(end <= s or e <= start for s, e in lane):
                 lane.append((start, end))
-                place[i] = k
+                lane_of[i] = k
                 break
-    return place
+    return lane_of

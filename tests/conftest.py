@@ -53,11 +53,16 @@ def demo_home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_once(demo_home) -> Callable[..., None]:
-    """Runs main.py's command line in `demo_home`, for fixtures that outlive a test; it must succeed."""
+    """Runs main.py's command line in `demo_home`, for fixtures that outlive a test; it must succeed.
 
-    def run(*argv: object) -> None:
+    With `draw`, TensorBoard gets timelines.
+    """
+
+    def run(*argv: object, draw: bool = False) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(demo_home)
+            if not draw:
+                patch.setattr("report.dashboard.NUM_VIDEOS", 0)
             assert main.main([str(word) for word in argv]) == 0
 
     return run
@@ -87,9 +92,9 @@ class Runner:
 
 
 @pytest.fixture(autouse=True)
-def one_timeline(monkeypatch):
-    """Most runs here are for their numbers, and drawing four videos would take as long as training does."""
-    monkeypatch.setattr("report.dashboard.NUM_VIDEOS", 1)
+def no_timelines(request, monkeypatch):
+    """TensorBoard gets no timelines, which take longer to draw than a run to train; one in tests marked `drawn`."""
+    monkeypatch.setattr("report.dashboard.NUM_VIDEOS", 1 if "drawn" in request.keywords else 0)
 
 
 class Numbers:

@@ -1,6 +1,8 @@
 """What TensorBoard shows of a run."""
 
 import json
+import runpy
+import sys
 from io import BytesIO
 
 import numpy as np
@@ -13,6 +15,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from benchmarks.kill import left
 from losses import mean_prediction
+from options import parse_options, plain_values
+from report import dashboard
 from runs.log import RunLog
 from utils import CannotWrite
 
@@ -26,7 +30,7 @@ PR = "test_PR/all classes together, tIoU "
 def trained(run_once, tmp_path_factory):
     """The lines of metrics.jsonl of a run of three epochs, and its TensorBoard."""
     out = tmp_path_factory.mktemp("dashboard") / "run"
-    run_once(*ARGV, "--exp_dir", out)
+    run_once(*ARGV, "--exp_dir", out, draw=True)
     board = EventAccumulator(str(out / "logs"), size_guidance={"tensors": 0, "images": 0, "histograms": 0})
     board.Reload()
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()], board
@@ -34,6 +38,15 @@ def trained(run_once, tmp_path_factory):
 
 def values(board, tag):
     return {event.step: event.value for event in board.Scalars(tag)}
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    """As if it were not installed."""
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("report.dashboard.NUM_VIDEOS", 1)
+    runpy.run_path(dashboard.__file__)  # what every training run imports can still be imported
 
 
 def test_scalars_of_every_epoch(trained):
@@ -106,6 +119,8 @@ def test_options_as_text_and_as_hyper_parameters(trained):
     assert set(metrics) <= set(board.Tags()["scalars"])  # each has a last value
     given = content("session_start_info").session_start_info.hparams
     assert given["lr"].number_value == 0.002 and given["dataset_name"].string_value == "Demo (simulated)"
+    options = plain_values(parse_options([str(word) for word in ARGV]))
+    assert set(given) == {name for name, value in options.items() if isinstance(value, (bool, int, float, str))}
     assert content("session_end_info").session_end_info.status == 1  # success
 
 
@@ -132,3 +147,27 @@ def test_the_board_says_when_it_cannot_be_written(tmp_path):
     log = RunLog(tmp_path)
     with pytest.raises(CannotWrite, match="logs"):
         log.epoch(1, {"loss_total": 1.0}, 1.0, {})
+
+
+def test_training_without_matplotlib_has_no_timelines_and_says_so_first(run, tmp_path, without_matplotlib):
+    """Once, before the first epoch, with the command that installs it; everything else is as always."""
+    status, out, err = run(*ARGV[:2], "--max_epoch", 2, "--interval", 1, "--exp_dir", tmp_path)
+    assert status == 0, err
+    notices = [line for line in out.splitlines() if "matplotlib" in line]
+    assert len(notices) == 1 and "pip install matplotlib" in notices[0]
+    assert out.index(notices[0]) < out.index("epoch 1")
+    board = EventAccumulator(str(tmp_path / "logs"))
+    board.Reload()
+    assert not board.Tags()["images"] and "test_mAP/Classification mAP" in board.Tags()["scalars"]
+    assert (tmp_path / "results.json").exists()
+
+
+def test_a_run_that_draws_nothing_does_not_ask_for_matplotlib(run, tmp_path, without_matplotlib):
+    status, out, _ = run(*ARGV[:2], "--max_epoch", 1, "--interval", 0, "--exp_dir", tmp_path)
+    assert status == 0 and "matplotlib" not in out
+
+
+def test_a_report_without_matplotlib_is_refused(run, tmp_path, without_matplotlib):
+    status, _, err = run("--run_type", "report", "--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
+    assert status == 2 and len(err.splitlines()) == 1 and "pip install matplotlib" in err
+    assert not (tmp_path / "run").exists()

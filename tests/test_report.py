@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from prepare.make_demo import CLASSES
 from report.command import read_metrics, write_folder
 from report.page import Page, escape, signed
-from report.pictures import class_bars, confusion, styled
+from report.pictures import class_bars, confusion, styled, training_curves
 from runs.folder import REPORT_FILES, RunFolder
 from runs.results import read_results
 from runs.seeds import median_seed, read_seeds, seeds_rows, summarise
@@ -243,6 +243,16 @@ def test_pictures_of_few_and_of_many_classes(count):
         assert figure.get_figheight() < 9
         bars.savefig(BytesIO())
         figure.savefig(BytesIO())
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 13])
+def test_every_loss_term_has_a_curve(count):
+    losses = pd.DataFrame({f"term_{i}": [1.0, 0.5] for i in range(count)}, index=[1, 2])
+    for maps in (pd.DataFrame(), pd.DataFrame({"tIoU 0.5": [10.0]}, index=[2])):
+        with styled():
+            axes = training_curves(losses, maps, simulated=False).axes
+        titles = [ax.get_title("left") for ax in axes if ax.get_title("left")]
+        assert titles == list(losses) and len(axes) == count + bool(len(maps))
 
 
 # --------------------------------------------------------------------------------------- what is refused

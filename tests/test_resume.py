@@ -331,6 +331,7 @@ def test_a_folder_with_a_run_says_how_to_go_on(run, finished):
     assert status == 2 and "--resume goes on" not in err and "--overwrite replaces it" in err
 
 
+@pytest.mark.drawn
 def test_logs_are_mended(run, tmp_path, monkeypatch, uninterrupted_run):
     """Lines of a later epoch, and halves of lines, as a kill or a full disk leaves them."""
     out = tmp_path / "run"
