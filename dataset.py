@@ -83,8 +83,8 @@ def load_videos(
     kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
     if not kept and features.in_memory is not None:
         log.info(
-            f"notice: {features.path} stays in memory as a whole; prepare/split_features.py makes a file per video, "
-            "which does not"
+            f"notice: {features.path} stays in memory as a whole; python -m prepare.split_features makes a file "
+            "per video, which is read only when it is needed"
         )
     stores = torch.empty(shape, dtype=pooled_dtype, device=device).split(sizes) if kept else [None] * len(sizes)
     videos = {}

@@ -44,13 +44,25 @@ from eval.tables import counted, detection_table
 from losses import Criterion, mean_prediction
 from model import SEAL
 from options import describe, parse_options, plain_values
-from prepare.commands import check, make_descriptors, make_proposals
+from prepare.check import CheckSettings
+from prepare.commands import check, make_descriptors, make_proposals, take_proposals
+from prepare.make_demo import make_demo_once
+from prepare.snippet_proposals import ProposalSettings
 from readers.checkpoints import load_weights
 from report.dashboard import Dashboard, DashboardSettings
 from report.requirements import require_matplotlib
 from runs.folder import RunFolder
 from runs.inference import detect_all
-from runs.inputs import Data, choose_device, load_data, open_dataset
+from runs.inputs import (
+    Data,
+    choose_device,
+    dataset_files,
+    load_data,
+    open_dataset,
+    other_files,
+    reading_settings,
+    uses_demo,
+)
 from runs.log import RunLog
 from runs.results import read_to_evaluate, write_evaluation, write_found, write_results
 from runs.resume import TrainingState, about_run, run_to_resume
@@ -94,6 +106,8 @@ def run_type(options: Namespace) -> int:
     """Do what `--run_type` says, and say in one line why it cannot be done; returns the exit status."""
     try:
         with catching_signals(), logging_redirect_tqdm():
+            if uses_demo(options):
+                make_demo_once()
             return RUN_TYPES[options.run_type](options) or 0
     except InputError as error:
         return say_end(f"error: {error}", error.hint, 2)
@@ -476,6 +490,40 @@ def report(options: Namespace) -> None:
     write_report(options)
 
 
+def check_data(options: Namespace) -> int:
+    """`--run_type check`: list what is wrong with a dataset; returns 1 if a run would stop."""
+    settings = CheckSettings(
+        rate=options.rate,
+        batch_size=options.batch_size,
+        pooled_dtype=getattr(torch, options.pooled_dtype),
+        missing_proposals=options.missing_proposals,
+        checkpoint=options.pretrained_ckpt,
+    )
+    return check(dataset_files(options), reading_settings(options), settings, other_files(options))
+
+
+def prepare_descriptors(options: Namespace) -> None:
+    """`--run_type descriptors`: make the class descriptors of a dataset."""
+    source = open_dataset(options, features=True)
+    make_descriptors(source, pooling=options.descriptor_pooling, overwrite=options.overwrite)
+
+
+def prepare_proposals(options: Namespace) -> None:
+    """`--run_type proposals`: make the proposals of a dataset, or take them from `--proposals_from`."""
+    source = open_dataset(options, features=not options.proposals_from)
+    if options.proposals_from:
+        missing, overwrite = options.missing_proposals, options.overwrite
+        take_proposals(source, options.proposals_from, missing=missing, overwrite=overwrite)
+    else:
+        settings = ProposalSettings(
+            rate=options.rate,
+            epochs=options.proposal_epochs,
+            per_video=options.proposals_per_video,
+            seed=options.seed,
+        )
+        make_proposals(source, settings, choose_device(options), overwrite=options.overwrite)
+
+
 # ------------------------------------------------------------------------------------------- evaluation
 
 
@@ -589,9 +637,9 @@ RUN_TYPES = {
     "test": test,
     "eval": evaluate_file,
     "report": report,
-    "check": check,
-    "descriptors": make_descriptors,
-    "proposals": make_proposals,
+    "check": check_data,
+    "descriptors": prepare_descriptors,
+    "proposals": prepare_proposals,
 }
 
 

@@ -1,7 +1,6 @@
-"""What `--run_type check` finds: errors, at which a run would stop, and warnings, at which it would not.
+"""Finds what is wrong with a dataset, for `--run_type check`: errors that stop a run, and warnings that do not.
 
-Errors are collected from the readers themselves, so a run stops with the words that are listed here. Warnings are
-looked for here alone.
+Errors come from the readers themselves, so a run stops with the same words. Warnings are looked for only here.
 
 Axes: M proposals of a video, I instances.
 """
@@ -9,8 +8,9 @@ Axes: M proposals of a video, I instances.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +20,30 @@ from tqdm import tqdm
 
 from dataset import check_unit
 from eval.recall import average_recall, recall_table
+from model import SEAL
 from proposals import seconds_to_snippets
-from readers.annotations import Annotations, untrained_classes
+from readers.annotations import Annotations, require_trained, untrained_classes
+from readers.checkpoints import load_weights
+from readers.descriptor_files import FILES as DESCRIPTOR_FILES
+from readers.descriptor_files import read_descriptors
 from readers.features import Features, check_range
 from readers.result_files import parse_results, ranked_segments, require_entries
-from utils import InputError
+from readers.source import PARTS, Source
+from utils import InputError, shorten_list
+
+# Features and duration of a video, or its RGB and flow, may differ by a snippet, and by this share of the longer.
+LENGTH_TOLERANCE = 0.02
 
 
 class Findings:
-    """Collects what is wrong: errors as the readers word them, warnings by kind with a line for each video."""
+    """Collects errors, as the readers word them, and warnings by kind with a line for each video."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.warnings: dict[str, list[str]] = {}
 
     def error(self, message: str) -> None:
-        """Take an error; it is what readers are given as `on_error`."""
+        """Add an error; readers take this as `on_error`."""
         self.errors.append(message)
 
     def mentions(self, video: str) -> bool:
@@ -43,223 +51,299 @@ class Findings:
         return any(f"video {video}:" in message for message in self.errors)
 
     def warn(self, kind: str, detail: str) -> None:
-        """Take a warning."""
+        """Add a warning."""
         self.warnings.setdefault(kind, []).append(detail)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Take the error that ends this block early."""
+        """Add the error that ends this block early."""
         try:
             yield
         except InputError as error:
             self.error(str(error))
 
     def report(self) -> str:
-        """All of it, as text."""
+        """All findings, as text."""
         lines = []
         for kind, details in self.warnings.items():
             lines += [f"warning: {kind} ({len(details)}):", *(f"  {detail}" for detail in details)]
         lines += [f"error: {message}" for message in self.errors]
-        end = "a run would stop" if self.errors else "nothing that would stop a run"
+        verdict = "a run would stop" if self.errors else "a run would accept this dataset"
         counts = f"errors: {len(self.errors)}, warnings: {sum(map(len, self.warnings.values()))}"
-        return "\n".join([*lines, f"{counts}; {end}"])
+        return "\n".join([*lines, f"{counts}; {verdict}"])
 
 
-def check_dataset(
-    annotations: Annotations,
-    parts: dict[str, list[str]],
-    features: Features | None,
-    proposal_paths: dict[str, Path],
-    found: Findings,
-    *,
-    rate: float,
-    pooled_dtype: torch.dtype,
-    missing: str,
-) -> str:
-    """Read a dataset's features and proposals, as far as they are there, and check all of it.
+@dataclass(frozen=True)
+class CheckSettings:
+    """How a run would use a dataset."""
+
+    rate: float  # snippets per second
+    batch_size: int
+    pooled_dtype: torch.dtype  # of pooled proposals
+    missing_proposals: str  # see `require_entries`
+    checkpoint: Path | None  # weights that it would start from
+
+
+def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -> str:
+    """Read all files of a dataset that exist, and check them.
 
     Args:
-        annotations: of the dataset.
-        parts: the videos of `train` and `test`.
-        features: of the videos; None if there are none.
-        proposal_paths: of `train` and `test`.
-        found: takes errors and warnings.
-        rate: snippets per second.
-        pooled_dtype: what pooled proposals would be kept in.
-        missing: see `proposals.require_entries`.
+        source: the dataset.
+        settings: how a run would use it.
+        findings: takes errors and warnings.
 
     Returns:
-        A table of what there is and the proposals' recall, as text.
+        As text: a table of what there is, the recall of the proposals, the width of features and the classes.
     """
-    check_labels(annotations, parts, found)
-    num_snippets: dict[str, int] = {}
-    if features is not None:
-        used = {video for videos in parts.values() for video in videos}
-        chosen = [i for i, video in enumerate(annotations.videos) if video in used]
-        num_snippets = check_features(features, chosen, pooled_dtype, found)
-    lengths = check_lengths(annotations, num_snippets, rate, found)
-
+    annotations = source.annotations
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        with findings.collecting():
+            parts[part] = source.videos(part)
+    if parts["train"]:
+        with findings.collecting():
+            source.require_batch(settings.batch_size)
+    check_labels(annotations, parts, findings)
+    num_snippets, feature_size = check_features(source, parts, settings.pooled_dtype, findings)
+    lengths = check_lengths(annotations, num_snippets, settings.rate, findings)
     rows, recalls = {}, []
     for part, videos in parts.items():
-        instances = annotations.instances[annotations.instances["video"].isin(videos)]
-        empty = annotations.empty_instances[annotations.empty_instances["video"].isin(videos)]
-        check_segments("instances", pd.concat([instances, empty]), lengths, rate, found)
+        instances = _instances_of(annotations, videos)
+        check_segments("instances", instances, lengths, settings.rate, findings)
+        instances = instances[instances["end_sec"] > instances["start_sec"]]
         proposals: dict[str, np.ndarray] = {}
-        if proposal_paths[part].exists():
-            with found.collecting():
-                proposals = check_proposals(proposal_paths[part], videos, missing, lengths, num_snippets, rate, found)
+        path = source.files.proposals[part]
+        if path.exists():
+            with findings.collecting():
+                proposals = check_proposals(path, videos, lengths, num_snippets, settings, findings)
                 if len(instances):
-                    recalls.append(f"\nrecall of the {part} proposals, %")
-                    recalls.append(recall_table(average_recall(proposals, instances)))
-        listed = set(videos)
-        own = [i for i, video in enumerate(annotations.videos) if video in listed]
+                    table = recall_table(average_recall(proposals, instances))
+                    recalls += [f"\nrecall of the {part} proposals, %", table]
+        labels = annotations.labels[np.isin(annotations.videos, videos)]
         rows[part] = {
-            "subset": annotations.subsets[own[0]] if len(own) else "none",
+            "subset": source.subsets[part] if videos else "none",
             "videos": len(videos),
             "snippets": sum(num_snippets.get(video, 0) for video in videos),
-            "classes": annotations.labels[own].any(0).sum(),
+            "classes": labels.any(0).sum(),
             "instances": len(instances),
             "proposals": sum(map(len, proposals.values())),
         }
-    return "\n".join([pd.DataFrame(rows).T.to_string(), *recalls])
+    check_learned_files(source, settings.checkpoint, feature_size, parts["train"], findings)
+    width = f"features {feature_size} wide; " if feature_size else ""
+    classes = f"\n{width}classes: {shorten_list(annotations.class_names, 30)}"
+    return "\n".join([pd.DataFrame(rows).T.to_string(), *recalls, classes])
+
+
+def _instances_of(annotations: Annotations, videos: Sequence[str]) -> pd.DataFrame:
+    """The instances of videos, also those of zero or negative length."""
+    table = pd.concat([annotations.instances, annotations.empty_instances])
+    return table[table["video"].isin(videos)]
+
+
+def check_learned_files(
+    source: Source, checkpoint: Path | None, feature_size: int | None, training: Sequence[str], findings: Findings
+) -> None:
+    """Check that the descriptors and the checkpoint fit the data.
+
+    Args:
+        source: the dataset.
+        checkpoint: of a network.
+        feature_size: D; None if no features can be used.
+        training: the training videos.
+        findings: takes errors.
+    """
+    folder, class_names = source.files.descriptors, source.annotations.class_names
+    num_class = len(class_names)
+    if not all((folder / name).exists() for name in DESCRIPTOR_FILES):
+        with findings.collecting():  # can they be made?
+            require_trained(source.annotations, training)
+    elif feature_size:
+        with findings.collecting():
+            read_descriptors(folder, num_class, feature_size, class_names)
+    if feature_size and checkpoint is not None and checkpoint.exists():
+        with findings.collecting():
+            load_weights(SEAL(feature_size=feature_size, num_class=num_class), checkpoint)
 
 
 def check_features(
-    features: Features, chosen: Sequence[int], pooled_dtype: torch.dtype, found: Findings
-) -> dict[str, int]:
-    """Read the features of chosen videos: the number of snippets of each whose features can be used."""
-    shapes = {}
-    for i in tqdm(features.require(chosen, found.error), desc="reading features", unit="video", leave=False):
-        with found.collecting():
+    source: Source, parts: Mapping[str, Sequence[str]], pooled_dtype: torch.dtype, findings: Findings
+) -> tuple[dict[str, int], int | None]:
+    """Read the features of all videos that are used.
+
+    Args:
+        source: the dataset.
+        parts: the videos of each part.
+        pooled_dtype: of pooled proposals.
+        findings: takes errors and warnings.
+
+    Returns:
+        T of each video whose features can be used, and D; None if no features can be used.
+    """
+    if not source.files.features.exists():
+        return {}, None
+    features: Features | None = None
+    with findings.collecting():
+        features = source.features()
+    if features is None:
+        return {}, None
+    used = {video for videos in parts.values() for video in videos}
+    chosen = [i for i, video in enumerate(features.videos) if video in used]
+    shapes: dict[int, torch.Size] = {}
+    for i in tqdm(features.require(chosen, findings.error), desc="reading features", unit="video", leave=False):
+        with findings.collecting():
             raw = features.read(i, any_size=True)
             check_range(raw, features.where(i), features.videos[i], pooled_dtype)
             shapes[i] = raw.shape
         features.forget(i)
-    if features.feature_size is None and shapes:  # the usual width is the right one, whichever video is read first
-        usual = Counter(width for _, width in shapes.values()).most_common(1)[0][0]
-        features.insist_on(next(i for i, (_, width) in shapes.items() if width == usual), usual)
+    width = features.width
+    if width is None and shapes:  # the most frequent width is the right one, whichever video is read first
+        usual = Counter(size for _, size in shapes.values()).most_common(1)[0][0]
+        width = features.width_of(next(i for i, (_, size) in shapes.items() if size == usual), usual)
     for i, shape in shapes.items():
-        with found.collecting():
-            features.check_size(i, *shape)
-    for i, lengths in features.apart.items():
-        if abs(lengths[0] - lengths[1]) > max(1, 0.02 * max(lengths)):
-            detail = f"{features.videos[i]}: {lengths[0]} and {lengths[1]} snippets, of which {min(lengths)} are used"
-            found.warn("RGB and flow of different length", detail)
-    return {features.videos[i]: num_snippets for i, (num_snippets, _) in shapes.items()}
+        with findings.collecting():
+            features.check_width(i, shape, width)
+    for i, (rgb, flow) in features.modality_lengths.items():
+        if abs(rgb - flow) > max(1, LENGTH_TOLERANCE * max(rgb, flow)):
+            detail = f"{features.videos[i]}: {rgb} and {flow} snippets; the first {min(rgb, flow)} are used"
+            findings.warn("RGB and flow of different length", detail)
+    return {features.videos[i]: num_snippets for i, (num_snippets, _) in shapes.items()}, width and width.size
 
 
 def check_proposals(
     path: Path,
     videos: Sequence[str],
-    missing: str,
-    lengths: dict[str, float],
-    num_snippets: dict[str, int],
-    rate: float,
-    found: Findings,
+    lengths: Mapping[str, float],
+    num_snippets: Mapping[str, int],
+    settings: CheckSettings,
+    findings: Findings,
 ) -> dict[str, np.ndarray]:
-    """Read and check a proposal file: `[M, 2]` seconds of each video, best first."""
-    results = parse_results(path, found.error).results
-    if missing == "error" or (results and not results.keys() & set(videos)):  # a file of others, which no run takes
-        require_entries(path, results, videos, missing, found.error, most=None)
+    """Read and check a proposal file.
+
+    Args:
+        path: of the file.
+        videos: that should be in it.
+        lengths: seconds of each video; nan if unknown.
+        num_snippets: T of the videos whose features can be used.
+        settings: how a run would use it.
+        findings: takes errors and warnings.
+
+    Returns:
+        `[M, 2]` seconds of each video, best first.
+
+    Raises:
+        InputError: the file cannot be used at all.
+    """
+    missing = settings.missing_proposals
+    results = parse_results(path, findings.error).results
+    of_others = bool(results) and not results.keys() & set(videos)  # which no run accepts
+    if missing == "error" or of_others:
+        require_entries(path, results, videos, missing, findings.error, most=None)
     for video in sorted(set(results) - set(videos)):
-        found.warn("proposals that are not used, of videos that are not in the subset", f"{path}: {video}")
+        findings.warn("unused proposals, of videos outside the subset", f"{path}: {video}")
     for video in videos:
         if not results.get(video) and (video in results or missing == "empty"):
-            found.warn("videos without proposals", f"{path}: {video}")
+            findings.warn("videos without proposals", f"{path}: {video}")
         elif video in results and video in num_snippets:
-            with found.collecting():
-                segments = seconds_to_snippets([entry["segment"] for entry in results[video]], rate)
-                check_unit(segments, video, num_snippets[video], rate)
+            with findings.collecting():
+                segments = seconds_to_snippets([entry["segment"] for entry in results[video]], settings.rate)
+                check_unit(segments, video, num_snippets[video], settings.rate)
     proposals = {video: ranked_segments(results.get(video, [])) for video in videos}
     table = pd.DataFrame(np.concatenate([np.empty((0, 2)), *proposals.values()]), columns=["start_sec", "end_sec"])
-    table.insert(0, "video", np.repeat(np.array([*proposals], object), [len(own) for own in proposals.values()]))
-    check_segments("proposals", table, lengths, rate, found)
+    counts = [len(segments) for segments in proposals.values()]
+    table.insert(0, "video", np.repeat(np.array([*proposals], object), counts))
+    check_segments("proposals", table, lengths, settings.rate, findings)
     return proposals
 
 
-def check_labels(annotations: Annotations, parts: dict[str, list[str]], found: Findings) -> None:
-    """Warn of videos without labels, of labels that differ from the instances, and of classes nothing trains.
+def check_labels(annotations: Annotations, parts: Mapping[str, Sequence[str]], findings: Findings) -> None:
+    """Warn of videos without labels, labels that differ from the instances, and classes without training videos.
 
     Args:
         annotations: of the dataset.
-        parts: the videos of `train` and `test`.
-        found: takes the warnings.
+        parts: the videos of each part.
+        findings: takes the warnings.
     """
     row_of = {video: i for i, video in enumerate(annotations.videos)}
     instances = pd.concat([annotations.instances, annotations.empty_instances])
-    shown = {video: set(own) for video, own in instances.groupby("video")["class_idx"]}
+    classes_shown = {video: set(table) for video, table in instances.groupby("video")["class_idx"]}
     names = annotations.class_names
+
+    def as_text(classes: set[int]) -> str:
+        return ", ".join(names[i] for i in sorted(classes)) or "none"
+
     for part, videos in parts.items():
         labels = {video: set(np.flatnonzero(annotations.labels[row_of[video]]).tolist()) for video in videos}
         expected = part == "train" or any(labels.values())
-        evaluated = part == "test" and any(video in shown for video in videos)
+        evaluated = part == "test" and any(video in classes_shown for video in videos)
         if part == "test" and videos and not evaluated:
-            found.warn("no mAP can be had", f"none of the {len(videos)} test videos has an instance")
-        for video, own in labels.items():
-            if evaluated and video not in shown:
-                found.warn("test videos without an instance, in which every detection counts as wrong", video)
-            if expected and not own and not found.mentions(video):  # what is wrong with its labels is said there
-                found.warn("videos without a label", f"{video} ({part})")
-            if video in shown and shown[video] != own:
-                lists = [", ".join(names[i] for i in sorted(classes)) or "none" for classes in (own, shown[video])]
-                found.warn("video-level labels differ from those of instances", f"{video}: {' against '.join(lists)}")
-    alike = Counter(name.casefold() for name in names)
+            findings.warn("mAP cannot be computed", f"none of the {len(videos)} test videos has an instance")
+        for video, classes in labels.items():
+            if evaluated and video not in classes_shown:
+                findings.warn("test videos without an instance, so every detection in them counts as wrong", video)
+            if expected and not classes and not findings.mentions(video):  # an error about its labels is enough
+                findings.warn("videos without a label", f"{video} ({part})")
+            if video in classes_shown and classes_shown[video] != classes:
+                detail = f"{video}: {as_text(classes)} against {as_text(classes_shown[video])}"
+                findings.warn("video-level labels differ from those of instances", detail)
+    same_letters = Counter(name.casefold() for name in names)
     for name in names:
-        if alike[name.casefold()] > 1:
-            found.warn("classes whose names differ in upper and lower case alone", name)
+        if same_letters[name.casefold()] > 1:
+            findings.warn("classes whose names differ only in upper and lower case", name)
     for name in untrained_classes(annotations, parts["train"]):
-        found.warn("classes without a training video, of which no descriptor can be made", name)
+        findings.warn("classes without a training video, so without a descriptor", name)
 
 
 def check_lengths(
-    annotations: Annotations, num_snippets: dict[str, int], rate: float, found: Findings
+    annotations: Annotations, num_snippets: Mapping[str, int], rate: float, findings: Findings
 ) -> dict[str, float]:
-    """Warn of features whose length differs from the duration by more than a snippet and more than 2%.
+    """Warn of features whose length differs from the duration of the video.
 
     Args:
         annotations: of the dataset.
         num_snippets: T of the videos whose features can be used.
         rate: snippets per second.
-        found: takes the warnings.
+        findings: takes the warnings.
 
     Returns:
         The length of each video in seconds: its duration, else that of its features, else nan.
     """
     lengths = annotations.duration_of()
-    own_rates = pd.Series([n / lengths[video] for video, n in num_snippets.items() if lengths[video] > 0])
+    rates = pd.Series([count / lengths[video] for video, count in num_snippets.items() if lengths[video] > 0])
     for video, count in num_snippets.items():
         expected = lengths[video] * rate
-        if abs(count - expected) > max(1, 0.02 * expected):  # never for nan
+        if abs(count - expected) > max(1, LENGTH_TOLERANCE * expected):  # False for nan
             seconds = f"{count} snippets are {count / rate:.2f} s, but the duration is {lengths[video]:.2f} s"
-            found.warn("features and duration disagree", f"{video}: {seconds}")
+            findings.warn("features and duration disagree", f"{video}: {seconds}")
         elif np.isnan(expected):
             lengths[video] = count / rate
-    if abs(own_rates.median() / rate - 1) > 0.1:
-        detail = f"most videos have about {own_rates.median():.3f}; see --feature_fps and --snippet_frames"
-        found.warn(f"features do not have {rate:g} snippets a second", detail)
+    if abs(rates.median() / rate - 1) > 0.1:
+        detail = f"most videos have about {rates.median():.3f}; see --feature_fps and --snippet_frames"
+        findings.warn(f"features do not have {rate:g} snippets a second", detail)
     return lengths
 
 
-def check_segments(what: str, table: pd.DataFrame, lengths: dict[str, float], rate: float, found: Findings) -> None:
-    """Warn of instances or proposals that are empty, doubled, or outside the video by more than a snippet.
+def check_segments(
+    what: str, table: pd.DataFrame, lengths: Mapping[str, float], rate: float, findings: Findings
+) -> None:
+    """Warn of instances or proposals that are empty, duplicate, or outside the video by more than a snippet.
 
     Args:
         what: `instances` or `proposals`.
-        table: a row for each, `video`, `start_sec`, `end_sec`, and whatever else sets them apart.
-        lengths: of the videos, seconds; nan if it is not known.
+        table: a row for each: `video`, `start_sec`, `end_sec`, and other columns in which duplicates agree.
+        lengths: seconds of each video; nan if unknown.
         rate: snippets per second.
-        found: takes the warnings.
+        findings: takes the warnings.
     """
     length = table["video"].map(lengths)
     before, after = table["start_sec"] < -1 / rate, table["end_sec"] > length + 1 / rate
     kinds = {
         f"{what} of length <= 0": table["end_sec"] <= table["start_sec"],
         f"{what} outside the video": before | after,
-        f"{what} doubled": table.duplicated(),
+        f"duplicate {what}": table.duplicated(),
     }
     counts = table["video"].value_counts()
     for kind, which in kinds.items():
-        for video, own in table[which].groupby("video", sort=False):
-            first = own[["start_sec", "end_sec"]].iloc[0].round(3).tolist()
+        for video, rows in table[which].groupby("video", sort=False):
+            first = rows[["start_sec", "end_sec"]].iloc[0].round(3).tolist()
             context = f", which has {lengths[video]:.2f} s" if "outside" in kind else ""
-            found.warn(kind, f"{video}: {len(own)} of {counts[video]}, the first {first} s{context}")
+            findings.warn(kind, f"{video}: {len(rows)} of {counts[video]}, the first {first} s{context}")

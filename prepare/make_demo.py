@@ -1,16 +1,16 @@
-"""Simulated I3D features, for a demo of the whole method and for full-size trials without the real ones.
+"""Makes simulated I3D features: a demo of the whole method, or a full-size dataset to try it without real features.
 
-    python prepare/make_demo.py                    # the dataset that --dataset_name Demo makes on first use
-    python prepare/make_demo.py --name Thumos14simulated --feature_size 2048 \\
+    python -m prepare.make_demo                    # the dataset that --dataset_name Demo makes on first use
+    python -m prepare.make_demo --name Thumos14simulated --feature_size 2048 \\
         --annotations data/Thumos14reduced/Thumos14reduced-Annotations --proposals proposals4Thumos14
 
-The first invents annotations and proposals as well; the second simulates features over given ones. Either writes a
+The first command also invents annotations and proposals; the second simulates features for given ones. Both write a
 complete dataset: features, annotations, proposals and descriptors, in the formats of the real files.
 
-The signal is made in a small latent space and mapped to features by a fixed random layer with a ReLU, so that it is
-as hard at any width. It behaves like video: an action has a start, a middle and an end; the background shares the
-scene with the action; instances are of uneven strength; classes 0 and 1 look alike; and moments of the background
-look a little like an action. All of it is simulation: no figure on it says anything about real videos.
+The signal is made in a small latent space and mapped to features by a fixed random layer with a ReLU, so that the task
+is equally hard at any width. It imitates video: an action has a start, a middle and an end; the background shares the
+scene with the action; instances differ in strength; classes 0 and 1 look alike; and parts of the background resemble an
+action. All of it is simulation: results on it say nothing about real videos.
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from descriptors import build_descriptors
 from proposals import SNIPPETS_PER_SECOND, tiou
 from readers.annotations import read_annotations, usual_subsets
 from readers.descriptor_files import write_descriptors
-from readers.features import MARK
+from readers.features import SIMULATED_MARK
 from readers.result_files import parse_results
-from utils import InputError, is_plain_name, printable, whole_file, write_json
+from utils import InputError, is_plain_name, log, printable, whole_file, write_json
 
 CLASSES = ("HighJump", "LongJump", "Throw", "Kick", "Dive", "Spin")
+DATASET_ROOT, PROPOSALS_ROOT, DESCRIPTORS_ROOT = Path("data/Demo"), Path("proposals4Thumos14"), Path("descriptors")
 LATENT = 32  # dimensions of the latent space of each modality
 SCENE = {"rgb": 1.0, "flow": 0.35}  # strength of the scene, which action and background share
 ACTION = {"rgb": 0.65, "flow": 1.0}  # strength of an average action
@@ -57,7 +55,13 @@ class Scene:
 
 
 class World:
-    """What all videos of a dataset share: how classes look, and the layer from the latent space to features."""
+    """What all videos of a dataset share: the appearance of classes, and the layer from the latent space to features.
+
+    Args:
+        num_class: C.
+        feature_size: D.
+        seed: of everything random.
+    """
 
     def __init__(self, num_class: int, feature_size: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -75,7 +79,7 @@ class World:
             self.layer[modality] = layer / np.float32(np.sqrt(LATENT))
 
     def film(self, scene: Scene, index: int) -> np.ndarray:
-        """Features `[T, D]` of a video, RGB then flow; each video has a random generator of its own."""
+        """Make the features `[T, D]` of a video, RGB then flow, with a random generator seeded by its index."""
         rng = np.random.default_rng([self.seed, index])
         instances = [(c, s, e, rng.uniform(0.45, 1.4)) for c, s, e in scene.instances]
         instances += [(c, s, e, rng.uniform(0.2, 0.55)) for c, s, e in scene.distractors]
@@ -95,7 +99,7 @@ class World:
 
 
 def _drift(rng: np.random.Generator, num_snippets: int) -> np.ndarray:
-    """Unit-variance noise `[T, latent]`: a slow walk, as light and camera drift, and a fresh part."""
+    """Make noise `[T, latent]` of unit variance: a slow random walk, as light drifts, and white noise."""
     fresh = rng.standard_normal((num_snippets, LATENT), dtype=np.float32)
     slow = np.empty_like(fresh)
     state = rng.standard_normal(LATENT, dtype=np.float32)
@@ -118,7 +122,7 @@ def _course(num_snippets: int, start: float, end: float) -> np.ndarray:
 
 
 def invent_scene(rng: np.random.Generator, name: str, main_class: int) -> Scene:
-    """A video of one class, or, one time in four, of two; a bit under half of it is action."""
+    """Invent a video of one class or, with probability 1/4, of two; slightly less than half of it is action."""
     classes = [main_class]
     if rng.random() < 0.25:
         classes.append(int(rng.choice([c for c in range(len(CLASSES)) if c != main_class])))
@@ -133,7 +137,7 @@ def invent_scene(rng: np.random.Generator, name: str, main_class: int) -> Scene:
 
 
 def invent_proposals(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """Segments `[M, 2]` in snippets: near each instance good, under- and over-complete ones; and background."""
+    """Invent proposals `[M, 2]` in snippets: good, under- and over-complete ones for each instance, and background."""
     segments = []
     for _, start, end in scene.instances:
         length = end - start
@@ -146,7 +150,7 @@ def invent_proposals(rng: np.random.Generator, scene: Scene) -> np.ndarray:
         for _ in range(3):
             segments.append((start - length * rng.uniform(0.1, 0.9), end + length * rng.uniform(0.1, 0.9)))
     for (_, start, _), (_, _, end) in zip(scene.instances, scene.instances[1:], strict=False):
-        segments.append((start, end))  # two instances taken for one
+        segments.append((start, end))  # two instances merged into one
     for _ in range(12):
         length = rng.uniform(2, 16)
         start = rng.uniform(0, scene.num_snippets - length)
@@ -156,15 +160,15 @@ def invent_proposals(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 
 def add_distractors(rng: np.random.Generator, scene: Scene, segments: np.ndarray, num_class: int) -> None:
-    """Let proposals that touch no instance look a little like an action, one for every 50 snippets of video."""
+    """Let some proposals that overlap no instance resemble an action, one for every 50 snippets of the video."""
     if scene.instances:
         actions = np.array([(start, end) for _, start, end in scene.instances])
         segments = segments[(tiou(segments[:, None], actions[None]) == 0).all(1)]
     segments = segments[segments[:, 1] > segments[:, 0]]
     count = min(len(segments), round(scene.num_snippets / 50))
     for start, end in segments[rng.permutation(len(segments))[:count]]:
-        own = scene.classes and rng.random() < 0.5
-        class_idx = int(rng.choice(scene.classes if own else num_class))
+        same_class = scene.classes and rng.random() < 0.5
+        class_idx = int(rng.choice(scene.classes if same_class else num_class))
         scene.distractors.append((class_idx, float(start), float(end)))
 
 
@@ -183,7 +187,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _write_annotations(folder: Path, scenes: list[Scene], subsets: list[str], rng: np.random.Generator) -> None:
-    """The files of a THUMOS14 annotation folder, strings as bytes, and some ambiguous test segments."""
+    """Write the files of a THUMOS14 annotation folder, strings as bytes, with some ambiguous test segments."""
 
     def seconds(snippets: float) -> float:
         return round(snippets / SNIPPETS_PER_SECOND, 1)
@@ -213,20 +217,35 @@ def _film_and_write(
     descriptor_folder: Path,
     class_names: Sequence[str],
 ) -> None:
-    """Film all scenes; write the descriptors that follow from the training videos, and the features."""
+    """Make the features of all scenes; write the descriptors of the training videos, then the features."""
     progress = tqdm(list(enumerate(scenes)), desc="simulating features", unit="video", leave=False)
-    # Threads: numpy lets go of the interpreter while it draws and multiplies, and nothing has to be copied.
+    # Threads suffice, and copy nothing: numpy releases the interpreter lock while it draws and multiplies.
     features = Parallel(n_jobs=-1, prefer="threads")(delayed(world.film)(scene, i) for i, scene in progress)
     means = torch.from_numpy(np.stack([video.mean(0) for video in features]))
     descriptors = build_descriptors(means[training], torch.from_numpy(labels[training]))
     write_descriptors(descriptor_folder, descriptors, class_names)
-    with whole_file(feature_path.parent / MARK) as file:
-        file.write("The features here are simulated (prepare/make_demo.py): no figure on them tells of real videos.\n")
+    with whole_file(feature_path.parent / SIMULATED_MARK) as file:
+        file.write(
+            "The features here are simulated (prepare/make_demo.py): results on them say nothing about real videos.\n"
+        )
     _save(feature_path, _object_array(features))
 
 
+def make_demo_once() -> None:
+    """Make the demo where `--dataset_name Demo` looks for it by default, unless it exists."""
+    features = (DATASET_ROOT / "features", DATASET_ROOT / "Demo-I3D-JOINTFeatures.npy")  # as one file or as many
+    if not any(path.exists() for path in features):
+        log.info(f"making the demo dataset (simulated) in {DATASET_ROOT}")
+        make_demo()
+
+
 def make_demo(
-    dataset_root: Path, proposals_root: Path, descriptors_root: Path, *, feature_size: int = 256, seed: int = 0
+    dataset_root: Path = DATASET_ROOT,
+    proposals_root: Path = PROPOSALS_ROOT,
+    descriptors_root: Path = DESCRIPTORS_ROOT,
+    *,
+    feature_size: int = 256,
+    seed: int = 0,
 ) -> None:
     """Make the Demo dataset: 140 short invented videos of six classes, 80 to train and 60 to test on."""
     rng = np.random.default_rng(seed)
@@ -249,15 +268,22 @@ def make_demo(
         row[scene.classes] = 1
     training = np.array([subset == "validation" for subset in subsets])
     world = World(len(CLASSES), feature_size, seed)
-    feature_path = dataset_root / "Demo-I3D-JOINTFeatures.npy"  # written last: a demo is complete when it is there
+    feature_path = dataset_root / "Demo-I3D-JOINTFeatures.npy"  # written last: the demo is complete when it exists
     _film_and_write(scenes, labels, training, world, feature_path, descriptors_root / "Demo", CLASSES)
 
 
 def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *, feature_size: int, seed: int) -> None:
-    """Simulate features over given annotations: a new dataset in the standard folders, with proposals if given.
+    """Simulate features for given annotations: a new dataset in the standard folders.
+
+    Args:
+        name: of the new dataset.
+        annotation_folder: `<source>-Annotations`.
+        proposal_folder: with the two proposal files of the source, which are copied; None if it has none.
+        feature_size: D.
+        seed: of everything random.
 
     Raises:
-        InputError: the input cannot be read, or something of that name is there already.
+        InputError: the input cannot be read, or a dataset of that name exists already.
     """
     source = annotation_folder.name.removesuffix("-Annotations")
     root, descriptor_folder = Path("data") / name, Path("descriptors") / name
@@ -269,11 +295,13 @@ def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *
         copies[proposal_files[-1]] = Path("proposals4Thumos14") / f"Proposals_{name}_{part}.json"
     for target in (root, descriptor_folder, *copies.values()):
         if target.exists():
-            raise InputError(f"{target} exists, and simulated data replaces nothing; choose another --name")
+            raise InputError(f"{target} exists, and simulated data do not replace files; choose another --name")
 
     annotations = read_annotations(annotation_folder)
     if np.isnan(annotations.durations).any():
-        raise InputError(f"{annotation_folder / 'duration.npy'}: needed, to know how long the videos are")
+        raise InputError(
+            f"{annotation_folder / 'duration.npy'}: missing or incomplete; the durations of all videos are needed"
+        )
     longest = annotations.durations.max(initial=0)
     if longest > 100_000:
         raise InputError(f"{annotation_folder / 'duration.npy'}: a video of {longest:g} s is too long to simulate")
@@ -308,37 +336,29 @@ def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *
 
 
 def main() -> int:
-    """The command line; see the top of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prepare.make_demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--name", help="name of the dataset to write; without --annotations it is Demo")
-    parser.add_argument("--annotations", type=Path, help="annotation folder to simulate features over")
+    parser.add_argument("--annotations", type=Path, help="annotation folder to simulate features for")
     parser.add_argument("--proposals", type=Path, help="folder of that dataset's two proposal files, if it has any")
     parser.add_argument("--feature_size", type=int, default=256, help="feature width, RGB and flow together")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
         if (args.name is None) != (args.annotations is None) or (args.proposals and not args.annotations):
-            raise InputError("--name and --annotations go together, and --proposals with them")
+            raise InputError("--name and --annotations go together, and --proposals needs both")
         if args.feature_size < 2 or args.feature_size % 2 or args.seed < 0:
             raise InputError("--feature_size must be even and at least 2, and --seed not negative")
         if args.name is None:
-            if Path("data/Demo").exists():
-                raise InputError("data/Demo exists, and simulated data replaces nothing; remove it first")
-            make_demo(
-                *map(Path, ("data/Demo", "proposals4Thumos14", "descriptors")),
-                feature_size=args.feature_size,
-                seed=args.seed,
-            )
+            if DATASET_ROOT.exists():
+                raise InputError(f"{DATASET_ROOT} exists, and simulated data do not replace files; remove it first")
+            make_demo(feature_size=args.feature_size, seed=args.seed)
         elif not is_plain_name(args.name):
             raise InputError(f"--name {args.name!r}: expected a plain name, since it names folders and files")
         else:
-            simulate(
-                args.name,
-                args.annotations,
-                args.proposals,
-                feature_size=args.feature_size,
-                seed=args.seed,
-            )
+            simulate(args.name, args.annotations, args.proposals, feature_size=args.feature_size, seed=args.seed)
     except InputError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ M proposals of a video.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,42 +29,52 @@ from utils import InputError, release_memory, seed_everything, to_device
 TOPK_DIVISOR = 8  # a video's class logit is the mean over its T / 8 strongest snippets
 
 
+@dataclass(frozen=True)
+class ProposalSettings:
+    """Settings of the snippet network and its proposals."""
+
+    rate: float  # snippets per second
+    epochs: int = 20  # to train; see `train_snippet_network`
+    per_video: int = 200  # proposals at most
+    seed: int = 0  # of the network's initial weights, of dropout, and of the order of videos
+
+
 def make_results(
     features: Features,
     annotations: Annotations,
+    settings: ProposalSettings,
     *,
     training: Sequence[int],
     testing: Sequence[int],
-    rate: float,
     device: torch.device,
-    epochs: int,
-    per_video: int,
-    seed: int,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train the snippet network and make the proposals of all videos, as entries of a result file.
+    """Train the snippet network and make the proposals of all videos.
 
     Args:
         features: of the videos.
-        annotations: of which only class names and the video-level labels of the training videos are used.
+        annotations: only class names and the video-level labels of the training videos are used.
+        settings: of the network and its proposals.
         training: indices of the training videos.
         testing: indices of the test videos.
-        rate: snippets per second.
-        device: what to train on.
-        epochs: see `train_snippet_network`.
-        per_video: see `propose`.
-        seed: see `train_snippet_network`.
+        device: to train on.
+
+    Returns:
+        The entries of a result file for each video.
 
     Raises:
         InputError: features cannot be used, or the loss is not finite.
     """
     chosen = [*training, *testing]
-    for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # of all, before any work is done
+    for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # all of them before the work begins
         features.read(i)
     labels = torch.from_numpy(annotations.labels)
-    network = train_snippet_network(features, training, labels, device=device, epochs=epochs, seed=seed)
-    found = propose_all(network, features, training, labels=labels, per_video=per_video)
-    found |= propose_all(network, features, testing, per_video=per_video)
-    return {annotations.videos[i]: result_entries(found[i], annotations.class_names, rate) for i in chosen}
+    network = train_snippet_network(
+        features, training, labels, device=device, epochs=settings.epochs, seed=settings.seed
+    )
+    proposals = propose_all(network, features, training, labels=labels, per_video=settings.per_video)
+    proposals |= propose_all(network, features, testing, per_video=settings.per_video)
+    names = annotations.class_names
+    return {annotations.videos[i]: result_entries(proposals[i], names, settings.rate) for i in chosen}
 
 
 def train_snippet_network(
@@ -179,8 +190,8 @@ def propose(
         min_length: of a proposal in snippets, see `segments_above_thresholds`.
     """
     outputs = network(features, [len(features)])
-    class_prob = outputs["class_logits"].softmax(1).double().cpu().numpy()  # [T, C+1]
-    attention_prob = outputs["attention_logits"].sigmoid().double().cpu().numpy()  # [T]
+    class_prob = outputs["class_logits"].softmax(1).cpu().double().numpy()  # [T, C+1]
+    attention_prob = outputs["attention_logits"].sigmoid().cpu().double().numpy()  # [T]
     if known_labels is not None and known_labels.any():
         reported = known_labels.cpu().numpy() > 0
     else:

@@ -1,9 +1,9 @@
-"""Split a dataset's object array of features into one file per video, which need not all fit in memory.
+"""Splits a dataset's object array of features into one file per video, so that not all must fit in memory.
 
-    python prepare/split_features.py --dataset_name Thumos14reduced [--dtype float16]
+    python -m prepare.split_features --dataset_name Thumos14reduced [--dtype float16]
 
-writes `data/<name>/features/<video>.npy` beside the object array, and from then on main.py reads those. float16 halves
-the files, and rounds the features to three digits. The object array is left as it is.
+writes `data/<name>/features/<video>.npy` beside the object array. From then on main.py reads these files. float16
+halves their size, and rounds the features to three digits. The object array is not changed.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-if __name__ == "__main__":  # run as a script, the project's own modules are one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from readers.annotations import read_annotations
 from readers.features import Features, feature_file
 from utils import InputError, is_plain_name, printable, whole_file
 
 
 def split_features(name: str, root: Path, dtype: np.dtype) -> Path:
-    """Write `features/<video>.npy` for every video of a dataset; the folder appears when all of it is there.
+    """Write `features/<video>.npy` for every video of a dataset. The folder appears once it is complete.
 
     Args:
         name: of the dataset.
         root: its folder.
         dtype: of the files, float16 or float32.
 
+    Returns:
+        The folder `features`.
+
     Raises:
-        InputError: the folder is there already, or the features cannot be read or do not fit in `dtype`.
+        InputError: the folder exists already, or the features cannot be read or do not fit in `dtype`.
     """
     folder = root / "features"
     if folder.exists():
-        raise InputError(f"{folder} exists, and nothing is replaced; remove it first")
+        raise InputError(f"{folder} exists; remove it first")
     videos = read_annotations(root / f"{name}-Annotations").videos
     features = Features(root / f"{name}-I3D-JOINTFeatures.npy", videos)
     unfinished = root / "features.part"
@@ -53,8 +53,12 @@ def split_features(name: str, root: Path, dtype: np.dtype) -> Path:
 
 
 def main() -> int:
-    """The command line; see the top of this file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prepare.split_features",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--dataset_name", required=True)
     parser.add_argument("--dataset_root", type=Path, help="the dataset's own folder (data/<name> when not given)")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the files written")

@@ -1,11 +1,12 @@
-"""Reading `.npy` and `.npz` files, object arrays of Python 2 too, without running anything that is in them.
+"""Reads `.npy` and `.npz` files without running code from them.
 
-An object array is a pickle; readers/pickles.py says how such a one is loaded.
+An object array is stored as a pickle, often one of Python 2. readers/pickles.py loads it.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import re
 import warnings
@@ -21,7 +22,7 @@ from readers.pickles import Factory, Refused, StandIn, load_pickle
 from utils import InputError, error_text, short_repr, shorten_list
 
 _MAX_NESTING = 4  # an array of lists of [start, end] has three levels
-_MAX_UNPACKED = 1 << 28  # bytes that a small archive may unpack to, as one of a video that is black throughout
+_MAX_UNPACKED = 1 << 28  # bytes that even a small archive may unpack to: features of a black video compress well
 
 
 class _Dtype(StandIn):
@@ -36,7 +37,7 @@ class _Dtype(StandIn):
         self.dtype = np.dtype("O" if name[0] == "O" else name)
 
     def build(self, state: Any) -> None:
-        """Take the byte order."""
+        """Set the byte order."""
         _, order, subarray, names, fields = state[:5]
         if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "=", "|", b"<", b">", b"=", b"|"):
             raise pickle.UnpicklingError("an array has fields")
@@ -45,11 +46,11 @@ class _Dtype(StandIn):
 
 
 def _with_real_characters(array: np.ndarray) -> np.ndarray:
-    """The array; numpy itself fails, later and obscurely, on text that holds no Unicode."""
+    """Check that text holds Unicode only; numpy itself fails on other text, but later and with an obscure message."""
     if array.dtype.kind == "U":
         codes = np.frombuffer(array.tobytes(), np.dtype("u4").newbyteorder(array.dtype.byteorder))
         if codes.max(initial=0) > 0x10FFFF:
-            raise ValueError("it holds text that is no Unicode")
+            raise ValueError("it holds text that is not Unicode")
     return array
 
 
@@ -59,12 +60,12 @@ class _Array(StandIn):
     __slots__ = ("items", "shape")
 
     def build(self, state: Any) -> None:
-        """Take shape, kind and data."""
+        """Set shape, type and data."""
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or not all(type(n) is int and n >= 0 for n in shape):
             raise pickle.UnpicklingError("an array has no proper type or shape")
         if len(shape) > 32 or max(shape, default=0) > 1 << 48:
-            raise pickle.UnpicklingError("an array is larger than any")
+            raise pickle.UnpicklingError("an array has too many axes or entries")
         objects = dtype.dtype.hasobject
         length = math.prod(shape) * (1 if objects else dtype.dtype.itemsize)
         if type(data) is not (list if objects else bytes) or len(data) != length:
@@ -75,7 +76,7 @@ class _Array(StandIn):
         self.items = data if objects else _with_real_characters(data)
 
     def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> np.ndarray:
-        """The array."""
+        """Return the array."""
         if isinstance(self.items, np.ndarray):
             return self.items
         result = np.empty(len(self.items), dtype=object)
@@ -94,11 +95,11 @@ class _MakeArray(Factory):
     __slots__ = ()
 
     def __call__(self, kind: Any, shape: Any, typecode: Any) -> _Array:
-        return _Array()  # numpy makes every array empty first, and gives it its state afterwards
+        return _Array()  # numpy creates every array empty, and sets its state afterwards
 
 
 class _Budgeted(Factory):
-    """What makes text or numbers anew: no more than the file has bytes, since a short one could ask again and again."""
+    """A factory that makes no more text or numbers than the file has bytes: a short file could call it many times."""
 
     __slots__ = ("_left",)
 
@@ -122,7 +123,7 @@ class _MakeScalar(_Budgeted):
 
 
 class _Latin1(_Budgeted):
-    """`_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+    """Stands for `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
 
     __slots__ = ()
 
@@ -134,7 +135,7 @@ class _Latin1(_Budgeted):
 
 
 def _admitted(size: int) -> dict[tuple[str, str], Factory]:
-    """What a pickle of that many bytes may name. Files of numpy 1 and 2 differ in a module's name only."""
+    """The names that a pickle of `size` bytes may use. Files of numpy 1 and 2 differ only in a module's name."""
     make_array, make_scalar = _MakeArray(), _MakeScalar(size)
     admitted: dict[tuple[str, str], Factory] = {("numpy", "ndarray"): Factory(), ("numpy", "dtype"): _MakeDtype()}
     for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -142,27 +143,31 @@ def _admitted(size: int) -> dict[tuple[str, str], Factory]:
     return admitted | {("_codecs", "encode"): _Latin1(size)}
 
 
-def _read_object_array(file: IO[bytes], path: Path) -> np.ndarray:
-    size = path.stat().st_size
+def _size(file: IO[bytes]) -> int:
+    """The size of an open file in bytes."""
+    return os.fstat(file.fileno()).st_size
+
+
+def _read_object_array(file: IO[bytes], path: Path) -> Any:
+    size = _size(file)
     try:
         return load_pickle(file, size, _admitted(size), levels=_MAX_NESTING)
     except Refused as error:
         raise InputError(
-            f"{path}: {error_text(error)}: an array file holds only numbers, strings and lists, and this name could "
+            f"{path}: {error_text(error)}: an array file should hold only numbers, strings and lists, and this could "
             "run code; get the file from a source you trust"
         ) from None
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Read a `.npy` file, an object array too, without running anything that is in it.
+    """Read a `.npy` file, which may hold an object array.
 
     Raises:
-        InputError: the file is missing or damaged, or holds anything but numbers, strings, lists and arrays of them.
+        InputError: the file is missing or damaged, or holds other things than numbers, strings, lists and arrays.
     """
     with _reading(path, "a readable .npy file", "download or make it again"), open(path, "rb") as file:
         shape, _, dtype = _read_header(file)
-        size = path.stat().st_size
-        array = _read_object_array(file, path) if dtype.kind == "O" else _read_plain_array(file, size)
+        array = _read_object_array(file, path) if dtype.kind == "O" else _read_plain_array(file, _size(file))
         if not isinstance(array, np.ndarray) or array.shape != shape:
             raise ValueError(f"it does not hold the {shape} array that it declares")
         return array
@@ -170,7 +175,7 @@ def read_array(path: Path) -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Have all that can go wrong within the block be an `InputError`: a damaged file raises any exception at all."""
+    """Turn every exception of the block into an `InputError`, since damaged files raise many kinds."""
     try:
         yield
     except InputError:
@@ -182,15 +187,15 @@ def _reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether in Fortran's order, and kind of the array that a `.npy` file declares."""
+    """The shape, whether in Fortran's order, and the type of the array that a `.npy` file declares."""
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Python, on the text of a header that is none
+        warnings.simplefilter("ignore")  # those of Python about the text of a damaged header
         return header[np.lib.format.read_magic(file)](file)
 
 
 def _read_plain_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """The same, of numbers or text that a file of this size can hold."""
+    """The same, for an array of numbers or text that fits in a file of `size` bytes."""
     shape, fortran, dtype = _read_header(file)
     if dtype.kind not in "biufSU" or not dtype.itemsize:
         raise ValueError(f"unexpected kind of array {dtype}")
@@ -200,7 +205,7 @@ def _read_plain_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], boo
 
 
 def _read_plain_array(file: IO[bytes], size: int) -> np.ndarray:
-    """The array of numbers or text that a `.npy` file of this size holds."""
+    """Read the array of numbers or text of a `.npy` file of `size` bytes."""
     file.seek(0)
     _read_plain_header(file, size)
     file.seek(0)
@@ -208,30 +213,34 @@ def _read_plain_array(file: IO[bytes], size: int) -> np.ndarray:
 
 
 def read_archive(path: Path, name: str) -> np.ndarray:
-    """Read one array of numbers of an `.npz` file.
+    """Read one array of numbers from an `.npz` file.
 
     Raises:
-        InputError: the file is missing or damaged, does not hold the array, or is far larger than it looks.
+        InputError: the file is missing or damaged, does not hold the array, or would unpack to far more than its size.
     """
-    with _reading(path, "a readable .npz file of numbers", "make it again"), zipfile.ZipFile(path) as archive:
+    with (
+        _reading(path, "a readable .npz file of numbers", "make it again"),
+        open(path, "rb") as whole,
+        zipfile.ZipFile(whole) as archive,
+    ):
         if f"{name}.npy" not in archive.namelist():
-            found = shorten_list([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
-            raise InputError(f"{path}: expected an array named {name}, found {error_text(found)}")
+            names = shorten_list([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
+            raise InputError(f"{path}: expected an array named {name}, found {error_text(names)}")
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("it is not compressed as numpy does it")
-        if member.file_size > _MAX_UNPACKED + 100 * path.stat().st_size:  # numbers of real videos shrink by half
+            raise ValueError("its compression is not one that numpy uses")
+        if member.file_size > _MAX_UNPACKED + 100 * _size(whole):  # real features compress to half
             raise ValueError(f"it would unpack to {member.file_size} bytes")
         with archive.open(member) as file:
             return _read_plain_array(file, member.file_size)
 
 
 def map_array(path: Path) -> np.ndarray:
-    """Map a `.npy` file of numbers read-only into memory; what is not used of it is not read.
+    """Map a `.npy` file of numbers into memory, read-only: only the parts that are used are read from disk.
 
     Raises:
-        InputError: the file is missing or damaged, or holds anything else.
+        InputError: the file is missing or damaged, or does not hold numbers or text.
     """
     with _reading(path, "a .npy file of numbers", "make it again"), open(path, "rb") as file:
-        shape, fortran, dtype = _read_plain_header(file, path.stat().st_size)
+        shape, fortran, dtype = _read_plain_header(file, _size(file))
         return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")

@@ -1,95 +1,151 @@
-"""A dataset on disk: where its files are, which of them a run type reads, and its annotations."""
+"""A dataset on disk: where its files are, how to read them, and its annotations (SPEC section 1)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from readers.annotations import ANNOTATION_FILES, Annotations
-from readers.descriptor_files import FILES
-from utils import InputError
+from readers.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
+from readers.descriptor_files import FILES as DESCRIPTOR_FILES
+from readers.features import SIMULATED_MARK, Features
+from utils import InputError, raise_input_error
+
+PARTS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """Where the files of a dataset lie (SPEC section 1)."""
+    """Where the files of a dataset are."""
 
+    name: str  # of the dataset
     features: Path  # a folder with files of each video, or one file
     annotations: Path  # a folder, or a JSON file
     descriptors: Path  # a folder
-    proposals: dict[str, Path]  # of each part, `train` and `test`
+    proposals: Mapping[str, Path]  # of each of `PARTS`
+    class_list: Path | None = None  # of a JSON file, see `read_annotations`
+
+    def annotation_files(self) -> list[Path]:
+        """The files that `read_annotations` reads."""
+        folder = self.annotations
+        files = [folder / f"{name}.npy" for name in ANNOTATION_FILES] if folder.is_dir() else [folder]
+        return files if self.class_list is None else [*files, self.class_list]
+
+    def require(
+        self,
+        *,
+        features: bool = False,
+        proposals: Sequence[str] = (),
+        descriptors: bool = False,
+        others: Mapping[Path, str] | None = None,
+    ) -> None:
+        """Check that the annotations and other files that a run reads are there.
+
+        Args:
+            features: whether it reads features.
+            proposals: the parts whose proposals it reads.
+            descriptors: whether it reads class descriptors.
+            others: further files that it reads, and what each is.
+
+        Raises:
+            InputError: files are missing; the message names all of them and says where to get each.
+        """
+        if self.annotations.exists():
+            needed = dict.fromkeys(self.annotation_files(), "annotations, see data/README.md")
+        else:
+            needed = {self.annotations: "annotations: this folder, or a file annotations.json; see data/README.md"}
+        if self.class_list is not None:
+            needed[self.class_list] = "the class names that --class_list gives"
+        if features and not self.features.is_dir():  # the files in a folder are checked when they are read
+            needed[self.features] = "I3D features: this file, or a folder features; see data/README.md"
+        for part in proposals:
+            needed[self.proposals[part]] = "proposals of another method, or make them with --run_type proposals"
+        if descriptors:
+            source = "class descriptors: make them with --run_type descriptors"
+            needed |= {self.descriptors / name: source for name in DESCRIPTOR_FILES}
+        needed |= others or {}
+        missing = [f"  {path}: {source}" for path, source in needed.items() if not path.is_file()]
+        if missing:
+            lines = [f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (from {Path.cwd()}):"]
+            lines += missing
+            if not self.annotations.exists() and self.name != "Demo":
+                lines.append("To try the program without data: python main.py --run_type train --dataset_name Demo")
+            raise InputError("\n".join(lines))
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """How to read a dataset. None means: as the data says."""
+
+    train_subset: str | None = None
+    test_subset: str | None = None
+    num_class: int | None = None  # C, to be confirmed by the annotations
+    feature_size: int | None = None  # D, to be confirmed by the features
+    crop: int | None = None  # of `[crops, T, D/2]` features; None averages the crops
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that a run has opened: where it lies, and its annotations."""
+    """A dataset whose annotations have been read."""
 
     files: DatasetFiles
+    settings: ReadingSettings
     annotations: Annotations
-    subsets: dict[str, str]  # of the parts, `train` and `test`
-    simulated: bool  # whether the features are, as `prepare/make_demo.py` notes beside them
+    subsets: Mapping[str, str]  # of each of `PARTS`
+
+    @classmethod
+    def read(
+        cls, files: DatasetFiles, settings: ReadingSettings, on_error: Callable[[str], None] = raise_input_error
+    ) -> Source:
+        """Read the annotations of a dataset.
+
+        Args:
+            files: of the dataset.
+            settings: how to read them.
+            on_error: takes errors after which reading can continue.
+
+        Raises:
+            InputError: see `read_annotations`; or the number of classes is not that of the settings.
+        """
+        annotations = read_annotations(files.annotations, files.class_list, on_error)
+        num_class = len(annotations.class_names)
+        if settings.num_class not in (None, num_class):
+            on_error(f"--num_class {settings.num_class}: {files.annotations} has {num_class} classes")
+        usual = usual_subsets(annotations.subsets)
+        subsets = {
+            "train": settings.train_subset or usual["train"],
+            "test": settings.test_subset or usual["test"],
+        }
+        return cls(files, settings, annotations, subsets)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the features are simulated, see prepare/make_demo.py."""
+        return self.files.name == "Demo" or (self.files.features.parent / SIMULATED_MARK).exists()
 
     def videos(self, part: str) -> list[str]:
-        """The videos of a part."""
+        """The videos of a part, in the order of the annotations.
+
+        Raises:
+            InputError: its subset has no video.
+        """
         return self.annotations.videos_of(self.subsets[part])
 
+    def require_batch(self, batch_size: int) -> None:
+        """Check that the training videos fill a batch.
 
-class Reads(NamedTuple):
-    """What a run type reads beside the annotations."""
+        Raises:
+            InputError: there are fewer.
+        """
+        count = len(self.videos("train"))
+        if count < batch_size:
+            raise InputError(f"--batch_size {batch_size}: there are only {count} training videos; choose a smaller one")
 
-    features: bool
-    parts: tuple[str, ...]  # those whose proposals it reads
-    descriptors: bool
+    def features(self) -> Features:
+        """The features of all videos; files are read when a video is."""
+        return Features(self.files.features, self.annotations.videos, self.settings.crop, self.settings.feature_size)
 
-
-READS = {
-    "train": Reads(True, ("train", "test"), True),
-    "check": Reads(True, ("train", "test"), True),
-    "test": Reads(True, ("test",), False),
-    "eval": Reads(False, (), False),
-    "report": Reads(False, (), False),
-    "descriptors": Reads(True, (), False),
-    "proposals": Reads(True, (), False),
-}
-
-
-def annotation_files(annotations: Path) -> list[Path]:
-    """The files that `read_annotations` reads of an annotation folder or file."""
-    return [annotations / f"{name}.npy" for name in ANNOTATION_FILES] if annotations.is_dir() else [annotations]
-
-
-def require_files(
-    reads: Reads, files: DatasetFiles, class_list: Path | None, others: dict[Path, str], *, demo: bool
-) -> None:
-    """Stop when files that a run reads are missing, naming all of them and where each comes from.
-
-    Args:
-        reads: what the run type reads, of `READS`.
-        files: of the dataset.
-        class_list: the file of `--class_list`, if given.
-        others: further files that the run reads, and what each is.
-        demo: whether it is the demo dataset, which is not suggested then.
-
-    Raises:
-        InputError: as said.
-    """
-    if files.annotations.exists():
-        needed = dict.fromkeys(annotation_files(files.annotations), "annotations, see data/README.md")
-    else:
-        needed = {files.annotations: "annotations: this folder, or a file annotations.json; see data/README.md"}
-    if class_list is not None:
-        needed[class_list] = "the class names that --class_list gives"
-    if reads.features and not files.features.is_dir():  # a folder is looked into when it is read
-        needed[files.features] = "I3D features: this file, or a folder features; see data/README.md"
-    for part in reads.parts:
-        needed[files.proposals[part]] = "proposals: those of another method, or make them with --run_type proposals"
-    if reads.descriptors:
-        source = "class descriptors: make them with --run_type descriptors"
-        needed |= {files.descriptors / name: source for name in FILES}
-    missing = [f"  {path}: {source}" for path, source in (needed | others).items() if not path.is_file()]
-    if missing:
-        hint = "No data at hand? This makes its own: python main.py --run_type train --dataset_name Demo"
-        lines = [f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (from {Path.cwd()}):", *missing]
-        nothing_there = not files.annotations.exists() and not demo
-        raise InputError("\n".join([*lines, hint] if nothing_there else lines))
+    def indices(self, videos: Sequence[str]) -> list[int]:
+        """The places of videos in the annotations."""
+        index_of = {video: i for i, video in enumerate(self.annotations.videos)}
+        return [index_of[video] for video in videos]

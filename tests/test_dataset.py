@@ -1,5 +1,6 @@
 """Annotations, features and batches, and what is said when they are wrong."""
 
+import os
 import shutil
 
 import numpy as np
@@ -149,6 +150,18 @@ def test_without_a_cache_the_numbers_are_the_same(folder, dtype):
             a, b = (make_batch(v, [1, 0], max_proposal, torch.Generator().manual_seed(3)) for v in (kept, videos))
             assert torch.equal(a.rows, b.rows) and torch.equal(a.proposals, b.proposals) and a.sizes == b.sizes
             assert a.rows.dtype == torch.float32
+
+
+def test_a_file_is_looked_for_once(folder, monkeypatch):
+    """On a network file system every look takes a round trip."""
+    looks, stat = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: looks.append(str(path)) or stat(path, **options))
+    videos = list(load_folder(folder, {"v1": np.ones((7, 4)), "v2": np.ones((5, 4))}, cache="none").values())
+    for _ in range(5):
+        make_batch(videos, [0, 1])
+    assert sorted(path for path in looks if "v1" in path or "v2" in path) == [
+        str(folder / f"{name}.npy") for name in ("v1", "v2")
+    ]
 
 
 def test_a_missing_file_is_named_but_only_if_the_video_is_used(folder):

@@ -227,18 +227,33 @@ def test_dataset_name_cannot_leave_its_folder(run):
 
 def test_the_demo_is_made_on_first_use(run_in, tmp_path, monkeypatch):
     """Also after a first time that was cut short: the features are written last."""
-    made = []
-
-    def make(*roots):
-        made.append(roots)
-        demo.make_demo(*roots, feature_size=16)
-
-    monkeypatch.setattr("runs.inputs.make_demo", make)
+    made = count_demos(monkeypatch)
     run = run_in(tmp_path)
     (tmp_path / "data" / "Demo").mkdir(parents=True)
     run.train(tmp_path / "a", "--max_epoch", 1, "--interval", 0)
     run.train(tmp_path / "b", "--max_epoch", 1, "--interval", 0)
     assert len(made) == 1
+
+
+def test_the_demo_is_made_at_its_own_place_whatever_the_first_command(run_in, tmp_path, monkeypatch):
+    made = count_demos(monkeypatch)
+    run = run_in(tmp_path)
+    argv = ("--run_type", "proposals", "--dataset_name", "Demo", "--proposals_root", "made", "--proposal_epochs", 1)
+    status, _, err = run(*argv)
+    assert status == 0, err
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        f"Proposals_Demo_{part}.json" for part in ("train", "test")
+    }
+    assert (tmp_path / "proposals4Thumos14" / "Proposals_Demo_test.json").is_file()
+    run.train(tmp_path / "run", "--max_epoch", 1, "--interval", 0)
+    assert len(made) == 1
+
+
+def count_demos(monkeypatch):
+    """Have small demos made; returns a list that has an entry for each."""
+    made, make_demo = [], demo.make_demo
+    monkeypatch.setattr(demo, "make_demo", lambda: made.append(make_demo(feature_size=16)))
+    return made
 
 
 def copy_home(demo_home, tmp_path):
@@ -387,7 +402,7 @@ def test_splitting_features(demo_home, tmp_path):
     folder = split_features("Demo", root, np.dtype("float32"))
     assert len(list(folder.iterdir())) == 140 and not (root / "features.part").exists()
     assert (np.load(folder / "demo_train_0006.npy") == before[5]).all()
-    with pytest.raises(InputError, match="features exists, and nothing is replaced"):
+    with pytest.raises(InputError, match="features exists"):
         split_features("Demo", root, np.dtype("float32"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_proposals_are_over_and_under_complete(demo_home):
 )
 def test_bad_command_lines(tmp_path, monkeypatch, capsys, argv, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["make_demo.py", *argv])
+    monkeypatch.setattr("sys.argv", ["make_demo", *argv])
     assert demo.main() == 2 and message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -79,7 +80,7 @@ def test_features_over_given_annotations(thumos, tmp_path, monkeypatch, capsys):
         np.save(path, array if path.name == "classlist.npy" else array[keep])
     monkeypatch.chdir(tmp_path)
     argv = [
-        "make_demo.py",
+        "make_demo",
         "--annotations",
         str(source),
         "--proposals",
@@ -99,6 +100,7 @@ def test_features_over_given_annotations(thumos, tmp_path, monkeypatch, capsys):
 
     # nothing that is there already is replaced, be it the descriptors alone
     shutil.rmtree(tmp_path / "data")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.npy")}
-    assert demo.main() == 2 and "replaces nothing" in capsys.readouterr().err
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.npy")}
+    path = Path("descriptors") / "Few"
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.npy")}
+    assert demo.main() == 2 and f"{path} exists" in capsys.readouterr().err
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*.npy")}

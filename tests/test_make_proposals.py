@@ -173,6 +173,23 @@ def test_classes_of_training_and_of_test_videos(demo, trained):
     assert len(set(propose(trained, features, threshold_cls=0.0).class_idx)) > 1
 
 
+def test_no_float64_on_the_device(demo, trained, monkeypatch):
+    """MPS has none: what is computed in float64 is moved to the CPU first."""
+    on_cpu, cpu, double = [], torch.Tensor.cpu, torch.Tensor.double
+
+    def to_cpu(tensor):
+        on_cpu.append(cpu(tensor).clone())
+        return on_cpu[-1]
+
+    def to_double(tensor):
+        assert any(tensor is moved for moved in on_cpu)
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", to_cpu)
+    monkeypatch.setattr(torch.Tensor, "double", to_double)
+    assert len(propose(trained, demo[1].read(0)).score) and on_cpu
+
+
 def test_a_video_of_one_snippet(demo, trained):
     found = propose(trained, demo[1].read(0)[:1])
     assert found.segments_snip.tolist() == [[0, 1]] and np.isfinite(found.score).all()

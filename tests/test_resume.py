@@ -551,7 +551,7 @@ def test_what_has_nothing_to_finish_stops_at_once(run, tmp_path, monkeypatch, fi
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr(f"{'prepare.commands' if run_type == 'check' else 'runs.inputs'}.read_annotations", read)
+    monkeypatch.setattr("readers.source.read_annotations", read)
     argv = ["--dataset_name", "Demo", "--run_type", run_type, "--exp_dir", tmp_path / "new", "--overwrite"]
     if run_type == "eval":
         argv += ["--detections", finished / "detections.json"]
