@@ -50,6 +50,7 @@ from prepare.make_demo import make_demo_once
 from prepare.snippet_proposals import ProposalSettings
 from readers.checkpoints import load_weights
 from report.dashboard import Dashboard, DashboardSettings
+from report.reading import ReportSettings
 from report.requirements import require_matplotlib
 from runs.folder import RunFolder
 from runs.inference import detect_all
@@ -472,7 +473,7 @@ def evaluate_file(options: Namespace) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
     with RunFolder(options.exp_dir) as folder:
         source = open_dataset(options)
-        truth, detections, lengths, simulated = read_to_evaluate(options, source)
+        truth, detections, lengths, simulated = read_to_evaluate(options.detections, source, options.rate)
         names, tiou_protocol = source.annotations.class_names, TIOU_PROTOCOLS[options.tiou]
         results = evaluate(detections, truth, names, tiou_protocol, options.rate)
         analysis = diagnose(detections, truth, lengths, len(names), tiou_protocol)
@@ -487,7 +488,7 @@ def report(options: Namespace) -> None:
     require_matplotlib()
     from report.command import write_report  # imports matplotlib, which no other run type needs
 
-    write_report(options)
+    write_report(report_settings(options), lambda: open_dataset(options))
 
 
 def check_data(options: Namespace) -> int:
@@ -591,6 +592,20 @@ def build_criterion(options: Namespace) -> Criterion:
         weight_penalty=options.weight_pc_penalty,
         gamma=options.pseudo_instance_ratio,
         pc_center=options.pc_center,
+    )
+
+
+def report_settings(options: Namespace) -> ReportSettings:
+    """What a report needs to know of the options."""
+    return ReportSettings(
+        exp_dir=options.exp_dir,
+        dataset_name=options.dataset_name,
+        tiou_protocol=TIOU_PROTOCOLS[options.tiou],
+        curve_tiou=options.curve_tiou,
+        rate=options.rate,
+        seed=options.seed,
+        detections=options.detections,
+        compare=options.compare or (),
     )
 
 

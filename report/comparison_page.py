@@ -1,10 +1,9 @@
-"""The page that lays runs side by side, and says which of their differences are more than noise."""
+"""The comparison of runs: how they differ, and which differences exceed the noise of the choice of test videos."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,63 +12,45 @@ from eval.bootstrap import LEAST_VIDEOS, LEVEL, differences, draw_videos, num_dr
 from eval.detection import Matched
 from eval.errors import KINDS
 from eval.evaluation import PROTOCOLS, as_arrays
-from eval.protocols import TiouProtocol
 from report import pictures
 from report.page import Page, signed
+from report.reading import ReportData
 
-NOISE = "more than noise of the test videos"
+SIGNIFICANT = "exceeds noise of the test videos"
+UNKNOWN = "unknown"
+NOT_COMPARED = ("exp_dir", "resume", "overwrite")  # options that do not change what is trained
 
 
-@dataclass(frozen=True)
-class Run:
+class ComparedRun(NamedTuple):
     """One of the runs."""
 
     name: str
-    detections: pd.DataFrame  # that count, see `eval.tables.detection_table`
-    analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
-    source: str  # which weights
-    options: Mapping[str, str] = field(default_factory=dict)  # of the run, where they are known
-    seed_deviation: float | None = None  # of the snippet average over its seeds, where there are several
+    data: ReportData
 
 
-def build_comparison(
-    runs: Sequence[Run],
-    *,
-    title: str,
-    truth: pd.DataFrame,
-    videos: Sequence[str],
-    class_names: Sequence[str],
-    tiou_protocol: TiouProtocol,
-    rate: float,
-    seed: int,
-    simulated: bool,
-) -> tuple[Page, str]:
+def build_comparison(runs: Sequence[ComparedRun], seed: int) -> tuple[Page, str]:
     """Compare each run with the first.
 
     Args:
         runs: two or more, on the same videos.
-        title: of the page.
-        truth: see `eval.evaluation.evaluate`.
-        videos: V test videos.
-        class_names: C names.
-        tiou_protocol: with the thresholds.
-        rate: snippets per second.
         seed: of the draws of the bootstrap.
-        simulated: whether the data are.
 
     Returns:
         The page, and the differences at each threshold as text.
     """
+    first = runs[0].data
+    videos, class_names = list(first.labels.index), first.class_names
 
-    def matched(run: Run, protocol: str) -> Matched:
-        arrays = as_arrays(run.detections, truth, protocol, rate, videos)
-        return Matched(*arrays, len(class_names), tiou_protocol.thresholds)
+    def matched(run: ComparedRun, protocol: str) -> Matched:
+        arrays = as_arrays(run.data.detections, first.truth, protocol, first.rate, videos)
+        return Matched(*arrays, len(class_names), first.tiou_protocol.thresholds)
 
-    page, texts = Page(title, simulated=simulated), []
+    page = Page(f"SEAL comparison: {first.dataset}", simulated=any(run.data.simulated for run in runs))
+    texts = []
     drawn = draw_videos(len(videos), seed, num_draws(len(class_names)))
-    _say_what_it_is(page, runs, len(videos), len(drawn))
+    _introduce(page, runs, len(videos), len(drawn))
     with pictures.styled():
-        _show_all(page, runs, [matched(run, "snippet") for run in runs])
+        _show_runs(page, runs, [matched(run, "snippet") for run in runs])
         for i, run in enumerate(runs[1:], 1):
             page.section(f"{run.name} minus {runs[0].name}")
             for protocol in PROTOCOLS:
@@ -86,57 +67,77 @@ def as_text(table: pd.DataFrame) -> str:
     """Differences as printed."""
     shown = table.drop(columns="more_than_noise").map("{:.2f}".format)
     shown["p"] = table["p"].map("{:.3f}".format)
-    shown[""] = np.where(table["more_than_noise"], NOISE, "")
+    shown[""] = np.where(table["more_than_noise"], SIGNIFICANT, "")
     return shown.rename_axis("mAP @ tIoU").to_string()
 
 
-def _say_what_it_is(page: Page, runs: Sequence[Run], num_videos: int, draws: int) -> None:
+def _introduce(page: Page, runs: Sequence[ComparedRun], num_videos: int, draws: int) -> None:
     page.text(
         f"Each run is compared with the first, {runs[0].name}, on the same {num_videos} test videos. A paired "
-        "bootstrap tells whether a difference is more than the noise that the choice of test videos makes: "
-        f"{draws} times as many of them are drawn with replacement, and both runs evaluated on the draw. Intervals "
-        "hold the middle 95% of the draws."
+        "bootstrap shows whether a difference exceeds the noise from the choice of test videos: the videos are drawn "
+        f"{draws} times with replacement, and both runs are evaluated on each draw. Intervals hold the middle 95% of "
+        "the draws."
     )
-    known = [f"{run.name}: {run.seed_deviation:.1f}" for run in runs if run.seed_deviation is not None]
+    deviations = [
+        f"{run.name}: {run.data.seeds['last']['snippet']['average_std']:.1f}"
+        for run in runs
+        if run.data.seeds and run.data.seeds["last"]["snippet"]["average_std"] is not None
+    ]
     page.text(
-        "It does not see how much another seed would change either run, which may be more: "
+        "The bootstrap does not measure how much a run changes with its seed, which may be more. "
         + (
-            f"the standard deviation of average mAP over the seeds is {', '.join(known)}; that of a difference of two "
-            "single runs is 1.4 times as large."
-            if known
-            else "train with --seeds to know."
+            f"The standard deviation of average mAP over the seeds is {', '.join(deviations)}; that of the difference "
+            "of two single runs is 1.4 times as large."
+            if deviations
+            else "Train with --seeds to measure it."
         )
     )
 
 
-def _show_all(page: Page, runs: Sequence[Run], matched: Sequence[Matched]) -> None:
+def _show_runs(page: Page, runs: Sequence[ComparedRun], matched: Sequence[Matched]) -> None:
     page.section("The runs")
     mark = " Simulated data." if page.simulated else ""
     thresholds = [f"{t:g}" for t in matched[0].thresholds]
-    means = [100 * np.nanmean(own.class_precision(), axis=0) for own in matched]
+    means = [100 * np.nanmean(one.class_precision(), axis=0) for one in matched]
     page.table(
         ["mAP, %, at tIoU", "average", *thresholds, "weights"],
-        [[run.name, float(m.mean()), *m.tolist(), run.source] for run, m in zip(runs, means, strict=True)],
+        [[run.name, float(m.mean()), *m.tolist(), run.data.source] for run, m in zip(runs, means, strict=True)],
         caption=f"Snippet protocol.{mark}",
     )
-    names = dict.fromkeys(name for run in runs for name in run.options)
-    lines = {name: [run.options.get(name, "not known") for run in runs] for name in names}
-    differing = {name: values for name, values in lines.items() if len(set(values)) > 1}
-    if differing:
-        page.table(
-            ["option", *(run.name for run in runs)],
-            [[name, *values] for name, values in differing.items()],
-            caption="The options that differ.",
-        )
+    _show_options(page, runs)
     page.table(
         ["run", "average mAP_N, %", *KINDS[1:]],
         [
-            [run.name, run.analysis["average_mAP_N"], *(gain["average"] for gain in run.analysis["gain"].values())]
+            [
+                run.name,
+                run.data.analysis["average_mAP_N"],
+                *(gain["average"] for gain in run.data.analysis["gain"].values()),
+            ]
             for run in runs
         ],
-        caption="What average mAP_N would gain without the errors of a kind, percentage points, in seconds (see a "
-        f"run's own report).{mark}",
+        caption="Gain in average mAP_N without the errors of each type, percentage points, seconds protocol (explained "
+        f"in the report on a run).{mark}",
     )
+
+
+def _show_options(page: Page, runs: Sequence[ComparedRun]) -> None:
+    known = [run for run in runs if run.data.options]
+    if unknown := [run.name for run in runs if not run.data.options]:
+        page.text(f"The options of {', '.join(unknown)} are unknown: the folder has no options.json.", soft=True)
+    names = dict.fromkeys(name for run in known for name in run.data.options if name not in NOT_COMPARED)
+    rows = {name: [_option(run.data.options.get(name, UNKNOWN)) for run in known] for name in names}
+    differing = {name: values for name, values in rows.items() if len(set(values)) > 1}
+    if differing:
+        page.table(
+            ["option", *(run.name for run in known)],
+            [[name, *values] for name, values in differing.items()],
+            caption="The options that differ.",
+        )
+
+
+def _option(value: object) -> str:
+    """The value of an option as one types it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _rows(table: pd.DataFrame) -> list[list[object]]:
@@ -154,7 +155,7 @@ def _rows(table: pd.DataFrame) -> list[list[object]]:
     ]
 
 
-HEADERS = ("difference", "95% interval", NOISE, "p", "the first", "this run")
+HEADERS = ("difference", "95% interval", SIGNIFICANT, "p", "first run", "this run")
 
 
 def _show_thresholds(page: Page, table: pd.DataFrame, protocol: str, i: int) -> None:
@@ -162,15 +163,15 @@ def _show_thresholds(page: Page, table: pd.DataFrame, protocol: str, i: int) -> 
     page.picture(
         f"comparison_{i}_tiou_{protocol}",
         pictures.difference_bars(table, "difference in mAP, percentage points", simulated=page.simulated),
-        f"Difference in mAP at each tIoU with its 95% interval over draws of test videos, {protocol} protocol. Other "
-        "seeds are not in it.",
+        f"Difference in mAP at each tIoU with its 95% interval over draws of test videos, {protocol} protocol. "
+        "Variation between seeds is not included.",
     )
     page.table(
         ["tIoU", *HEADERS],
         _rows(table),
         strong=[len(table) - 1],
-        caption="More than noise where the interval leaves out zero. Each line is taken by itself: with many lines, "
-        "the average is the one to go by.",
+        caption="A difference exceeds the noise if its interval excludes zero. Each row is tested on its own; with "
+        "several rows, rely on the average.",
     )
 
 
@@ -181,12 +182,12 @@ def _show_classes(page: Page, table: pd.DataFrame, i: int) -> None:
         f"comparison_{i}_classes",
         pictures.difference_bars(table, "difference in average precision, percentage points", simulated=page.simulated),
         "Difference in each class's average precision, mean over the tIoU thresholds, with its 95% interval over "
-        "draws of test videos. Other seeds are not in it.",
+        "draws of test videos. Variation between seeds is not included.",
     )
     page.table(
         ["class", *HEADERS],
         _rows(table),
-        caption="Since there are many classes, one is more than noise where Benjamini and Hochberg's procedure finds "
-        f"it at {100 * LEVEL:g}%, which asks for more than an interval without zero, and {LEAST_VIDEOS} videos or more "
-        "have it.",
+        caption="A difference exceeds the noise if the class has at least "
+        f"{LEAST_VIDEOS} videos and the Benjamini-Hochberg procedure at {100 * LEVEL:g}% rejects equality. With many "
+        "classes this is stricter than an interval that excludes zero.",
     )

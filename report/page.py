@@ -1,7 +1,7 @@
-"""A self-contained HTML page of text, tables and pictures: no script, nothing from elsewhere, readable on paper.
+"""A self-contained HTML page of text, tables and pictures, without scripts and external files, ready to print.
 
-Everything that comes from files is escaped here, in one place; and should that fail, the page's own policy forbids
-scripts and connections.
+All text is escaped here, in one place. As a second defence, the page's content security policy forbids scripts and
+connections.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.figure import Figure
 
-from report.pictures import as_png, as_svg
+from report.pictures import as_files
 from utils import printable
 
 STYLE = """
@@ -62,26 +62,29 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def escape(text: object) -> str:
-    """Text that is safe in HTML, in attributes too."""
+    """Escape text for HTML, also within attributes."""
     return html.escape(printable(str(text)))
 
 
 class Page:
-    """A page that is filled from the top.
+    """A page that is filled from top to bottom.
 
     Args:
         title: of the page.
-        simulated: whether it shows figures on simulated data, of which it warns then.
+        simulated: whether the data are simulated; the page then opens with a warning.
+
+    Attributes:
+        pngs: the pictures as PNG files, by file name.
     """
 
     def __init__(self, title: str, *, simulated: bool) -> None:
         self.title, self.simulated = title, simulated
-        self.pngs: dict[str, bytes] = {}  # by file name
+        self.pngs: dict[str, bytes] = {}
         self._parts: list[str] = []
         self._sections: list[str] = []
 
     def section(self, title: str) -> None:
-        """Begin a section."""
+        """Start a section."""
         self._sections.append(title)
         self._parts.append(f'<h2 id="section-{len(self._sections)}">{escape(title)}</h2>')
 
@@ -95,7 +98,7 @@ class Page:
         self._parts.append(f"<p{kind}>{escape(text)}</p>")
 
     def listing(self, text: str) -> None:
-        """Text as it is."""
+        """Preformatted text."""
         self._parts.append(f"<pre>{escape(text)}</pre>")
 
     def table(
@@ -106,13 +109,13 @@ class Page:
         caption: str = "",
         strong: Iterable[int] = (),
     ) -> None:
-        """A table; numbers have one decimal, None is a dash, and the first column heads its row.
+        """A table. Floats are shown with one decimal, None as a dash; the first cell of a row is its header.
 
         Args:
             headers: of the columns.
-            rows: of the table.
-            caption: what it shows.
-            strong: the numbers of the rows that stand out.
+            rows: of cells.
+            caption: below the table.
+            strong: indices of the rows in bold.
         """
         rows, strong = list(rows), set(strong)
         lines = []
@@ -130,8 +133,8 @@ class Page:
 
     def picture(self, name: str, figure: Figure, caption: str) -> None:
         """A picture: as SVG in the page, and as `<name>.png` beside it."""
-        self.pngs[f"{name}.png"] = as_png(figure)
-        content = base64.b64encode(as_svg(figure)).decode()
+        svg, self.pngs[f"{name}.png"] = as_files(figure)
+        content = base64.b64encode(svg).decode()
         alt = escape(caption)
         self._parts.append(
             f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{content}">'
@@ -139,7 +142,7 @@ class Page:
         )
 
     def html(self) -> str:
-        """The page."""
+        """The page as HTML."""
         links = "".join(f'<a href="#section-{i}">{escape(title)}</a>' for i, title in enumerate(self._sections, 1))
         banner = '<p class="banner">Simulated data: no figure on this page says anything about real videos.</p>'
         return "\n".join(

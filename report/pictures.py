@@ -1,7 +1,7 @@
-"""The pictures of a report, as matplotlib figures; none touches matplotlib's global state, or depends on its settings.
+"""The pictures of a report as matplotlib figures, independent of matplotlib's global state and settings.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart, and differ in lightness for paper. Times are in
-seconds. Names from files are drawn as they are, never read as formulas.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; they differ in lightness, for print.
+Times are in seconds. Names from files are drawn as plain text, never as formulas.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.errors import KINDS
 
-BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #F0E442".split()  # noqa: SIM905
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PINK, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
 INK, GREY, FAINT = "#222222", "#7F7F7F", "#DDDDDD"
 LINES = ((BLUE, "-"), (RED, "--"), (GREEN, "-."), (INK, ":"), (PINK, "-"), (ORANGE, "--"), (SKY, "-."))
-KIND_COLOURS = dict(zip(KINDS, (BLUE, SKY, PINK, ORANGE, YELLOW, GREY), strict=True))
-WIDTH = 6.4  # inches of every picture: what is written in it can then be read on a phone
+TYPE_COLOURS = dict(zip(KINDS, (BLUE, SKY, PINK, ORANGE, YELLOW, GREY), strict=True))
+WIDTH = 6.4  # inches; the text of a picture stays readable on a phone
+DPI = 200  # of PNG files
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -45,22 +47,22 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a class may be called $x$
     "svg.fonttype": "path",
-    "svg.hashsalt": "SEAL",  # the same picture has the same bytes
+    "svg.hashsalt": "SEAL",  # equal pictures have equal bytes
 }
 MARK = "simulated data"
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within the block, figures are made and drawn in the style of all pictures."""
+    """Within the block, figures are made and drawn in the style of the report."""
     with mpl.style.context(["default", STYLE]), warnings.catch_warnings():
-        # A name may be in a script that the font lacks; it is drawn as boxes, and stands in full in the text beside it.
+        # The font may lack the script of a name, which is then drawn as boxes; tables show it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def new_figure(height: float, *, simulated: bool) -> Figure:
-    """A figure whose layout is fitted to what is in it, with the mark of simulated data if they are."""
+    """A figure of a height in inches, laid out to fit its content; marked if the data are simulated."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     if simulated:
         figure.text(0.005, 0.998, MARK, ha="left", va="top", fontsize=7, color=RED)
@@ -68,18 +70,13 @@ def new_figure(height: float, *, simulated: bool) -> Figure:
     return figure
 
 
-def as_svg(figure: Figure) -> bytes:
-    """The figure as an SVG file."""
-    content = BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
-    return content.getvalue()
-
-
-def as_png(figure: Figure) -> bytes:
-    """The figure as a PNG file of 200 pixels an inch."""
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
-    return content.getvalue()
+def as_files(figure: Figure) -> tuple[bytes, bytes]:
+    """The figure as an SVG and as a PNG file."""
+    svg, png = BytesIO(), BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # the layout stays as it is; fitting it again would take as long as the drawing
+    figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    return svg.getvalue(), png.getvalue()
 
 
 def as_pixels(figure: Figure) -> np.ndarray:
@@ -91,7 +88,7 @@ def as_pixels(figure: Figure) -> np.ndarray:
 
 
 def short(name: str, most: int = 26) -> str:
-    """A name cut to a length that has room in a picture."""
+    """A name, cut to at most `most` characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
@@ -99,7 +96,7 @@ def short(name: str, most: int = 26) -> str:
 
 
 def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> Figure:
-    """A bar for each class, the best first, in as many columns as make it fit a page."""
+    """A bar for each class, the best first, in one to four columns."""
     names = sorted(values, key=lambda name: -values[name])
     columns = int(np.clip(np.ceil(len(names) / 55), 1 if len(names) <= 24 else 2, 4))
     each = int(np.ceil(len(names) / columns))
@@ -123,7 +120,7 @@ def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> F
 
 
 def precision_recall(curves: Mapping[str, np.ndarray], recall: np.ndarray, *, simulated: bool) -> Figure:
-    """Precision over recall, `[R]` each in [0, 1], a line for each name."""
+    """Precision over recall, `[R]` each in [0, 1]; one line for each name."""
     figure = new_figure(3.6, simulated=simulated)
     ax = figure.subplots()
     for (name, precision), (colour, dashes) in zip(curves.items(), itertools.cycle(LINES), strict=False):
@@ -135,13 +132,13 @@ def precision_recall(curves: Mapping[str, np.ndarray], recall: np.ndarray, *, si
 
 
 def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Figure:
-    """Which classes are reported in the videos of each: `[C, C]` percent, nan where a class has no video."""
+    """`[C, C]` percent of the videos of a class (row) in which a class (column) is reported; nan for no video."""
     few = len(names) <= 30
     figure = new_figure(1.5 + 0.2 * len(names) if few else 6.3, simulated=simulated)
     ax = figure.subplots()
     colours = mpl.colormaps["Blues"].with_extremes(bad=FAINT)
     shape = "auto" if few else "equal"
-    edges = None if few else (0.5, len(names) + 0.5, len(names) + 0.5, 0.5)  # places in a list count from 1
+    edges = None if few else (0.5, len(names) + 0.5, len(names) + 0.5, 0.5)  # numbers in a list count from 1
     image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, aspect=shape, interpolation="nearest", extent=edges)
     figure.colorbar(image, ax=ax, label="% of the videos of a class", shrink=0.9)
     ax.set(xlabel="class reported", ylabel="class of the video")
@@ -155,7 +152,7 @@ def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Fi
     else:
         ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         ax.yaxis.set_major_locator(MaxNLocator(10, integer=True))
-        ax.set(xlabel="class reported, its place in the list", ylabel="class of the video, its place in the list")
+        ax.set(xlabel="class reported, number in the class list", ylabel="class of the video, number in the class list")
     return figure
 
 
@@ -190,12 +187,12 @@ def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool
 
 
 def error_shares(analysis: Mapping[str, Any], k: int, *, simulated: bool) -> Figure:
-    """What the top i G detections of the classes are, for i from 1 to 10, at threshold number k."""
+    """Shares of the error types among the top i G detections of each class, for i from 1 to 10, at threshold k."""
     figure = new_figure(3.5, simulated=simulated)
     ax = figure.subplots()
     below = np.zeros(analysis["top"])
     rank = np.arange(1, analysis["top"] + 1)
-    for kind, colour in KIND_COLOURS.items():
+    for kind, colour in TYPE_COLOURS.items():
         share = np.array(analysis["shares"][kind][k])
         ax.bar(rank, share, bottom=below, color=colour, width=0.82, label=kind, edgecolor="white", linewidth=0.5)
         for x, value, middle in zip(rank, share, below + share / 2, strict=True):
@@ -212,11 +209,11 @@ def error_shares(analysis: Mapping[str, Any], k: int, *, simulated: bool) -> Fig
 
 
 def error_gains(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
-    """What average mAP_N would gain if each kind of error were removed."""
+    """Gain in average mAP_N without the errors of each type."""
     figure = new_figure(2.3, simulated=simulated)
     ax = figure.subplots()
     gains = {kind: gain["average"] for kind, gain in analysis["gain"].items()}
-    ax.barh(range(len(gains)), gains.values(), color=[KIND_COLOURS[kind] for kind in gains], height=0.7)
+    ax.barh(range(len(gains)), gains.values(), color=[TYPE_COLOURS[kind] for kind in gains], height=0.7)
     for y, value in enumerate(gains.values()):
         ax.text(value, y, f" +{value:.1f}", va="center")
     ax.set_yticks(range(len(gains)), gains)
@@ -230,13 +227,13 @@ def error_gains(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
 
 BUCKET_TITLES = {
     "length": "length, seconds",
-    "coverage": "share of the video, %",
+    "coverage": "coverage of the video, %",
     "instances": "instances in the video",
 }
 
 
 def bucket_name(bucket: Mapping[str, Any], name: str) -> str:
-    """How a bucket of the error analysis is called."""
+    """The label of a bucket of the error analysis."""
     low, high = bucket["over"], bucket["up_to"]
     if name == "instances":
         return f"> {low}" if high is None else f"{high}" if low + 1 == high else f"{low + 1}–{high}"
@@ -246,9 +243,9 @@ def bucket_name(bucket: Mapping[str, Any], name: str) -> str:
 
 
 def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
-    """Average mAP_N, and the share of missed instances, by length, coverage and number of instances.
+    """Average mAP_N and percentage of missed instances by length, coverage and number of instances.
 
-    What is known of no instance is left out: coverage, if the videos' durations are not known.
+    A characteristic that is unknown for all instances is left out, as coverage is if no video has a duration.
     """
     buckets = {name: parts for name, parts in analysis["buckets"].items() if sum(part["instances"] for part in parts)}
     figure = new_figure(4.8, simulated=simulated)
@@ -281,7 +278,7 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
 
 
 def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figure:
-    """Differences with their intervals: rows with `difference, low, high, more_than_noise`, one for each name."""
+    """Differences with their intervals; the table is indexed by name and comes from `eval.bootstrap.differences`."""
     columns = 1 if len(table) <= 40 else 2 if len(table) <= 110 else 3
     each = int(np.ceil(len(table) / columns))
     size = 8.5 if columns == 1 else 6
@@ -302,9 +299,9 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=3.5, label=text)
         for colour, text in (
-            (BLUE, "higher, more than noise of the test videos"),
-            (RED, "lower, the same"),
-            (GREY, "may be noise"),
+            (BLUE, "higher, exceeds noise"),
+            (RED, "lower, exceeds noise"),
+            (GREY, "may be noise of the test videos"),
         )
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7.5)

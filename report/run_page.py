@@ -1,9 +1,8 @@
-"""The report on a run, or on anyone's detections: what it gets, and why."""
+"""The report on a run, or on a file of detections: mAP, classes, curves, labels, training, videos and errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ from eval.curves import RECALL, label_confusion, mean_curve, video_precision
 from eval.detection import Matched
 from eval.errors import KINDS
 from eval.evaluation import PROTOCOLS, as_arrays
-from eval.protocols import TiouProtocol
 from report import pictures
 from report.page import Page
+from report.reading import ReportData
 from report.timelines import TYPES_AT, Timeline, timeline_detections, timeline_truth, timelines
 from runs.seeds import seeds_rows
 from utils import __version__, shorten_list
@@ -23,114 +22,87 @@ from utils import __version__, shorten_list
 SHOWN = 2  # best, median and worst videos
 
 
-@dataclass(frozen=True)
-class Material:
-    """What a report is made of."""
-
-    title: str
-    dataset: str
-    subset: str  # of the test videos
-    simulated: bool
-    class_names: Sequence[str]
-    labels: pd.DataFrame  # [V, C] of the test videos, 0 or 1, see `eval.curves.label_confusion`
-    truth: pd.DataFrame  # see `eval.evaluation.evaluate`
-    detections: pd.DataFrame  # that count, see `eval.tables.detection_table`
-    figures: Mapping[str, Any]  # see `eval.evaluation.evaluate`
-    analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
-    lengths: Mapping[str, float]  # seconds of each test video; nan where it is not known
-    tiou_protocol: TiouProtocol
-    curve_tiou: Sequence[float]  # of the precision-recall curves
-    rate: float  # snippets per second
-    proposals: Mapping[str, np.ndarray] = field(default_factory=dict)  # `[M, 2]` seconds of each video
-    source: str = ""  # which weights, or which file
-    results: Mapping[str, Any] | None = None  # those of `results.json`
-    losses: pd.DataFrame | None = None  # of each epoch
-    maps: pd.DataFrame | None = None  # of each evaluation
-    seeds: Mapping[str, Any] | None = None  # those of `seeds.json`
-    options: str = ""  # the text of `opt.txt`
-
-
-def build_report(material: Material) -> Page:
+def build_report(data: ReportData) -> Page:
     """The page, with its pictures."""
-    page = Page(material.title, simulated=material.simulated)
+    page = Page(f"SEAL report: {data.dataset}", simulated=data.simulated)
     with pictures.styled():
-        videos = list(material.labels.index)
-        arrays = as_arrays(material.detections, material.truth, "snippet", material.rate, videos)
-        matched = Matched(*arrays, len(material.class_names), material.tiou_protocol.thresholds)
-        _say_what_it_is(page, material)
-        _show_seeds(page, material)
-        _show_map(page, material)
-        _show_classes(page, material, matched)
-        _show_curves(page, material, arrays)
-        _show_labels(page, material)
-        _show_training(page, material)
-        _show_videos(page, material, matched)
-        _show_errors(page, material)
-        if material.options:
+        videos = list(data.labels.index)
+        arrays = as_arrays(data.detections, data.truth, "snippet", data.rate, videos)
+        matched = Matched(*arrays, len(data.class_names), data.tiou_protocol.thresholds)
+        _introduce(page, data)
+        _show_seeds(page, data)
+        _show_map(page, data)
+        _show_classes(page, data, matched)
+        _show_curves(page, data, arrays)
+        _show_labels(page, data)
+        _show_training(page, data)
+        _show_videos(page, data, matched)
+        _show_errors(page, data)
+        if data.options_text:
             page.section("Options")
-            page.listing(material.options)
+            page.listing(data.options_text)
     return page
 
 
-def _say_what_it_is(page: Page, material: Material) -> None:
-    videos, classes = len(material.labels), material.truth["class_idx"].nunique()
+def _introduce(page: Page, data: ReportData) -> None:
+    videos, classes = len(data.labels), data.truth["class_idx"].nunique()
     page.text(
-        f"SEAL {__version__}. {material.source}. Dataset {material.dataset}, subset {material.subset}: {videos} test "
-        f"videos with {len(material.truth)} instances of {classes} classes; {len(material.detections)} detections."
+        f"SEAL {__version__}. {data.source}. Dataset {data.dataset}, subset {data.subset}: {videos} test "
+        f"videos with {len(data.truth)} instances of {classes} classes; {len(data.detections)} detections."
     )
-    if without := sorted(set(material.labels.index) - set(material.detections["video"])):
-        page.text(f"{len(without)} videos have no detection: {shorten_list(without)}.", soft=True)
+    if without := sorted(set(data.labels.index) - set(data.detections["video"])):
+        page.text(f"{len(without)} videos have no detections: {shorten_list(without)}.", soft=True)
 
 
-def _show_map(page: Page, material: Material) -> None:
+def _show_map(page: Page, data: ReportData) -> None:
     page.section("Mean average precision")
-    figures, given = material.figures, material.results or {}
-    *others, headline = material.tiou_protocol.means_of(figures["snippet"]["mAP"])
+    figures, given = data.figures, data.results or {}
+    *others, headline = data.tiou_protocol.means_of(figures["snippet"]["mAP"])
     thresholds = [f"{t:g}" for t in figures["snippet"]["tiou"]]
-    data = "simulated" if material.simulated else material.dataset
+    dataset = "simulated" if data.simulated else data.dataset
 
     def row(name: str, protocol: str, result: Mapping[str, Any]) -> list[object]:
-        *of_others, of_headline = material.tiou_protocol.means_of(result["mAP"]).values()
-        return [name, of_headline, *result["mAP"], *of_others, protocol, data]
+        *of_others, of_headline = data.tiou_protocol.means_of(result["mAP"]).values()
+        return [name, of_headline, *result["mAP"], *of_others, protocol, dataset]
 
     last, best = given.get("epoch"), given.get("best")
     if last and best and last == best["epoch"]:
-        name = f"epoch {last}, the last, and the best on the test set"
+        name = f"epoch {last}, the last, also the best on the test set"
     else:
         name = f"epoch {last}, the last" if last else "these detections"
     rows = [row(name, protocol, figures[protocol]) for protocol in PROTOCOLS]
     if best and last != best["epoch"]:
         rows += [row(f"epoch {best['epoch']}, the best on the test set", name, best[name]) for name in PROTOCOLS]
-    published = material.tiou_protocol.published
+    published = data.tiou_protocol.published
     empty = [None] * (len(thresholds) + len(others))
     rows += [[row.method, row.mean, *empty, "snippet", f"{row.dataset}, real"] for row in published]
     page.table(["mAP, %, at tIoU", headline, *thresholds, *others, "protocol", "data"], rows, strong=[0])
     notes = [
-        "The snippet protocol, ground truth rounded to whole snippets, is the one behind the published figures; the "
-        "seconds protocol rounds nothing."
+        "The snippet protocol rounds the ground truth to whole snippets, as the published figures do; the seconds "
+        "protocol rounds nothing."
     ]
     if published:
         notes.append(
-            f"Published rows are of real {published[0].dataset}; do not compare them with figures on other data."
+            f"Published rows are on real {published[0].dataset}; do not compare them with figures on other data."
         )
     if best:
-        notes.append("The best epoch was chosen on the test set; compare the last.")
+        notes.append("The best epoch was chosen on the test set, so compare the last epoch with other methods.")
     page.text(" ".join(notes), soft=True)
-    if given.get("classification_accuracy") is not None and material.labels.to_numpy().any():
+    if given.get("classification_accuracy") is not None and data.labels.to_numpy().any():
         mean = given["classification_mAP"]
         page.text(
-            f"Video classification: mAP {'not to be had' if mean is None else f'{mean:.1f}'}, "
-            f"{given['classification_accuracy']:.1f}% of the videos with exactly their labels."
+            f"Video classification: mAP {'n/a' if mean is None else f'{mean:.1f}'}, accuracy "
+            f"{given['classification_accuracy']:.1f}% (videos with exactly their labels)."
         )
 
 
-def _show_seeds(page: Page, material: Material) -> None:
-    if material.seeds is None:
+def _show_seeds(page: Page, data: ReportData) -> None:
+    if data.seeds is None:
         return
     page.section("Seeds")
-    seeds = material.seeds
+    seeds = data.seeds
     tiou = [f"{t:g}" for t in seeds["last"]["snippet"]["tiou"]]
-    mark = ", simulated data" if material.simulated else ""
+    mark = ", simulated data" if data.simulated else ""
     page.table(
         ["mAP, %, at tIoU", "average", *tiou],
         [[name, cells[-1], *cells[:-1]] for name, cells in seeds_rows(seeds).items()],
@@ -138,18 +110,18 @@ def _show_seeds(page: Page, material: Material) -> None:
         strong=[0],
     )
     page.table(
-        ["seed", "average of the last epoch", "of the best"],
+        ["seed", "average of the last epoch", "of the best epoch"],
         zip(map(str, seeds["seeds"]), seeds["averages"]["last"], seeds["averages"]["best"], strict=True),
         caption=f"Each run, snippet protocol{mark}.",
     )
-    page.text(f"All that follows is of one run: {material.source}.")
+    page.text(f"The rest of this page is about one run: {data.source}.")
 
 
-def _show_classes(page: Page, material: Material, matched: Matched) -> None:
+def _show_classes(page: Page, data: ReportData, matched: Matched) -> None:
     page.section("Classes")
     precision = 100 * matched.class_precision()  # [C, K]
     present = np.flatnonzero(matched.num_instances)
-    means = {material.class_names[i]: float(precision[i].mean()) for i in present}
+    means = {data.class_names[i]: float(precision[i].mean()) for i in present}
     page.picture(
         "class_average_precision",
         pictures.class_bars(means, "average precision, %, mean over the tIoU thresholds", simulated=page.simulated),
@@ -159,122 +131,134 @@ def _show_classes(page: Page, material: Material, matched: Matched) -> None:
     page.table(
         ["class", "instances", *(f"{t:g}" for t in matched.thresholds), "mean"],
         [
-            [material.class_names[i], int(matched.num_instances[i]), *precision[i].tolist(), float(precision[i].mean())]
+            [data.class_names[i], int(matched.num_instances[i]), *precision[i].tolist(), float(precision[i].mean())]
             for i in order
         ],
         caption="Average precision, %, at each tIoU, snippet protocol.",
     )
 
 
-def _show_curves(page: Page, material: Material, arrays: tuple[dict, dict]) -> None:
+def _show_curves(page: Page, data: ReportData, arrays: tuple[dict, dict]) -> None:
     page.section("Precision and recall")
-    thresholds = np.sort(material.curve_tiou)
-    matched = Matched(*arrays, len(material.class_names), thresholds)
+    thresholds = np.sort(data.curve_tiou)
+    matched = Matched(*arrays, len(data.class_names), thresholds)
     curves, precision = mean_curve(matched), matched.class_precision()
     named = {f"tIoU {t:g}, mAP {100 * np.nanmean(precision[:, k]):.1f}": curves[:, k] for k, t in enumerate(thresholds)}
     page.picture(
         "precision_recall",
         pictures.precision_recall(named, RECALL, simulated=page.simulated),
-        "Interpolated precision over recall, the mean over the classes, so that the area under a curve is the mAP. "
-        "Snippet protocol.",
+        "Interpolated precision over recall, mean over the classes, snippet protocol. The area under a curve is the "
+        "mAP.",
     )
 
 
-def _show_labels(page: Page, material: Material) -> None:
+def _show_labels(page: Page, data: ReportData) -> None:
     page.section("Video labels")
-    if not material.labels.to_numpy().any():
+    if not data.labels.to_numpy().any():
         page.text("The test videos have no labels.")
         return
-    counts = label_confusion(material.detections, material.labels)
-    videos = material.labels.sum().to_numpy()
+    counts = label_confusion(data.detections, data.labels)
+    videos = data.labels.sum().to_numpy()
     share = np.where(videos[:, None] > 0, 100 * counts.to_numpy() / np.maximum(videos, 1)[:, None], np.nan)
     page.picture(
         "label_confusion",
-        pictures.confusion(share, material.class_names, simulated=page.simulated),
-        "Of the videos of a class (row), the share in which a class (column) has detections. Other labels that the "
-        "video has are right, and are not counted in its row. Rows need not add up to 100: a video may have several "
-        "classes, or be reported with none of its own.",
+        pictures.confusion(share, data.class_names, simulated=page.simulated),
+        "Percentage of the videos of a class (row) that have detections of a class (column). Detections of another "
+        "label of the same video are correct and not counted. Rows need not add up to 100: a video may have "
+        "detections of several classes, or none of its own.",
     )
     table = counts.to_numpy().copy()
     np.fill_diagonal(table, 0)
     order = np.argsort(-table, axis=None, kind="stable")[:10]
     pairs = [(row, column) for row, column in zip(*np.unravel_index(order, table.shape), strict=True)]
-    names = material.class_names
+    names = data.class_names
     rows = [[names[r], names[c], int(table[r, c]), float(share[r, c])] for r, c in pairs if table[r, c]]
     if rows:
         page.table(["class of the video", "reported", "videos", "%"], rows, caption="The most frequent confusions.")
     else:
-        page.text("No video has detections of a class that is not one of its labels.")
+        page.text("All detections are of labels of their video.")
 
 
-def _show_training(page: Page, material: Material) -> None:
-    if material.losses is None or material.losses.empty:
+def _show_training(page: Page, data: ReportData) -> None:
+    if data.metrics is None or data.metrics.losses.empty:
         return
+    maps = _map_over_epochs(data.metrics.evaluations)
     page.section("Training")
     page.picture(
         "training",
-        pictures.training_curves(material.losses, material.maps, simulated=page.simulated),
-        "Loss terms, means over each epoch (unweighted but for the suppressed term's half)"
-        + (", and what the evaluations found on the test set, snippet protocol." if len(material.maps) else "."),
+        pictures.training_curves(data.metrics.losses, maps, simulated=page.simulated),
+        "Loss terms, mean over each epoch, without their weights (the suppressed MIL term includes its factor 0.5)"
+        + ("; below, mAP on the test set, snippet protocol." if len(maps) else "."),
     )
 
 
-def _show_videos(page: Page, material: Material, matched: Matched) -> None:
+def _map_over_epochs(evaluations: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
+    """mAP at a few thresholds and its mean, snippet protocol: a row for each epoch."""
+    rows = {}
+    for epoch, results in evaluations.items():
+        snippet = results["snippet"]
+        first, last = snippet["tiou"][0], snippet["tiou"][-1]
+        values = dict(zip(snippet["tiou"], snippet["mAP"], strict=True))
+        rows[epoch] = {f"tIoU {t:g}": values[t] for t in sorted({first, 0.3, 0.5, 0.7, last}) if t in values}
+        rows[epoch][f"mean {first:g} : {last:g}"] = snippet["average"]
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _show_videos(page: Page, data: ReportData, matched: Matched) -> None:
     page.section("Videos")
-    own = {material.labels.index[i]: value for i, value in video_precision(matched).items()}
-    ranked = sorted(own, key=lambda name: (-own[name], name))
+    average = {data.labels.index[i]: value for i, value in video_precision(matched).items()}
+    ranked = sorted(average, key=lambda name: (-average[name], name))
     page.text(
-        "Each video is evaluated as if there were no other. Black is the ground truth; below it are a class's best "
-        "detections, up to three times as many as it has instances, in the colour of their error type at tIoU "
-        f"{TYPES_AT:g} (see Errors). An absent class is one that was detected and is not there."
-        + (" The grey hill is how many proposals lie over each moment." if material.proposals else ""),
+        "The best, median and worst test videos, each evaluated by itself. Black: ground truth. Below it: the best "
+        "detections of the class, at most three for each instance, coloured by error type at tIoU "
+        f"{TYPES_AT:g} (see Errors). Absent: a class that was detected but is not in the video."
+        + (" Grey area: number of proposals over time." if data.proposals else ""),
         soft=True,
     )
-    shown: set[str] = set()
     middle = max(0, (len(ranked) - SHOWN) // 2)
     groups = {"best": ranked[:SHOWN], "median": ranked[middle : middle + SHOWN], "worst": ranked[-SHOWN:]}
-    for which, videos in groups.items():
-        videos = [video for video in videos if video not in shown]
-        shown |= set(videos)
+    drawn: set[str] = set()
+    for group, names in groups.items():
+        videos = [name for name in names if name not in drawn]
+        drawn |= set(videos)
         if videos:
-            figure = timelines(_timelines(material, videos, own), simulated=page.simulated)
-            page.picture(f"videos_{which}", figure, f"Of the {which} by their own mAP: {', '.join(videos)}.")
+            figure = timelines(_timelines(data, videos, average), simulated=page.simulated)
+            page.picture(f"videos_{group}", figure, f"The {group} by average mAP of the video: {', '.join(videos)}.")
 
 
-def _timelines(material: Material, videos: Sequence[str], own: Mapping[str, float]) -> list[Timeline]:
-    detections, truth = (table[table["video"].isin(videos)] for table in (material.detections, material.truth))
-    found = timeline_detections(detections, truth, material.class_names)
-    instances = timeline_truth(truth, material.class_names)
+def _timelines(data: ReportData, videos: Sequence[str], average: Mapping[str, float]) -> list[Timeline]:
+    detections, truth = (table[table["video"].isin(videos)] for table in (data.detections, data.truth))
+    shown, instances = timeline_detections(detections, truth, data.class_names), timeline_truth(truth, data.class_names)
     lines = []
     for video in videos:
-        proposals = material.proposals.get(video, np.empty((0, 2)))
-        length = material.lengths.get(video, np.nan)
-        if np.isnan(length):  # not known: as far as anything reaches
-            ends = [part.loc[part["video"] == video, "end_sec"].max() for part in (detections, truth)]
+        proposals = data.proposals.get(video, np.empty((0, 2)))
+        length = data.lengths.get(video, np.nan)
+        if np.isnan(length):  # unknown: up to the end of the last segment
+            ends = [table.loc[table["video"] == video, "end_sec"].max() for table in (detections, truth)]
             length = float(np.nanmax([*ends, proposals.max(initial=0.0)]))
-        title = f"{video}: average mAP {100 * own[video]:.1f}"
-        lines.append(Timeline(title, length, instances[video], found.get(video, {}), proposals))
+        title = f"{video}: average mAP {100 * average[video]:.1f}"
+        lines.append(Timeline(title, length, instances[video], shown.get(video, {}), proposals))
     return lines
 
 
-def _show_errors(page: Page, material: Material) -> None:
+def _show_errors(page: Page, data: ReportData) -> None:
     page.section("Errors")
-    _say_what_errors_are(page, material.analysis)
-    analysis, simulated = material.analysis, page.simulated
+    analysis, simulated = data.analysis, page.simulated
+    _explain_error_types(page, analysis)
     k = int(np.argmin(np.abs(np.array(analysis["tiou"]) - TYPES_AT)))
-    at = analysis["tiou"][k]
     page.picture(
         "error_shares",
         pictures.error_shares(analysis, k, simulated=simulated),
-        f"What the top detections of each class are, at tIoU {at:g}; 1× is as many as the class has instances.",
+        f"Types of the top detections of each class at tIoU {analysis['tiou'][k]:g}; 1× is as many detections as the "
+        "class has instances.",
     )
     page.picture(
         "error_gains",
         pictures.error_gains(analysis, simulated=simulated),
-        f"What average mAP_N, which is {analysis['average_mAP_N']:.1f}%, would gain without the errors of a kind.",
+        f"Gain in average mAP_N, which is {analysis['average_mAP_N']:.1f}%, without the errors of each type.",
     )
     page.table(
-        ["kind", *(f"{t:g}" for t in analysis["tiou"]), "gain"],
+        ["type", *(f"{t:g}" for t in analysis["tiou"]), "gain"],
         [
             [kind, *(shares[-1] for shares in analysis["shares"][kind]), analysis["gain"].get(kind, {}).get("average")]
             for kind in KINDS
@@ -284,9 +268,9 @@ def _show_errors(page: Page, material: Material) -> None:
     page.picture(
         "error_buckets",
         pictures.error_buckets(analysis, simulated=simulated),
-        "Average mAP_N, and the share of instances that no detection holds (mean over the tIoU thresholds), by an "
-        "instance's length, by its share of its video, and by the number of instances of its class in its video. A "
-        "bound belongs to the bucket below it; n instances are in a bucket.",
+        "Average mAP_N, and percentage of missed instances (mean over the tIoU thresholds), by length of the instance, "
+        "by its coverage (share of the video), and by the number of instances of the class in the video. An upper "
+        "bound belongs to its bucket; n is the number of instances in a bucket.",
     )
     page.table(
         ["instances", "number", "average mAP_N, %", "missed, %"],
@@ -299,21 +283,22 @@ def _show_errors(page: Page, material: Material) -> None:
             ]
             for name, buckets in analysis["buckets"].items()
             for bucket in buckets
-            if any(part["instances"] for part in buckets)
+            if any(other["instances"] for other in buckets)
         ],
     )
     if not any(bucket["instances"] for bucket in analysis["buckets"]["coverage"]):
-        page.text("It is not known how long the videos are, so nothing is told by share of the video.")
+        page.text("Video durations are unknown; no breakdown by coverage.")
 
 
-def _say_what_errors_are(page: Page, analysis: Mapping[str, Any]) -> None:
+def _explain_error_types(page: Page, analysis: Mapping[str, Any]) -> None:
     page.text(
-        "After Alwassel et al., Diagnosing Error in Temporal Action Detectors (ECCV 2018), in seconds, over the top "
-        f"{analysis['top']} times as many detections of each class as it has instances: {analysis['detections']} "
-        "detections. At tIoU t, a detection that holds an instance is a true positive. Of the others, u being the "
-        "largest tIoU with any instance of the video: double detection, u at least t, of its class; wrong label, u at "
-        "least t, of another class; localisation, u from 0.1 to t, of its class; confusion, u from 0.1 to t, of "
-        "another class; background, u below 0.1. mAP_N counts precision as if each class had the mean number of "
-        f"instances, {analysis['instances_a_class']:.1f}.",
+        "After Alwassel et al., Diagnosing Error in Temporal Action Detectors (ECCV 2018), seconds protocol. The top "
+        f"{analysis['top']} G detections of each class are analysed, where G is its number of instances: "
+        f"{analysis['detections']} detections. At tIoU t, a detection that is matched to an instance is a true "
+        "positive. The type of any other depends on u, its largest tIoU with an instance of the video. Double "
+        "detection: u is at least t, same class. Wrong label: u is at least t, other class. Localisation: u is from "
+        "0.1 to t, same class. Confusion: u is from 0.1 to t, other class. Background: u is below 0.1. mAP_N computes "
+        "precision as if every class had the mean number of instances, "
+        f"{analysis['instances_a_class']:.1f}.",
         soft=True,
     )

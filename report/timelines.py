@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from eval.detection import match_detections
 from eval.errors import KINDS, kinds_of
 from eval.evaluation import as_arrays
-from report.pictures import FAINT, INK, KIND_COLOURS, new_figure, short
+from report.pictures import FAINT, INK, TYPE_COLOURS, new_figure, short
 
 TYPES_AT = 0.5  # tIoU at which detections are sorted into error types
 DETECTIONS_SHOWN = 3  # per instance of a class in a video; for a class that the video does not have, in all
@@ -96,7 +96,7 @@ def timelines(videos: Sequence[Timeline], *, simulated: bool) -> Figure:
     handles = [Patch(color=INK, label="ground truth")]
     if any(len(video.proposals) for video in videos):
         handles.append(Patch(color=FAINT, label="number of proposals"))
-    handles += [Patch(color=colour, label=name) for name, colour in KIND_COLOURS.items()]
+    handles += [Patch(color=colour, label=name) for name, colour in TYPE_COLOURS.items()]
     title = f"detections by error type at tIoU {TYPES_AT:g}"
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5, title=title, title_fontsize=7.5)
     return figure
@@ -145,7 +145,7 @@ class _Panel:
             for segment, type_name, lane in zip(*detections, self._lanes[name], strict=True):
                 if lane < MAX_LANES:
                     boxes.append(_box(segment, top + 1 + 0.58 * lane, 0.5))
-                    colours.append(KIND_COLOURS[type_name])
+                    colours.append(TYPE_COLOURS[type_name])
         return {"verts": boxes, "facecolors": colours}
 
 

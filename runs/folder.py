@@ -20,22 +20,17 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 RESUME = Path("ckpt") / "resume.pt"
-PICTURES = (
-    *("class_average_precision", "precision_recall", "label_confusion", "training"),
-    *("videos_best", "videos_median", "videos_worst", "error_shares", "error_gains", "error_buckets"),
-)
-REPORT_FILES = ("report.html", *(f"{name}.png" for name in PICTURES))  # of a run, in its folder `report`
 # What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. If the
 # process ends in between, what is left is no run to go on with, since `resume.pt` goes first, and still one that is not
 # to be mixed with another, since `metrics.jsonl` goes last.
 RUN_FILES = (
     str(RESUME),
     "opt.txt",
+    "options.json",
     "mAP-results.log",
     "results.json",
     "detections.json",
     "detections.csv",
-    *(f"report/{name}" for name in REPORT_FILES),
     "ckpt/last_model.pkl",
     "ckpt/best_model.pkl",
     "logs/events.*",
@@ -138,7 +133,13 @@ class RunFolder:
             raise InputError(f"--overwrite would remove {checkpoint}: choose another --exp_dir, or move it")
 
     def clear(self) -> None:
-        """Remove a training run."""
+        """Remove a training run and the report on it. Files that the program did not write stay."""
+        report = self.path / "report"
+        for path in report_files(report):
+            with writing(path):
+                path.unlink()
+        with suppress(OSError):  # there is none, or it has other files
+            report.rmdir()
         for pattern in RUN_FILES:
             for path in self.path.glob(pattern):
                 with writing(path):
@@ -161,3 +162,14 @@ class RunFolder:
         before = options.read_bytes() if options.exists() else b""
         with whole_file(options, "wb") as file:
             file.write(before + about.encode())
+
+
+def report_files(folder: Path) -> list[Path]:
+    """The files of the report in a folder: the pictures that its page names, then the page. Others are not its own."""
+    page = folder / "report.html"
+    if not page.is_file():
+        return []
+    html = page.read_text(encoding="utf-8", errors="replace")
+    # `report.page` writes this below each picture. Text that comes from files is escaped, and cannot look like it.
+    pictures = [path for path in sorted(folder.glob("*.png")) if f"<em>({path.name})</em>" in html]
+    return [*pictures, page]

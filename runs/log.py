@@ -1,4 +1,4 @@
-"""The log of a training run: `metrics.jsonl`, `mAP-results.log` and TensorBoard."""
+"""The log of a training run: `metrics.jsonl`, `mAP-results.log` and TensorBoard; written, and read for reports."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import InputError, append_line, whole_file, writing
+import pandas as pd
+
+from eval.evaluation import are_results
+from utils import InputError, append_line, is_finite_number, short_repr, whole_file, writing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -124,3 +128,44 @@ def _keep_lines(path: Path, counts: Callable[[str], bool]) -> None:
     if kept != lines or cut_off:
         with whole_file(path) as file:
             file.writelines(line + "\n" for line in kept)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The content of a `metrics.jsonl`."""
+
+    losses: pd.DataFrame  # a row for each epoch, a column for each loss term
+    evaluations: dict[int, dict[str, Any]]  # by epoch, see `eval.evaluation.evaluate`
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a `metrics.jsonl`. A last line that was cut off is ignored; if there is no file, nothing was recorded.
+
+    Raises:
+        InputError: a line is damaged.
+    """
+    losses: dict[int, dict[str, float]] = {}
+    evaluations: dict[int, dict[str, Any]] = {}
+    lines = path.read_bytes().decode(errors="replace").split("\n")[:-1] if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            epoch = record["epoch"]
+            if type(epoch) is not int or not 0 < epoch < 1e9:
+                raise ValueError("no epoch")
+            if "evaluation" in record:
+                if not are_results(record["evaluation"] | {"epoch": epoch}):
+                    raise ValueError("no evaluation")
+                evaluations[epoch] = record["evaluation"]
+            else:
+                losses[epoch] = {name: value for name, value in record.items() if name not in ("epoch", "seconds")}
+                if not all(is_finite_number(value) and abs(value) < 1e30 for value in losses[epoch].values()):
+                    raise ValueError("no loss terms")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise InputError(
+                f"{path}: line {number} is damaged: {short_repr(line)}; remove the file to continue without it"
+            ) from None
+    return Metrics(pd.DataFrame.from_dict(losses, orient="index").sort_index(), dict(sorted(evaluations.items())))

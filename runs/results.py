@@ -27,8 +27,8 @@ class Evaluable(NamedTuple):
     simulated: bool  # whether either the dataset or the file says that it is
 
 
-def read_to_evaluate(options: Namespace, source: Source) -> Evaluable:
-    """Read the file `--detections`, and the ground truth.
+def read_to_evaluate(path: Path, source: Source, rate: float) -> Evaluable:
+    """Read a file of detections, and the ground truth; `rate` is in snippets per second.
 
     Raises:
         InputError: there is no ground truth, or the file cannot be used.
@@ -37,10 +37,10 @@ def read_to_evaluate(options: Namespace, source: Source) -> Evaluable:
     videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
     if truth.empty:
         raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
-    detections = read_detections(options.detections, videos, annotations.class_names, options.rate)
+    detections = read_detections(path, videos, annotations.class_names, rate)
     simulated = source.simulated or detections.attrs["simulated"]
     if simulated and not source.simulated:
-        log.info(f"notice: {options.detections} says that it is of simulated data; no figure tells of real videos")
+        log.info(f"notice: {path} says that it is of simulated data; no figure tells of real videos")
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
     if without := sorted(set(videos) - set(detections["video"])):
         log.info(f"notice: {len(without)} videos have no detection: {shorten_list(without)}")

@@ -19,8 +19,8 @@ from readers.arrays import read_array
 from readers.checkpoints import load_weights
 from readers.descriptor_files import CLASSES, FILES, read_descriptors
 from readers.features import Features
-from report.command import read_metrics
 from runs.detections import read_detections
+from runs.log import read_metrics
 from runs.results import read_results
 from runs.resume import TrainingState, run_to_resume
 from runs.seeds import read_seeds, seeds_table, summarise
