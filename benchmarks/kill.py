@@ -21,9 +21,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from joblib import Parallel, delayed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,11 +36,11 @@ from prepare.make_demo import make_demo
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # main.py, in a process that kills itself right before the n-th time that it changes a name in the folder of its run;
-# with 0 it counts, and says how many times there were.
+# with 0 it counts, and writes how many times there were.
 CHILD = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-fatal, count = int(sys.argv[2]), 0
+import os, signal, socket, sys, time
+socket.gethostname = lambda: f"{time.time_ns():020}"  # TensorBoard reads a run's files in the order of their names
+fatal, count = int(sys.argv[1]), 0
 
 def hook(event, args):
     global count
@@ -51,7 +52,7 @@ def hook(event, args):
 
 sys.addaudithook(hook)
 from main import main
-status = main(sys.argv[3:])
+status = main(sys.argv[2:])
 if not fatal:
     with open("changes.txt", "w") as file:
         file.write(str(count))
@@ -59,23 +60,38 @@ sys.exit(status)
 """
 
 
+class Process(Protocol):
+    """What is needed of `subprocess.Popen`."""
+
+    returncode: int
+
+    def poll(self) -> int | None: ...  # noqa: D102
+    def wait(self, timeout: float | None = None) -> int: ...  # noqa: D102
+    def kill(self) -> None: ...  # noqa: D102
+
+
+def start_python(code: str, argv: Sequence[str], cwd: Path, output: Path) -> subprocess.Popen:
+    """Start `python -c code argv…` in a folder; what it prints is appended to a file."""
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with open(output, "ab") as stream:
+        command = [sys.executable, "-c", code, *argv]
+        return subprocess.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": path}, stdout=stream, stderr=stream)
+
+
 @dataclass
 class Home:
-    """The demo dataset, how runs of it are started, and what an uninterrupted one leaves."""
+    """The demo dataset, how runs of it are started, and with which options."""
 
     folder: Path
     argv: Sequence[str]  # of main.py
-    threads: int
+    start: Callable[[str, Sequence[str], Path, Path], Process]  # see `start_python`
 
-    def launch(self, cwd: Path, fatal_change: int = -1, *more: str) -> subprocess.Popen:
-        """Start, or go on with, the run in `cwd/run`."""
+    def launch(self, cwd: Path, fatal_change: int = -1, *more: str) -> Process:
+        """Start, or resume, the run in `cwd/run`."""
         argv = ["--dataset_name", "Demo", "--dataset_root", str(self.folder / "data")]
         argv += ["--proposals_root", str(self.folder), "--descriptors_root", str(self.folder)]
-        command = [sys.executable, "-c", CHILD, str(REPOSITORY), str(fatal_change), *argv, *self.argv]
-        command += ["--exp_dir", "run", *more]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
-        with open(cwd / "output.txt", "ab") as output:
-            return subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=output)
+        argv = [str(fatal_change), *argv, *self.argv, "--exp_dir", "run", *more]
+        return self.start(CHILD, argv, cwd, cwd / "output.txt")
 
 
 def left(run: Path) -> dict[str, str]:
@@ -143,14 +159,33 @@ def stage(run: Path) -> str:
     return "with results" if (run / "results.json").exists() else "in training"
 
 
-def kill_runs(folder: Path, *, runs: int, jobs: int, threads: int, argv: Sequence[str], feature_size: int) -> Counter:
-    """Kill that many runs of the demo; how many there were of each stage when killed.
+def kill_runs(
+    folder: Path,
+    *,
+    runs: int,
+    jobs: int,
+    argv: Sequence[str],
+    feature_size: int,
+    start: Callable[[str, Sequence[str], Path, Path], Process] = start_python,
+) -> Counter:
+    """Kill runs of the demo, and resume them.
+
+    Args:
+        folder: an empty one.
+        runs: how many.
+        jobs: how many at a time.
+        argv: options of the runs.
+        feature_size: of the demo.
+        start: starts a process, see `start_python`.
+
+    Returns:
+        How many runs were killed at each stage.
 
     Raises:
         RuntimeError: a run fails, or leaves something else than the uninterrupted one.
     """
     make_demo(folder / "data", folder, folder, feature_size=feature_size)
-    home = Home(folder, argv, threads)
+    home = Home(folder, argv, start)
     expected, seconds, changes = reference(home)
     print(f"uninterrupted: {seconds:.1f} s, {changes} changes of files, leaves {', '.join(expected)}", flush=True)
     stages: Counter = Counter()
@@ -175,15 +210,10 @@ def main() -> None:
     add("--threads", type=int, default=1, help="of a run")
     add("--max_epoch", type=int, default=100)
     args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    argv = ["--max_epoch", str(args.max_epoch), "--max_proposal", "40"]  # so that every step draws from the shuffler
     with tempfile.TemporaryDirectory() as folder:
-        argv = [
-            "--max_epoch",
-            str(args.max_epoch),
-            "--max_proposal",
-            "40",
-        ]  # so that every step draws from the shuffler
-        options = {"runs": args.runs, "jobs": args.jobs, "threads": args.threads}
-        stages = kill_runs(Path(folder), argv=argv, feature_size=256, **options)
+        stages = kill_runs(Path(folder), argv=argv, feature_size=256, runs=args.runs, jobs=args.jobs)
     print(f"\nall {args.runs} runs equal the uninterrupted one, after {stages.total()} kills:")
     print("\n".join(f"{count:5d} {name}" for name, count in stages.most_common()))
 

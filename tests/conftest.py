@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Processes
 from hypothesis import HealthCheck, settings
 from reader_cases import SHARED
 
@@ -110,6 +111,14 @@ class Numbers:
 @pytest.fixture
 def event_files_in_order(monkeypatch):
     monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", Numbers())
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Starts fresh processes."""
+    started = Processes()
+    yield started
+    started.close()
 
 
 @pytest.fixture

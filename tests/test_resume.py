@@ -10,8 +10,6 @@ import shlex
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -150,37 +148,29 @@ class Killed(BaseException):
     """Stands for a kill, which nothing catches."""
 
 
-@pytest.mark.parametrize("first", [1, 2])
-def test_a_run_may_die_when_it_writes(run, tmp_path, monkeypatch, uninterrupted_run, first):
-    """It dies before the n-th time that it has something put on the disk, for n = 1, 7, 13, … or 2, 8, 14, …."""
-    fsync, deaths, ended = os.fsync, 0, False
-    while not ended:
-        left_to_do = first + 6 * deaths
+def test_a_run_may_die_when_it_writes(run, tmp_path, monkeypatch, uninterrupted_run):
+    """What is on the disk whenever a run is about to put something there; each of these folders can be resumed."""
+    fsync, out, folders = os.fsync, tmp_path / "run", []
 
-        def fatal(descriptor):
-            nonlocal left_to_do
-            left_to_do -= 1
-            if not left_to_do:
-                raise Killed
-            fsync(descriptor)
+    def copying(descriptor):
+        folders.append(shutil.copytree(out, tmp_path / f"run{len(folders)}"))
+        fsync(descriptor)
 
-        out = tmp_path / f"run{deaths}"
-        with monkeypatch.context() as patch:
-            patch.setattr("os.fsync", fatal)
-            try:
-                ended = run(*ARGV, "--exp_dir", out)[0] == 0
-            except Killed:
-                deaths += 1
-        if not ended:
-            assert run(*ARGV, "--exp_dir", out, "--resume", "auto")[0] == 0
-            assert what_is_left(out) == uninterrupted_run
-    assert deaths >= 4
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", copying)
+        assert run(*ARGV, "--exp_dir", out)[0] == 0
+    assert len(folders) >= 20 and any(list(folder.rglob(".*.part")) for folder in folders)
+    for folder in folders[::4]:
+        shutil.rmtree(out)
+        folder.rename(out)
+        status, _, err = run(*ARGV, "--exp_dir", out, "--resume", "auto")
+        assert status == 0 and what_is_left(out) == uninterrupted_run, (folder, err)
 
 
-def test_killed_runs(tmp_path):
+def test_killed_runs(tmp_path, processes):
     """The short form of `python benchmarks/kill.py`, which kills processes, and at any moment."""
     argv = ["--max_epoch", "4", "--max_proposal", "20"]
-    assert kill_runs(tmp_path, runs=3, jobs=2, threads=1, feature_size=16, argv=argv).total() >= 1
+    assert kill_runs(tmp_path, runs=4, jobs=2, feature_size=16, argv=argv, start=processes.start).total() >= 2
 
 
 # ------------------------------------------------------------------------------------- what may be resumed
@@ -503,11 +493,10 @@ def test_generators_go_on_where_they_were(run, tmp_path, monkeypatch):
 # ----------------------------------------------------------------------------------------------- signals
 
 
-def test_a_second_signal_is_not_waited_for():
+def test_a_second_signal_is_not_waited_for(processes, tmp_path):
     """Within a block that is not to be interrupted it ends the process; but not if it is the same one, sent twice."""
     code = """
-import os, signal, sys, time
-sys.path.insert(0, sys.argv[1])
+import os, signal, time
 from runs.signals import catching_signals, uninterrupted
 with catching_signals(), uninterrupted():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -517,10 +506,9 @@ with catching_signals(), uninterrupted():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 """
-    command = [sys.executable, "-c", code, str(Path(main.__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == -signal.SIGTERM and done.stdout == "still here\n"
-    assert done.stderr == "\nfinishing the step; the same again stops at once\n"
+    child = processes.start(code, [], tmp_path, tmp_path / "output", errors=tmp_path / "errors")
+    assert child.wait() == -signal.SIGTERM and (tmp_path / "output").read_text() == "still here\n"
+    assert (tmp_path / "errors").read_text().count("\n") == 2  # it was told once that the step is finished first
 
 
 def test_signals_are_raised_once_and_handlers_given_back():
@@ -594,26 +582,36 @@ def test_a_folder_that_is_moved_ends_the_run(run, tmp_path, monkeypatch, uninter
     assert what_is_left(tmp_path / "moved") == uninterrupted_run
 
 
-@pytest.mark.parametrize("ending", ["2>/dev/full", ">/dev/full", "2>&1 | head -c 10 >/dev/null", "2>&-", ">&- 2>&-"])
-def test_what_cannot_be_printed_stops_nothing(demo_home, tmp_path, ending):
-    """A full disk with the log on it, a pipe that nobody reads, a closed terminal."""
-    words = [sys.executable, Path(main.__file__), *ARGV[:2], "--max_epoch", 2, "--exp_dir", tmp_path / "run"]
-    command = f"{shlex.join(map(str, words))} {ending}"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=demo_home, capture_output=True, text=True)
-    assert done.returncode == 0 and "Traceback" not in done.stderr + done.stdout, done.stderr
+RUN = "import sys, main; sys.exit(main.main(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize(
+    ("output", "errors"),
+    [("output", "/dev/full"), ("/dev/full", "errors"), ("pipe", "pipe"), ("output", None), (None, None)],
+)
+def test_what_cannot_be_printed_stops_nothing(processes, demo_home, tmp_path, output, errors):
+    """A full disk with the log on it, a pipe whose reader is gone, a closed terminal."""
+    os.mkfifo(tmp_path / "pipe")
+    argv = (*ARGV[:2], "--max_epoch", 2, "--exp_dir", tmp_path / "run")
+    streams = [name and tmp_path / name for name in (output, errors)]  # an absolute name stays itself
+    child = processes.start(RUN, argv, demo_home, streams[0], errors=streams[1])
+    if output == "pipe":
+        with open(tmp_path / "pipe", "rb", buffering=0) as pipe:
+            pipe.read(10)
+    assert child.wait() == 0
+    assert not any("Traceback" in path.read_text() for path in tmp_path.iterdir() if path.is_file())
     assert json.loads((tmp_path / "run" / "results.json").read_text())["epoch"] == 2
 
 
-def test_a_lock_of_a_process_that_died_is_none(tmp_path):
+def test_a_lock_of_a_process_that_died_is_none(processes, tmp_path):
     code = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
+import os
 from pathlib import Path
 from runs.folder import RunFolder
 RunFolder(Path("run")).__enter__()
 os._exit(1)
 """
-    subprocess.run([sys.executable, "-c", code, str(Path(main.__file__).parent)], cwd=tmp_path, check=False)
+    assert processes.start(code, [], tmp_path).wait() == 1
     assert (tmp_path / "run" / ".lock").exists()
     with RunFolder(tmp_path / "run") as folder, pytest.raises(InputError, match="is in use by process"):
         folder.start("")
@@ -646,32 +644,32 @@ def test_a_full_disk_costs_nothing_that_was_there(run, tmp_path, uninterrupted_r
     assert what_is_left(out) == uninterrupted_run
 
 
-def test_a_folder_that_becomes_read_only(demo_home, tmp_path):
-    """In the middle of training; a process of its own, since the superuser has to be kept from writing nevertheless."""
+def test_a_folder_that_becomes_read_only(processes, demo_home, tmp_path):
+    """In the middle of training; a process of its own, since the superuser has to give up that it writes anywhere."""
     code = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
+import ctypes, os, sys
 import main
-run_epoch = main.run_epoch
 
-def run_and_close(run):
-    if run.state.epoch == 2:
-        os.chmod(run.folder.path / "ckpt", 0o500)
-    return run_epoch(run)
+if os.geteuid() == 0:
+    version_and_process, no_capabilities = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None, use_errno=True).capset(version_and_process, no_capabilities) == 0
+train_epoch, epochs = main.train_epoch, []
 
-main.run_epoch = run_and_close
-sys.exit(main.main(sys.argv[2:]))
+def close_and_train(*args):
+    epochs.append(1)
+    if len(epochs) == 3:
+        os.chmod(os.path.join(sys.argv[-1], "ckpt"), 0o500)
+    return train_epoch(*args)
+
+main.train_epoch = close_and_train
+sys.exit(main.main(sys.argv[1:]))
 """
-    command = [sys.executable, "-c", code, str(Path(main.__file__).parent), *map(str, ARGV), "--exp_dir"]
-    if os.geteuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("the superuser writes anywhere, and there is no setpriv to keep it from that")
-        command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
     out = tmp_path / "run"
-    done = subprocess.run([*command, str(out)], cwd=demo_home, capture_output=True, text=True, check=False)
+    child = processes.start(code, (*ARGV, "--exp_dir", out), demo_home, errors=tmp_path / "errors")
+    assert child.wait() == 2
     (out / "ckpt").chmod(0o700)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert f"error: {out}/ckpt/resume.pt: cannot be written (Permission denied)" in done.stderr
+    errors = (tmp_path / "errors").read_text()
+    assert "Traceback" not in errors and f"error: {out}/ckpt/resume.pt: " in errors and "Permission denied" in errors
     assert torch.load(out / "ckpt" / "resume.pt", weights_only=True)["epoch"] == 2
     assert sorted(path.name for path in (out / "ckpt").iterdir()) == ["best_model.pkl", "last_model.pkl", "resume.pt"]
 
