@@ -272,7 +272,9 @@ def measure_testing(table: Table, data: Data, options: argparse.Namespace, repea
     table.add(f"post-processing, {sum(sizes)} proposals", took, floor)
 
 
-def measure_logging(table: Table, name: str, data: Data, options: argparse.Namespace, folder: Path) -> None:
+def measure_logging(
+    table: Table, name: str, data: Data, options: argparse.Namespace, folder: Path, repeats: int
+) -> None:
     """All that is recorded of an epoch, and of its share of an evaluation, beside the time that the epoch takes."""
     device = data.train[0].proposals.device
     model, criterion = seal.build_model(options, data, device), seal.build_criterion(options)
@@ -296,7 +298,7 @@ def measure_logging(table: Table, name: str, data: Data, options: argparse.Names
             seal.record_evaluation(run, next(epochs))
 
         once = medians(1, record_epoch, record_evaluation)
-        each = medians(21, record_epoch, record_evaluation)
+        each = medians(repeats, record_epoch, record_evaluation)
     added = each[0] + each[1] / options.interval
     share = {"% of an epoch": round(100 * added / seconds, 2), "epoch": round(seconds, 3)}
     share |= {"evaluation": round(each[1], 4), "once, at the start": round(sum(once) - sum(each), 3)}
@@ -313,7 +315,7 @@ class Detections(NamedTuple):
     rate: float = SNIPPETS_PER_SECOND
 
 
-def measure_evaluation(table: Table, name: str, detections: Detections) -> None:
+def measure_evaluation(table: Table, name: str, detections: Detections, repeats: int) -> None:
     """Both protocols."""
     parts = detections.table, detections.truth
     index = {video: i for i, video in enumerate(pd.unique(pd.concat([part["video"] for part in parts])))}
@@ -326,7 +328,7 @@ def measure_evaluation(table: Table, name: str, detections: Detections) -> None:
             np.argsort(-detections.table["score"].to_numpy(), kind="stable")
             tiou(*(segment[pair] for segment, pair in zip(segments, pairs, strict=True)))
 
-    took, floor = medians(5, partial(evaluate, *detections), bare)
+    took, floor = medians(repeats, partial(evaluate, *detections), bare)
     table.add(f"evaluation, {len(detections.table)} detections, {name}, both protocols", took, floor)
 
 
@@ -456,11 +458,11 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
             model = seal.build_model(options, data, data.train[0].proposals.device)
             found = seal.evaluate_model(model, data, options)[1]
             detections = Detections(found, data.truth, data.annotations.class_names, TIOU_PROTOCOLS["thumos14"])
-        measure_evaluation(table, "THUMOS14's size", detections)
-        measure_evaluation(table, "ActivityNet 1.3's size", activitynet_sized(args.activitynet))
+        measure_evaluation(table, "THUMOS14's size", detections, 2 * repeats - 1)
+        measure_evaluation(table, "ActivityNet 1.3's size", activitynet_sized(args.activitynet), 2 * repeats - 1)
     if "logging" in args.parts:
-        measure_logging(table, "THUMOS14's size", data, options, home)
-        measure_logging(table, "the demo", *load_demo(home, pick_device(args.device)), home / "demo")
+        measure_logging(table, "THUMOS14's size", data, options, home, 10 * repeats - 9)
+        measure_logging(table, "the demo", *load_demo(home, pick_device(args.device)), home / "demo", 10 * repeats - 9)
     del data, features
     if "memory" in args.parts:
         measure_memory(table, home)

@@ -115,7 +115,7 @@ def test_same_seed_same_numbers_and_evaluation_changes_nothing(run, tmp_path):
 
 
 def test_training_learns_and_an_untrained_network_does_not(run, tmp_path):
-    lines = run.train(tmp_path / "run", "--max_epoch", 50, "--interval", 50, "--lr", 1e-3)
+    lines = run.train(tmp_path / "run", "--max_epoch", 15, "--interval", 15, "--lr", 5e-3)
     learned = lines[-1]["evaluation"]["snippet"]["average"]
     run.train(tmp_path / "none", "--max_epoch", 1, "--lr", 1e-12)
     untrained = json.loads((tmp_path / "none" / "results.json").read_text())["snippet"]["average"]
