@@ -1,7 +1,7 @@
-"""The annotations of a dataset: its videos, their subsets and labels, and the instances in them (SPEC section 1).
+"""Reads the annotations of a dataset: its videos, their subsets, labels and instances (SPEC section 1).
 
-They are read from a folder of `.npy` files, as THUMOS14 and ActivityNet have them in this field, or from one
-ActivityNet-style JSON file, which is what one writes for videos of one's own.
+They are in a folder of `.npy` files, the usual form for THUMOS14 and ActivityNet in this field, or in one JSON file as
+ActivityNet publishes it, which is the form for your own videos.
 
 Axes: V videos of the dataset, C classes without background.
 """
@@ -31,7 +31,7 @@ from utils import (
     shorten_list,
 )
 
-_MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 28  # ActivityNet has 200, and videos times classes three million
+_MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 28  # ActivityNet has 200 classes, and three million labels (V x C)
 _MAX_INSTANCES = 5_000  # of a video
 _MAX_NAME_LENGTH = 200  # of a class or subset
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
@@ -39,24 +39,24 @@ ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is known of the videos of a dataset."""
+    """The videos of a dataset, with their labels and instances."""
 
     class_names: list[str]
     videos: list[str]  # [V]
     subsets: list[str]  # [V]
     labels: np.ndarray  # [V, C] float32, 0 or 1: the video-level labels that training uses
     instances: pd.DataFrame  # one row per instance: video, class_idx, start_sec, end_sec
-    empty_instances: pd.DataFrame  # those of zero or negative length, which are no ground truth
-    ambiguous: dict[str, np.ndarray]  # [A, 2] seconds, of the videos that have any
-    durations: np.ndarray  # [V] seconds, nan where it is not known
+    empty_instances: pd.DataFrame  # those of zero or negative length, which are not part of the ground truth
+    ambiguous: dict[str, np.ndarray]  # [A, 2] seconds for each video that has ambiguous segments
+    durations: np.ndarray  # [V] seconds, nan if unknown
 
     def videos_of(self, subset: str) -> list[str]:
-        """The videos of a subset, in file order.
+        """The videos of a subset, in the order of the files.
 
         Raises:
-            InputError: there is none.
+            InputError: it has no video.
         """
-        videos = [video for video, own in zip(self.videos, self.subsets, strict=True) if own == subset]
+        videos = [video for video, its_subset in zip(self.videos, self.subsets, strict=True) if its_subset == subset]
         if not videos:
             raise InputError(
                 f"no video has subset {subset!r}; the annotations have {sorted(set(self.subsets))} "
@@ -65,43 +65,50 @@ class Annotations:
         return videos
 
     def duration_of(self) -> dict[str, float]:
-        """Seconds of each video; nan where it is not known."""
+        """Seconds of each video; nan if unknown."""
         return dict(zip(self.videos, self.durations.tolist(), strict=True))
 
     def ground_truth(self, subset: str) -> pd.DataFrame:
-        """The instances of a subset's videos; a notice tells of those that are left out."""
+        """The instances of a subset's videos; empty ones are left out, with a notice."""
         videos = self.videos_of(subset)
         left_out = self.empty_instances[self.empty_instances["video"].isin(videos)]
         if len(left_out):
             log.info(
-                f"notice: left out of the ground truth, since of zero or negative length: {len(left_out)} "
-                f"instance{'s' if len(left_out) > 1 else ''} of {shorten_list(left_out['video'].unique().tolist())}"
+                f"notice: left out of the ground truth: {len(left_out)} "
+                f"instance{'s' if len(left_out) > 1 else ''} of zero or negative length, in "
+                f"{shorten_list(left_out['video'].unique().tolist())}"
             )
         return self.instances[self.instances["video"].isin(videos)].reset_index(drop=True)
 
 
 def untrained_classes(annotations: Annotations, training: Sequence[str]) -> list[str]:
-    """The classes that no training video has."""
-    chosen = set(training)
-    trained = annotations.labels[[video in chosen for video in annotations.videos]].any(0)
+    """The classes that are a label of no training video."""
+    trained = annotations.labels[np.isin(annotations.videos, training)].any(0)
     return [name for name, has in zip(annotations.class_names, trained, strict=True) if not has]
 
 
 def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
-    """Stop when there is a class of which no descriptor can be made.
+    """Check that a descriptor can be made for every class.
 
     Raises:
-        InputError: as said.
+        InputError: some classes have no training video.
     """
     if lacking := untrained_classes(annotations, training):
         raise InputError(
-            f"no training video has the label {shorten_list(lacking, None)}, so no descriptor can be made of it; is it "
-            "misspelt? Else add a video, or leave the class out of the annotations and the class list"
+            f"no training video has the label {shorten_list(lacking, None)}, so it would have no descriptor; check its "
+            "spelling, add a video, or remove the class from the annotations and the class list"
         )
 
 
 def usual_subsets(present: Sequence[str]) -> dict[str, str]:
-    """The subsets to train and test on, of those that annotations have: named as by ActivityNet or by THUMOS14."""
+    """The subsets to train and test on by default, as ActivityNet or THUMOS14 names them.
+
+    Args:
+        present: the subsets in the annotations.
+
+    Returns:
+        The subset of each part, `train` and `test`.
+    """
     if "training" not in present and "test" in present:
         return {"train": "validation", "test": "test"}
     return {"train": "training", "test": next((name for name in ("validation", "testing") if name in present), "test")}
@@ -110,21 +117,21 @@ def usual_subsets(present: Sequence[str]) -> dict[str, str]:
 def read_annotations(
     path: Path, class_list: Path | None = None, on_error: Callable[[str], None] = raise_input_error
 ) -> Annotations:
-    """Read the annotations of a dataset; strings may be bytes or unicode.
+    """Read the annotations of a dataset. Strings may be bytes or unicode.
 
     Args:
         path: a folder of `.npy` files (SPEC section 1), or a JSON file
             `{"database": {video: {"subset", "duration", "annotations": [{"segment": [start, end], "label"}]}}}`, in
             which a video may have labels without segments.
-        class_list: of a JSON file, the class names and their order, one a line; all labels in it, sorted, if None.
-        on_error: takes the error of one video, which is then read without what is wrong with it.
+        class_list: for a JSON file, a file of the class names in order, one per line; None takes all labels, sorted.
+        on_error: takes errors about single videos, which are then read without the wrong part.
 
     Raises:
         InputError: a file is missing or damaged, the files disagree in length, a label is not in the class list, a
             segment is not two finite seconds, or a video is listed twice or has a name that cannot name a file.
     """
     if path.is_dir() and class_list is not None:
-        raise InputError(f"--class_list {class_list}: {path} has a class list of its own, classlist.npy")
+        raise InputError(f"--class_list {class_list}: not used with {path}, which has its own, classlist.npy")
     raw = _read_folder(path) if path.is_dir() else _read_database(path, class_list, on_error)
     for name, texts in (("videos", raw.videos), ("class_names", raw.class_names)):
         twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
@@ -133,14 +140,14 @@ def read_annotations(
     for video in raw.videos:
         if not is_plain_name(video):
             on_error(
-                f"{raw.files['videos']}: video {short_repr(video)} cannot name a file, as every video must: without "
-                "slashes and control characters, not empty, . or .., and 200 bytes at most"
+                f"{raw.files['videos']}: video {short_repr(video)} cannot be a file name: rename it without "
+                "slashes and control characters; not empty, . or .., and at most 200 bytes"
             )
     num_class = len(raw.class_names)
     if num_class > _MAX_CLASSES or num_class * len(raw.videos) > _MAX_LABELS:
         raise InputError(
-            f"{raw.files['class_names']}: {num_class} classes for {len(raw.videos)} videos are more than "
-            "can be meant; is each label another one?"
+            f"{raw.files['class_names']}: {num_class} classes for {len(raw.videos)} videos are too many; "
+            "check that equal labels are spelled alike"
         )
 
     index = {name: i for i, name in enumerate(raw.class_names)}
@@ -175,9 +182,9 @@ def read_annotations(
 
 @dataclass
 class _Raw:
-    """Annotations as they are stored: a list entry per video, of which only the texts have been checked."""
+    """Annotations as stored, with an entry per video; only videos, subsets and class names have been checked."""
 
-    files: dict[str, Path]  # what a field was read from, for messages
+    files: dict[str, Path]  # where each field was read from, for messages
     class_names: list[str]
     videos: list[str] = field(default_factory=list)
     subsets: list[str] = field(default_factory=list)
@@ -190,7 +197,7 @@ class _Raw:
 def _read_folder(folder: Path) -> _Raw:
     raw = {name: read_array(folder / f"{name}.npy") for name in ANNOTATION_FILES}
     for name, array in raw.items():
-        per_video = name in ("labels_all", "labels", "segments")  # numpy stacks lists that happen to be equally long
+        per_video = name in ("labels_all", "labels", "segments")  # numpy stacks lists of equal length
         if not array.ndim or not len(array) or (array.ndim != 1 and not per_video):
             raise InputError(f"{folder / name}.npy: expected a list of one entry each, found shape {list(array.shape)}")
         if name != "classlist" and len(array) != len(raw["videoname"]):
@@ -217,7 +224,7 @@ def _read_folder(folder: Path) -> _Raw:
 
 
 def _durations(path: Path, num_videos: int) -> np.ndarray:
-    """`[V]` seconds; the file may be absent, since only checks and simulations read it."""
+    """Read the durations, `[V]` seconds. The file is optional: only checks and simulations need it."""
     if not path.is_file():
         return np.full(num_videos, np.nan)
     durations = read_array(path)
@@ -268,8 +275,8 @@ def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str]
         raw.files["class_names"] = class_list
     if not raw.class_names:
         raise InputError(
-            f"{raw.files['class_names']}: there is not a single class; where no video has a label, --class_list FILE "
-            "names the classes"
+            f"{raw.files['class_names']}: it names no class; if no video has a label, give the class names with "
+            "--class_list FILE"
         )
     return raw
 
@@ -278,7 +285,7 @@ def _read_class_list(path: Path) -> list[str]:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable list of class names, one a line ({error_text(error)})") from None
+        raise InputError(f"{path}: not a readable list of class names, one per line ({error_text(error)})") from None
     return [_text(str(path), name) for name in names if name]
 
 
@@ -293,7 +300,7 @@ def _text(where: str, value: Any) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is text as names are: no longer, and without what steers a terminal or ends a line."""
+    """Whether a value is text that can be a name: not too long, and without control characters."""
     return isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH and not has_control_characters(value)
 
 
@@ -311,7 +318,7 @@ def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[st
 
 
 def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
-    """`[I, 2]` seconds."""
+    """Check the instances of a video; returns `[I, 2]` seconds."""
     if isinstance(segments, np.ndarray) and (not segments.size or segments.shape[1:] == (2,)):
         segments = segments.tolist() if segments.size else []
     if (
@@ -324,7 +331,7 @@ def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
 
 
 def read_ambiguous(path: Path, on_error: Callable[[str], None] = raise_input_error) -> dict[str, np.ndarray]:
-    """Segments per video in which detections do not count, `[A, 2]` seconds; the file may be absent or empty.
+    """Read the segments in which detections do not count, `[A, 2]` seconds per video. The file is optional.
 
     Raises:
         InputError: a line is not `video start end`.

@@ -1,4 +1,4 @@
-"""The files of class descriptors: read with checks, and written (SPEC section 8)."""
+"""Reads and writes the files of class descriptors (SPEC section 8)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ from torch import Tensor
 from readers.arrays import read_array
 from utils import InputError, read_json, whole_file, write_json
 
-CLASSES = "classes.json"  # the class names of descriptors that were made here, in their order
-
-
+CLASSES = "classes.json"  # the class names, in the order of the descriptors; only beside those that SEAL made
 FILES = ("general_appearance_descriptors.npy", "general_motion_descriptors.npy")
 
 
 def read_descriptors(
     folder: Path, num_class: int, feature_size: int, class_names: Sequence[str] | None = None
 ) -> Tensor:
-    """Read both descriptor files.
+    """Read both descriptor files of a dataset.
 
     Args:
         folder: `descriptors/<name>`.
         num_class: C of the data.
         feature_size: D of the data.
-        class_names: of the data, to compare with those that the descriptors were made for, where that is known.
+        class_names: of the data, compared with those in `classes.json` if there is one.
 
     Returns:
         `[2, C, D/2]`: appearance, motion.
 
     Raises:
-        InputError: a file is missing, has another shape, holds a number that is not finite, or is of other classes.
+        InputError: a file is missing, has another shape, holds a value that is not finite, or is of other classes.
     """
     again = "--run_type descriptors --overwrite makes them again"
     if class_names is not None and (folder / CLASSES).is_file() and read_json(folder / CLASSES) != list(class_names):
-        raise InputError(f"{folder / CLASSES}: the descriptors are of other classes, or in another order; {again}")
+        raise InputError(f"{folder / CLASSES}: the descriptors are for other classes, or in another order; {again}")
     descriptors = []
     for name in FILES:
         array = read_array(folder / name)
@@ -57,7 +55,16 @@ def read_descriptors(
 
 
 def write_descriptors(folder: Path, descriptors: Tensor, class_names: Sequence[str]) -> None:
-    """Write `[2, C, D/2]` as the two float32 files that `read_descriptors` reads, and the names of the C classes."""
+    """Write the files that `read_descriptors` reads.
+
+    Args:
+        folder: `descriptors/<name>`.
+        descriptors: `[2, C, D/2]`: appearance, motion; written as float32.
+        class_names: the C names.
+
+    Raises:
+        CannotWrite: a file cannot be written.
+    """
     write_json(folder / CLASSES, list(class_names))
     for name, array in zip(FILES, descriptors.float().cpu().numpy(), strict=True):
         with whole_file(folder / name, "wb") as file:

@@ -1,4 +1,4 @@
-"""Result files: proposals and detections in ActivityNet's JSON format, checked entry by entry."""
+"""Reads result files, proposals or detections in ActivityNet's JSON format, and checks every entry."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from utils import (
     shorten_list,
 )
 
-# Entries of one video in a result file. Real ones have hundreds or some thousands; a network and a soft-NMS over more
-# would take memory and time out of all proportion to the file.
+# Entries of one video. Real files have hundreds or a few thousand; many more would need far too much memory and time in
+# the network and in soft-NMS.
 MAX_PER_VIDEO = 50_000
 
 
 class ResultFile(NamedTuple):
-    """An ActivityNet-format result file: proposals, or detections."""
+    """The content of a result file."""
 
     results: dict[str, list[dict[str, Any]]]  # a video's entries; each has a `segment` [start, end] in seconds
-    snippet_decimals: int | None  # decimals, in snippets, that its boundaries are rounded to, where it says so
-    simulated: bool  # whether it says that it is of simulated data
-    lengths: dict[str, float]  # seconds of the videos that it tells of
+    snippet_decimals: int | None  # decimals that its boundaries are rounded to, in snippets; None if not recorded
+    simulated: bool  # whether it records that the data are simulated
+    lengths: dict[str, float]  # seconds of the videos whose length it records
 
 
 def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_error) -> ResultFile:
@@ -39,11 +39,11 @@ def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_erro
 
     Args:
         path: `{"results": {video: [{"segment": [start, end], …}]}}`, seconds.
-        on_error: takes the error of one entry, which is then left out.
+        on_error: takes errors about single entries, which are then left out.
 
     Raises:
-        InputError: the file is not of that form; a segment is not two finite numbers in rising order; a score is not
-            finite; a video has a name that none has, or more segments than can be meant.
+        InputError: the file has another form; a segment is not two finite numbers in rising order; a score is not
+            finite; a video's name has control characters, or it has more than `MAX_PER_VIDEO` entries.
     """
     content = read_json(path)
     results = content.get("results") if isinstance(content, dict) else None
@@ -51,7 +51,7 @@ def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_erro
         raise InputError(f'{path}: expected {{"results": {{video: [{{"segment": [start, end], …}}]}}}}')
     for video in [*results]:
         if has_control_characters(video):
-            on_error(f"{path}: video {video!r}: the name has characters that no name has")
+            on_error(f"{path}: video {video!r}: the name has control characters")
             del results[video]
             continue
         try:
@@ -69,11 +69,11 @@ def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_erro
 
 
 def _entries(entries: Any, where: str, on_error: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The entries of a video that can be used."""
+    """Check the entries of a video; returns those that can be used."""
     if not isinstance(entries, list):
         raise InputError(f"{where}: expected a list of segments, found {type(entries).__name__}")
     if len(entries) > MAX_PER_VIDEO:
-        raise InputError(f"{where}: {len(entries)} segments; a video can have {MAX_PER_VIDEO}, so keep the best")
+        raise InputError(f"{where}: {len(entries)} segments; at most {MAX_PER_VIDEO} are allowed, so keep the best")
     good = []
     for entry in entries:
         score = entry.get("score") if isinstance(entry, dict) else None
@@ -93,18 +93,16 @@ def _has_segment(entry: Any) -> bool:
 
 
 def merge_results(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
-    """The entries of several result files; none may hold a video of another.
+    """Read several result files with different videos, and return all their entries.
 
     Raises:
-        InputError: one does, or a file is damaged.
+        InputError: two files have the same video, or a file is damaged.
     """
     merged: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
         results = parse_results(path).results
         if both := sorted(results.keys() & merged.keys()):
-            raise InputError(
-                f"{path}: {shorten_list(both)} is also in an earlier one of the files; give each video once"
-            )
+            raise InputError(f"{path}: {shorten_list(both)} is also in an earlier file; give each video only once")
         merged |= results
     return merged
 
@@ -117,15 +115,24 @@ def require_entries(
     on_error: Callable[[str], None] = raise_input_error,
     most: int | None = 5,
 ) -> None:
-    """See that videos are in a result file; if `missing` is `empty` they need not be, but `most` of them are named.
+    """Check that videos are in a result file.
+
+    Args:
+        path: of the file, for messages.
+        results: of the file.
+        videos: that should be in it.
+        missing: `error` if they must be; `empty` only logs those that are not.
+        on_error: takes the error.
+        most: absent videos to name; None names all.
 
     Raises:
-        InputError: they are not, and `missing` is `error`.
+        InputError: none of the videos is in the file; or some are not, and `missing` is `error`.
     """
     absent = [video for video in videos if video not in results]
     if results and videos and len(absent) == len(videos):
         on_error(
-            f"{path}: none of the {len(videos)} videos has an entry; it is of others: {shorten_list(sorted(results))}"
+            f"{path}: none of the {len(videos)} videos has an entry; the file has other videos: "
+            f"{shorten_list(sorted(results))}"
         )
         return
     names = shorten_list(absent, most)
@@ -139,7 +146,7 @@ def require_entries(
 
 
 def ranked_segments(entries: Sequence[dict[str, Any]]) -> np.ndarray:
-    """A video's segments in seconds, `[M, 2]`, best score first; as listed if an entry has no score."""
+    """The segments of a video in seconds, `[M, 2]`, highest score first; in file order if an entry has no score."""
     segments = np.array([entry["segment"] for entry in entries], dtype=np.float64).reshape(-1, 2)
     scores = [entry.get("score") for entry in entries]
     if not all(map(is_finite_number, scores)):

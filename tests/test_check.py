@@ -288,7 +288,7 @@ def test_it_goes_on_after_what_cannot_be_used(home, run_in):
     change_features(home, "demo_train_0004", with_nan)
     (home / ANNOTATIONS / "Ambiguous_test.txt").write_text("one line\n\nanother\n")
     status, out = check(run_in(home), "--test_subset", "nothing")
-    assert status == 1 and "video 'x/y' cannot name a file" in out and "demo_train_0004: snippet 3 is not" in out
+    assert status == 1 and "video 'x/y' cannot be a file name" in out and "demo_train_0004: snippet 3 is not" in out
     assert "Ambiguous_test.txt: line 1" in out and "Ambiguous_test.txt: line 3" in out
     assert "no video has subset 'nothing'" in out and "\nerrors: 6, " in out  # and the proposals of x/y
 
@@ -321,7 +321,7 @@ def test_a_file_of_other_videos_is_none(home, run_in, tmp_path):
     change_proposals(home, "test", lambda results: (results.clear(), results.update(other=[])))
     run = run_in(home)
     status, out = check(run, "--missing_proposals", "empty")
-    message = "Proposals_Demo_test.json: none of the 60 videos has an entry; it is of others: other"
+    message = "Proposals_Demo_test.json: none of the 60 videos has an entry; the file has other videos: other"
     assert status == 1 and message in out
     status, _, err = run("--dataset_name", "Demo", "--missing_proposals", "empty", "--exp_dir", tmp_path / "run")
     assert status == 2 and message in err
@@ -344,7 +344,7 @@ def test_what_is_likely_to_be_meant(home, run_in):
     assert "most videos have about 1.5" in out and "see --feature_fps and --snippet_frames" in out
     change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, slice(None), array[::-1].copy()))
     status, out = check(run)
-    assert status == 1 and "classes.json: the descriptors are of other classes, or in another order" in out
+    assert status == 1 and "classes.json: the descriptors are for other classes" in out
     for name in ("labels", "segments"):
         change_array(home, ANNOTATIONS / f"{name}.npy", lambda array: put(array, 139, []))
     _, out = check(run)

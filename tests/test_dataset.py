@@ -194,7 +194,7 @@ def test_bad_files(folder, content, message):
 
 def test_a_video_name_cannot_leave_the_folder(folder):
     np.save(folder / "videoname.npy", np.array(["../v1", "v2"]))
-    with pytest.raises(InputError, match=r"video '../v1' cannot name a file"):
+    with pytest.raises(InputError, match=r"video '../v1' cannot be a file name"):
         load_path(folder, folder, {"../v1": np.array([[0.0, 3.0]])})
 
 

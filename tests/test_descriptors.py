@@ -47,7 +47,7 @@ def test_files(tmp_path):
     descriptors = torch.rand(2, 5, 4)
     write_descriptors(tmp_path, descriptors, list("abcde"))
     assert torch.equal(read_descriptors(tmp_path, 5, 8, list("abcde")), descriptors)
-    with pytest.raises(InputError, match=r"classes.json: the descriptors are of other classes, or in another order"):
+    with pytest.raises(InputError, match=r"classes.json: the descriptors are for other classes"):
         read_descriptors(tmp_path, 5, 8, list("edcba"))
     assert torch.equal(read_descriptors(tmp_path, 5, 8), descriptors)
     with pytest.raises(

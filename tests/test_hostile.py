@@ -510,11 +510,11 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
 def test_names_of_videos(tmp_path, name):
     database = {name: {"subset": "training", "annotations": [{"label": "Jump"}]}}
-    message = "cannot name a file"
+    message = "cannot be a file name"
     refused(tmp_path / "a.json", read_annotations, json.dumps({"database": database}).encode(), message)
     reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
     reader.lay_out(tmp_path, {"a/videoname.npy": readers.npy(readers.objects("clip 1", name, "v3"))})
-    message = "cannot name a file|expected text, found"
+    message = "cannot be a file name|expected text, found"
     refused(tmp_path / "a" / "videoname.npy", lambda path: read_annotations(path.parent), None, message)
 
 
@@ -524,7 +524,7 @@ def test_names_of_classes_and_in_results(tmp_path, name):
     content = json.dumps({"database": {"v": entry}}).encode()
     refused(tmp_path / "a.json", read_annotations, content, "video v: expected .annotations.")
     refused(tmp_path / "a.json", read_annotations, content.replace(b"training", json.dumps(name)[1:-1].encode()))
-    refused(tmp_path / "r.json", parse_results, json.dumps({"results": {name: []}}).encode(), "the name has characters")
+    refused(tmp_path / "r.json", parse_results, json.dumps({"results": {name: []}}).encode(), "control characters")
     reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
     reader.lay_out(tmp_path, {"a/classlist.npy": readers.npy(np.array(["Jump", name + "x"]))})
     refused(tmp_path / "a" / "classlist.npy", lambda path: read_annotations(path.parent), None, "expected text, found")

@@ -157,7 +157,7 @@ def test_annotations_from_json(tmp_path):
 def test_what_is_left_out_of_the_ground_truth_is_said(tmp_path, caplog):
     caplog.set_level("INFO")
     truth = read_annotations(write_database(tmp_path, DATABASE)).ground_truth("validation")
-    assert len(truth) == 1 and "of zero or negative length: 1 instance of v" in caplog.text
+    assert len(truth) == 1 and "1 instance of zero or negative length, in v" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_bad_databases(tmp_path):
         (tmp_path / "a.json").write_text(content)
         with pytest.raises(InputError, match=r"a.json: expected \{\"database\""):
             read_annotations(tmp_path / "a.json")
-    with pytest.raises(InputError, match=r"annotations.json: there is not a single class"):
+    with pytest.raises(InputError, match=r"annotations.json: it names no class"):
         read_annotations(write_database(tmp_path, {"n": {"subset": "testing"}}))
     path = write_database(tmp_path, DATABASE)
     (tmp_path / "classes.txt").write_text("Jump\nJump\n")
@@ -210,7 +210,7 @@ def test_names_said_twice(tmp_path):
 
 def test_a_class_list_is_for_json(demo_home, tmp_path):
     (tmp_path / "classes.txt").write_text("Jump\n")
-    with pytest.raises(InputError, match=r"classes.txt: .* has a class list of its own"):
+    with pytest.raises(InputError, match=r"classes.txt: .* Annotations, which has its own"):
         read_annotations(demo_home / "data/Demo/Demo-Annotations", tmp_path / "classes.txt")
 
 
@@ -384,7 +384,7 @@ def test_a_class_without_a_training_video(demo_home, run_in, tmp_path):
     status, _, err = run_in(home)(
         "--run_type", "descriptors", "--dataset_name", "Demo", "--descriptors_root", tmp_path / "made"
     )
-    assert status == 2 and "no training video has the label Nothing, so no descriptor can be made" in err
+    assert status == 2 and "no training video has the label Nothing, " in err
     assert not (tmp_path / "made").exists()
 
 

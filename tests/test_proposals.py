@@ -106,7 +106,7 @@ def test_missing_videos(tmp_path):
         read_proposals(path, ["a", "b", "c"], SNIPPETS_PER_SECOND)
     found = read_proposals(path, ["a", "b"], SNIPPETS_PER_SECOND, missing="empty")
     assert found["a"].tolist() == found["b"].tolist() == [[0.0, 0.0]]
-    with pytest.raises(InputError, match=r"p.json: none of the 2 videos has an entry; it is of others: a"):
+    with pytest.raises(InputError, match=r"p.json: none of the 2 videos has an entry; the file has other videos: a"):
         read_proposals(path, ["b", "c"], SNIPPETS_PER_SECOND, missing="empty")
 
 
