@@ -1,4 +1,4 @@
-"""Annotations, features and proposals from disk, as one `Video` record per video, and flat batches of them.
+"""The data that training and testing use: one `Video` per video, loaded and pooled, and flat batches of them.
 
 Axes: V videos of the dataset, B videos of a batch, N rows (the proposals of a batch, one video under another),
 M proposals of a video, T snippets, D features, C classes without background.
@@ -29,7 +29,7 @@ from utils import InputError, free_memory, log, release_memory, to_device
 
 @dataclass(frozen=True)
 class Video:
-    """All that training and testing need of a video."""
+    """A video: its labels, its proposals, and the pooled features of these."""
 
     name: str
     labels: Tensor  # [C] 0 or 1
@@ -37,12 +37,13 @@ class Video:
     proposals: Tensor  # [M, 2] the same as float32, on the device
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
     num_snippets: int  # T
-    pooled: Tensor | None  # [M, 3, D] what the network reads, on the device; None if it is not kept, and then
-    pool: Callable[[np.ndarray], Tensor] | None  # makes it, [m, 3, D] of [m, 2] segments
+    pooled: Tensor | None  # [M, 3, D] the network's input, on the device; None if it is not kept in memory
+    pool: Callable[[np.ndarray], Tensor] | None  # then this pools segments [m, 2] to [m, 3, D]
 
     def rows(self, keep: Tensor | None = None) -> Tensor:
-        """What the network reads of the proposals, or of those whose indices are in `keep`: `[m, 3, D]`."""
+        """The network's input for the proposals, or for those with the indices `keep`: `[m, 3, D]`."""
         if self.pooled is None:
+            assert self.pool is not None
             return self.pool(self.segments_snip if keep is None else self.segments_snip[keep.numpy()])
         return self.pooled if keep is None else self.pooled[to_device(keep, self.pooled.device)]
 
@@ -58,26 +59,29 @@ def load_videos(
     cache: str = "memory",
     pooled_dtype: torch.dtype = torch.float32,
 ) -> dict[str, Video]:
-    """Read and check every video that has an entry in `proposals`, and pool its proposals once and for all.
+    """Read and check every video that has an entry in `proposals`, and pool its proposals.
 
     Args:
         annotations: of the dataset.
         features: of its videos.
-        proposals: `[M, 2]` in snippets per video; videos not named here are not loaded.
+        proposals: `[M, 2]` snippets for each video to load.
         roi_size: R.
         rate: snippets per second, for messages.
-        device: where the pooled proposals go.
+        device: where pooled proposals are kept.
         cache: `memory` keeps the pooled proposals; `none` pools them again for each batch; `auto` keeps them if they
-            fit, see `fits_in_memory`. The numbers are the same.
-        pooled_dtype: what pooled proposals are rounded to, kept or not.
+            fit, see `fits_in_memory`. The values are the same.
+        pooled_dtype: what pooled proposals are rounded to, whether they are kept or not.
+
+    Returns:
+        The videos by name, in the order of the annotations.
 
     Raises:
-        InputError: a file is missing or damaged, or holds what cannot be used.
+        InputError: a file is missing or damaged, or its content cannot be used.
     """
     device = torch.device(device)
     chosen = [i for i, name in enumerate(annotations.videos) if name in proposals]
     features.require(chosen)
-    features.read(chosen[0])  # to know how wide they are
+    features.read(chosen[0])  # sets `features.feature_size`
     sizes = [len(proposals[annotations.videos[i]]) for i in chosen]
     shape = (sum(sizes), 3, features.feature_size)
     kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
@@ -116,7 +120,7 @@ def _pool(features: Features, i: int, roi_size: int, dtype: torch.dtype, segment
 
 
 def fits_in_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a tensor takes at most 70% of the memory that is free, which leaves room to train; says so."""
+    """Whether a tensor takes at most 70% of the free memory, which leaves room to train; logs the decision."""
     size, free = math.prod(shape) * dtype.itemsize, free_memory(device)
     fits = free is None or size <= 0.7 * free
     log.info(
@@ -132,10 +136,10 @@ def fits_in_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.devic
 
 @dataclass(frozen=True)
 class Batch:
-    """The proposals of some videos, flat: rows, proposals and sizes always belong together."""
+    """The proposals of some videos, flat: those of one video after those of another."""
 
-    videos: list[int]  # [B] positions in the list that the batch was made of
-    sizes: list[int]  # [B] proposals of each video
+    videos: list[int]  # [B] indices in the list that the batch was made from
+    sizes: list[int]  # [B] number of proposals of each video
     rows: Tensor  # [N, 3, D]
     proposals: Tensor  # [N, 2] snippets
     labels: Tensor  # [B, C]
@@ -148,9 +152,14 @@ def make_batch(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Batch:
-    """Put videos one under another; one with more than `max_proposal` proposals gives a random choice of them.
+    """Put the proposals of videos into one batch.
 
-    `dtype` is that of the rows, however the pooled proposals are kept.
+    Args:
+        videos: to choose from.
+        chosen: indices of the videos of the batch.
+        max_proposal: of a video with more proposals, this many are chosen at random; None takes all.
+        generator: of that choice.
+        dtype: of the rows, whatever the pooled proposals are kept in.
     """
     rows, proposals = [], []
     for video in (videos[i] for i in chosen):
@@ -168,7 +177,7 @@ def make_batch(
 
 
 def choose_proposals(video: Video, most: int | None, generator: torch.Generator | None) -> Tensor | None:
-    """Indices of a random choice of a video's proposals, rising; None for all, if it has no more than `most`."""
+    """Choose `most` proposals of a video at random: their indices in order, or None for all if it has no more."""
     if most is None or len(video.proposals) <= most:
         return None
     return torch.randperm(len(video.proposals), generator=generator)[:most].sort().values
@@ -182,9 +191,15 @@ def training_batches(
     dtype: torch.dtype = torch.float32,
     skip: int = 0,
 ) -> Iterator[Batch]:
-    """One epoch of batches in a fresh random order; the last partial batch is dropped (SPEC section 5).
+    """Make the batches of one epoch, in a new random order; the last partial batch is dropped (SPEC section 5).
 
-    The first `skip` batches are not made, and the others are what they would be behind them.
+    Args:
+        videos: the training videos.
+        batch_size: B.
+        max_proposal: see `make_batch`.
+        generator: of the order, and of the choice of proposals.
+        dtype: of the rows.
+        skip: how many batches to leave out at the beginning; the others are the same as without it.
     """
     order = torch.randperm(len(videos), generator=generator).tolist()
     starts = range(0, len(order) - batch_size + 1, batch_size)
@@ -192,31 +207,32 @@ def training_batches(
     for i in itertools.chain.from_iterable(chosen[:skip]):
         choose_proposals(videos[i], max_proposal, generator)
     batches = (make_batch(videos, part, max_proposal, generator, dtype) for part in chosen[skip:])
-    return _ahead_if_pooled_now(videos, batches)
+    return _prefetch_if_uncached(videos, batches)
 
 
 def evaluation_batches(
     videos: Sequence[Video], rows_at_a_time: int = 2048, dtype: torch.dtype = torch.float32
 ) -> Iterator[Batch]:
-    """All videos in order, as many at a time as make up the given number of rows."""
-    groups, count = [], rows_at_a_time
+    """Make batches of all videos in order, each with as many videos as needed for `rows_at_a_time` rows."""
+    groups: list[list[int]] = []
+    count = rows_at_a_time
     for i, video in enumerate(videos):
         if count >= rows_at_a_time:
             groups.append([])
             count = 0
         groups[-1].append(i)
         count += len(video.proposals)
-    return _ahead_if_pooled_now(videos, (make_batch(videos, group, dtype=dtype) for group in groups))
+    return _prefetch_if_uncached(videos, (make_batch(videos, group, dtype=dtype) for group in groups))
 
 
-def _ahead_if_pooled_now(videos: Sequence[Video], batches: Iterator[Batch]) -> Iterator[Batch]:
+def _prefetch_if_uncached(videos: Sequence[Video], batches: Iterator[Batch]) -> Iterator[Batch]:
     return batches if videos[0].pooled is not None else prefetch(batches)
 
 
 def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
-    """The same batches in the same order, made by a thread of their own up to `depth` ahead of their use.
+    """Make batches in a background thread, up to `depth` before they are used; their order stays.
 
-    A thread is enough, since reading files and pooling leave the interpreter free.
+    A thread suffices: reading files and pooling release the interpreter lock.
     """
     with ThreadPoolExecutor(max_workers=1) as worker:
         ahead = deque(worker.submit(next, batches, None) for _ in range(depth))
@@ -226,16 +242,16 @@ def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
 
 
 def read_proposals(path: Path, videos: Sequence[str], rate: float, missing: str = "error") -> dict[str, np.ndarray]:
-    """Proposals of the named videos, in snippets (SPEC section 1). Labels and scores in the file are not used.
+    """Read the proposals of videos, in snippets (SPEC section 1). Labels and scores in the file are not used.
 
     Args:
         path: a result file, see `parse_results`.
         videos: the videos to look up.
         rate: snippets per second.
-        missing: what to do with a video that is not in the file: `error`, or `empty` to take it as having none.
+        missing: what to do with a video that is not in the file: `error`, or `empty` to treat it as having none.
 
     Returns:
-        `[M, 2]` float64 per video; a video without any gets the one proposal [0, 0].
+        `[M, 2]` float64 per video; a video without proposals gets the one proposal [0, 0].
 
     Raises:
         InputError: the file is damaged, or lacks videos and `missing` is `error`.
@@ -249,10 +265,16 @@ def read_proposals(path: Path, videos: Sequence[str], rate: float, missing: str 
 
 
 def check_unit(segments_snip: np.ndarray, video: str, num_snippets: int, rate: float) -> None:
-    """Refuse proposals that can only be in another unit; one that ends somewhat past the video is nothing unusual.
+    """Check that proposals can be in snippets; many files have some that end slightly past the video.
+
+    Args:
+        segments_snip: `[M, 2]`.
+        video: its name, for the message.
+        num_snippets: T.
+        rate: snippets per second.
 
     Raises:
-        InputError: one lies more than ten lengths of the video away.
+        InputError: a proposal lies more than ten lengths of the video away, so the file has another unit.
     """
     far = np.abs(segments_snip).max(1) > 10 * (num_snippets + 10)
     if far.any():

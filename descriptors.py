@@ -17,17 +17,17 @@ from torch import Tensor
 def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Descriptors from training videos: per class, the mean over its videos of each video's temporal mean.
 
-    The paper's figure fixes "temporal aggregation per class"; averaging each video first, so that a long video
-    weighs no more than a short one, is our reading (SPEC section 8). With the videos' lengths as `weights` it is the
-    mean over all snippets of the class instead.
+    The paper's figure says "temporal aggregation per class". Averaging each video first, so that a long video weighs no
+    more than a short one, is our reading (SPEC section 8). With the lengths of the videos as `weights`, descriptors are
+    means over all snippets of the class instead.
 
     Args:
         means: `[B, D]` temporal means of the videos, RGB then flow.
         labels: `[B, C]` video labels, 0 or 1.
-        weights: `[B]` of the videos in the mean, positive; None weighs them alike.
+        weights: `[B]` positive weights of the videos; None gives all the same weight.
 
     Returns:
-        `[2, C, D/2]`: appearance, motion. A class without a video has the zero vector.
+        `[2, C, D/2]`: appearance, motion. A class without videos gets the zero vector.
     """
     weighted = labels if weights is None else labels * weights[:, None]
     share = weighted / weighted.sum(0).clamp(min=1)  # [B, C]
@@ -35,11 +35,11 @@ def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = No
 
 
 class PseudoLabels(NamedTuple):
-    """What the descriptors say of each video; constant during training."""
+    """The pseudo-labels of videos; constant during training."""
 
     label: Tensor  # [B] long, the pseudo-label
     consistent: Tensor  # [B] bool, appearance and motion agree on it
-    partial: Tensor  # [B] bool, they differ, and it is what one of them says
+    partial: Tensor  # [B] bool, they differ, and one of them agrees with it
 
     def select(self, videos: Sequence[int]) -> PseudoLabels:
         """The pseudo-labels of some of the videos, in the given order."""
@@ -54,7 +54,7 @@ def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:
         descriptors: `[2, C, D/2]`.
 
     Returns:
-        The pseudo-label of each video and whether the modalities are consistent, or partially so, about it.
+        The pseudo-label of each video, and whether its modalities are consistent or partially consistent.
     """
     halves = means.unflatten(1, (2, -1)).transpose(0, 1)  # [2, B, D/2]
     cosine = F.normalize(halves, dim=-1, eps=1e-8) @ F.normalize(descriptors, dim=-1, eps=1e-8).mT  # [2, B, C]
@@ -66,11 +66,11 @@ def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:
 
 
 def pseudo_label_report(pseudo: PseudoLabels, labels: Tensor, class_names: Sequence[str], most: int = 10) -> str:
-    """How good the pseudo-labels of videos are, as text: a line of counts, and the most frequent confusions.
+    """Describe how good pseudo-labels are: a line of counts, and the most frequent confusions.
 
     Args:
         pseudo: of the videos.
-        labels: `[B, C]` their true labels, 0 or 1; a video without any is left out.
+        labels: `[B, C]` their true labels, 0 or 1; videos without labels are left out.
         class_names: C names.
         most: confusions to list.
     """

@@ -1,4 +1,4 @@
-"""Proposals: candidate segments of a video. Time units, tIoU, reading proposal files, and RoI pooling.
+"""Proposals, the candidate segments of a video: time units, tIoU and RoI pooling.
 
 Axes: M proposals of a video, T snippets, D features, R RoI bins. A segment is a pair (start, end).
 """
@@ -13,26 +13,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A snippet covers [i, i + 1) on the snippet axis. This is the usual rate, that of snippets of 16 frames at 25 frames a
-# second; `rate`, here and elsewhere, is in snippets per second.
+# The usual rate: snippets of 16 frames, at 25 frames per second. Snippet i covers [i, i + 1) on the snippet axis.
 SNIPPETS_PER_SECOND = 25 / 16
 
 Array = TypeVar("Array", np.ndarray, Tensor)
+Times = TypeVar("Times", np.ndarray, float)
 
 
 def seconds_to_snippets(segments_sec: Sequence | np.ndarray, rate: float) -> np.ndarray:
-    """Proposal times in snippets, rounded to two decimals as Python's `round` does (SPEC section 1): `[M, 2]`."""
+    """Convert proposals to snippets, rounded to two decimals with Python's `round` (SPEC section 1).
+
+    Args:
+        segments_sec: `[M, 2]` seconds.
+        rate: snippets per second.
+
+    Returns:
+        `[M, 2]` float64.
+    """
     flat = np.asarray(segments_sec, dtype=np.float64).ravel().tolist()
     return np.array([round(time * rate, 2) for time in flat], dtype=np.float64).reshape(-1, 2)
 
 
-def snippets_to_seconds(segments_snip: np.ndarray, rate: float) -> np.ndarray:
-    """Times in seconds of times in snippets, any shape."""
+def snippets_to_seconds(segments_snip: Times, rate: float) -> Times:
+    """Convert times of any shape from snippets to seconds; `rate` is in snippets per second."""
     return segments_snip / rate
 
 
 def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> Array:
-    """Temporal intersection over union of segments; numpy or torch, whichever comes in.
+    """Temporal intersection over union of segments, for numpy arrays or torch tensors.
 
     Args:
         a: `[..., 2]` segments, in any unit.
@@ -46,19 +54,19 @@ def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> A
     one = 1.0 if closed else 0.0
     inter = (a[..., 1].clip(max=b[..., 1]) - a[..., 0].clip(min=b[..., 0]) + one).clip(min=0)
     union = (a[..., 1] - a[..., 0] + one) + (b[..., 1] - b[..., 0] + one) - inter + epsilon
-    return inter / union.clip(min=1e-30)  # the bound matters for two empty segments alone
+    return inter / union.clip(min=1e-30)  # the bound matters only for two empty segments
 
 
 def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where RoI Align reads the snippets of each proposal (SPEC section 2).
+    """Compute where RoI Align samples the snippet axis (SPEC section 2).
 
     Args:
         segments_snip: `[M, 2]` float64 proposals in snippets.
         num_bins: R.
 
     Returns:
-        `y`, the sample positions on the snippet axis of all M·R bins one after another `[S]`; `weight`, one over
-        the number of samples in the bin, `[S]`; `offset`, the first sample of each bin `[M·R]`.
+        `y [S]`: the sample positions of all M·R bins, concatenated; `weight [S]`: one over the number of samples in the
+        bin; `offset [M·R]`: the first sample of each bin.
     """
     start, end = segments_snip.unbind(1)
     length = end - start
@@ -106,23 +114,23 @@ def roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12) -> Te
 
 
 def roi_pool(features: Tensor, segments_snip: Tensor, num_bins: int = 12, chunk: int = 256) -> Tensor:
-    """What the network reads of each proposal: inside - left, inside, inside - right (SPEC section 2).
+    """Pool the features of each proposal: inside - left, inside, inside - right (SPEC section 2).
 
     The bins of `roi_align` are reduced by maximum: left = bins [0, q), inside = [q, 5q), right = [5q, R),
-    q = R // 6. Nothing here depends on weights, so it is done once per video, not in every step.
+    q = R // 6. Pooling has no weights, so it is done once per video, not in every step.
 
     Args:
         features: `[T, D]` of one video.
         segments_snip: `[M, 2]` float64 proposals in snippets.
         num_bins: R, at least 6.
-        chunk: proposals pooled at most at a time, which bounds the memory of the bins; fewer, where they are long.
+        chunk: how many proposals to pool at a time at most, which bounds the memory of bins; fewer if they are long.
 
     Returns:
         `[M, 3, D]`.
     """
     q = num_bins // 6
     pooled = features.new_empty(len(segments_snip), 3, features.shape[1])
-    sizes = _parts(segments_snip, num_bins, chunk)
+    sizes = _chunk_sizes(segments_snip, num_bins, chunk)
     for out, part in zip(pooled.split(sizes), segments_snip.split(sizes), strict=True):
         bins = roi_align(features, part, num_bins)  # [m, R, D]
         left, inside, right = (b.amax(1) for b in bins.split([q, 4 * q, num_bins - 5 * q], dim=1))  # each [m, D]
@@ -130,13 +138,10 @@ def roi_pool(features: Tensor, segments_snip: Tensor, num_bins: int = 12, chunk:
     return pooled
 
 
-def _parts(segments_snip: Tensor, num_bins: int, chunk: int, most_samples: int = 1 << 20) -> list[int]:
-    """How many proposals to pool at a time, so that they are no more than `chunk` and have few enough samples."""
+def _chunk_sizes(segments_snip: Tensor, num_bins: int, chunk: int, max_samples: int = 1 << 20) -> list[int]:
+    """Split proposals into consecutive chunks of at most `chunk` proposals and about `max_samples` samples."""
     lengths = segments_snip[:, 1] - segments_snip[:, 0]
     samples = num_bins * (1.5 * lengths.clamp(min=1) / num_bins).ceil()
-    share = (samples / most_samples).clamp(min=1 / chunk)  # of what can be pooled at a time
-    part = (share.cumsum(0) - share).floor()
-    return part.unique_consecutive(return_counts=True)[1].tolist()
-
-
-# --------------------------------------------------------------------------- proposals from activations
+    share = (samples / max_samples).clamp(min=1 / chunk)  # of a chunk
+    chunk_of = (share.cumsum(0) - share).floor()
+    return chunk_of.unique_consecutive(return_counts=True)[1].tolist()

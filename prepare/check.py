@@ -200,6 +200,7 @@ def check_features(
         usual = Counter(size for _, size in shapes.values()).most_common(1)[0][0]
         width = features.width_of(next(i for i, (_, size) in shapes.items() if size == usual), usual)
     for i, shape in shapes.items():
+        assert width is not None
         with findings.collecting():
             features.check_width(i, shape, width)
     for i, (rgb, flow) in features.modality_lengths.items():
@@ -248,9 +249,9 @@ def check_proposals(
                 segments = seconds_to_snippets([entry["segment"] for entry in results[video]], settings.rate)
                 check_unit(segments, video, num_snippets[video], settings.rate)
     proposals = {video: ranked_segments(results.get(video, [])) for video in videos}
-    table = pd.DataFrame(np.concatenate([np.empty((0, 2)), *proposals.values()]), columns=["start_sec", "end_sec"])
-    counts = [len(segments) for segments in proposals.values()]
-    table.insert(0, "video", np.repeat(np.array([*proposals], object), counts))
+    segments = np.concatenate([np.empty((0, 2)), *proposals.values()])
+    names = [video for video, rows in proposals.items() for _ in rows]
+    table = pd.DataFrame({"video": names, "start_sec": segments[:, 0], "end_sec": segments[:, 1]})
     check_segments("proposals", table, lengths, settings.rate, findings)
     return proposals
 
@@ -344,6 +345,7 @@ def check_segments(
     counts = table["video"].value_counts()
     for kind, which in kinds.items():
         for video, rows in table[which].groupby("video", sort=False):
+            assert isinstance(video, str)
             first = rows[["start_sec", "end_sec"]].iloc[0].round(3).tolist()
             context = f", which has {lengths[video]:.2f} s" if "outside" in kind else ""
             findings.warn(kind, f"{video}: {len(rows)} of {counts[video]}, the first {first} s{context}")

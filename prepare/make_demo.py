@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from descriptors import build_descriptors
 from proposals import SNIPPETS_PER_SECOND, tiou
-from readers.annotations import read_annotations, usual_subsets
+from readers.annotations import Annotations, read_annotations, usual_subsets
 from readers.descriptor_files import write_descriptors
 from readers.features import SIMULATED_MARK
 from readers.result_files import parse_results
@@ -138,7 +139,7 @@ def invent_scene(rng: np.random.Generator, name: str, main_class: int) -> Scene:
 
 def invent_proposals(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """Invent proposals `[M, 2]` in snippets: good, under- and over-complete ones for each instance, and background."""
-    segments = []
+    segments: list[tuple[float, float]] = []
     for _, start, end in scene.instances:
         length = end - start
         for _ in range(2):
@@ -155,8 +156,8 @@ def invent_proposals(rng: np.random.Generator, scene: Scene) -> np.ndarray:
         length = rng.uniform(2, 16)
         start = rng.uniform(0, scene.num_snippets - length)
         segments.append((start, start + length))
-    segments = np.clip(np.array(segments), 0, scene.num_snippets)
-    return segments[rng.permutation(len(segments))]
+    clipped = np.clip(np.array(segments), 0, scene.num_snippets)
+    return clipped[rng.permutation(len(clipped))]
 
 
 def add_distractors(rng: np.random.Generator, scene: Scene, segments: np.ndarray, num_class: int) -> None:
@@ -286,43 +287,26 @@ def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *
         InputError: the input cannot be read, or a dataset of that name exists already.
     """
     source = annotation_folder.name.removesuffix("-Annotations")
-    root, descriptor_folder = Path("data") / name, Path("descriptors") / name
+    root, descriptor_folder = Path("data") / name, DESCRIPTORS_ROOT / name
     files = [path for path in sorted(annotation_folder.glob("*.*")) if path.is_file()]
     copies = {path: root / f"{name}-Annotations" / path.name for path in files}
-    proposal_files = []
-    for part in ("train", "test") if proposal_folder else ():
-        proposal_files.append(proposal_folder / f"Proposals_{source}_{part}.json")
-        copies[proposal_files[-1]] = Path("proposals4Thumos14") / f"Proposals_{name}_{part}.json"
+    proposal_files = {}
+    if proposal_folder is not None:
+        for part in ("train", "test"):
+            target = PROPOSALS_ROOT / f"Proposals_{name}_{part}.json"
+            proposal_files[proposal_folder / f"Proposals_{source}_{part}.json"] = target
+    copies |= proposal_files
     for target in (root, descriptor_folder, *copies.values()):
         if target.exists():
             raise InputError(f"{target} exists, and simulated data do not replace files; choose another --name")
 
     annotations = read_annotations(annotation_folder)
-    if np.isnan(annotations.durations).any():
-        raise InputError(
-            f"{annotation_folder / 'duration.npy'}: missing or incomplete; the durations of all videos are needed"
-        )
-    longest = annotations.durations.max(initial=0)
-    if longest > 100_000:
-        raise InputError(f"{annotation_folder / 'duration.npy'}: a video of {longest:g} s is too long to simulate")
-    proposals = {video: entries for path in proposal_files for video, entries in parse_results(path).results.items()}
-
-    rng = np.random.default_rng(seed)
-    instances: dict[str, list[tuple[int, float, float]]] = {video: [] for video in annotations.videos}
-    for video, class_idx, *times in annotations.instances.itertuples(index=False):
-        start, end = (time * SNIPPETS_PER_SECOND for time in times)
-        instances[video].append((class_idx, start, end))
-    scenes = []
-    for video, label, duration in zip(annotations.videos, annotations.labels, annotations.durations, strict=True):
-        num_snippets = max(1, round(duration * SNIPPETS_PER_SECOND))
-        scene = Scene(video, num_snippets, np.flatnonzero(label).tolist(), instances[video])
-        if proposal_files:
-            segments = np.array([entry["segment"] for entry in proposals.get(video, [])]).reshape(-1, 2)
-            segments = segments * SNIPPETS_PER_SECOND
-        else:
-            segments = np.sort(rng.uniform(0, num_snippets, (20, 2)), axis=1)
-        add_distractors(rng, scene, segments, label.size)
-        scenes.append(scene)
+    proposals = None
+    if proposal_files:
+        proposals = {
+            video: entries for path in proposal_files for video, entries in parse_results(path).results.items()
+        }
+    scenes = _scenes_of(annotations, proposals, annotation_folder / "duration.npy", seed)
 
     for path, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -333,6 +317,35 @@ def simulate(name: str, annotation_folder: Path, proposal_folder: Path | None, *
     feature_path = root / f"{name}-I3D-JOINTFeatures.npy"
     names = annotations.class_names
     _film_and_write(scenes, annotations.labels, training, world, feature_path, descriptor_folder, names)
+
+
+def _scenes_of(
+    annotations: Annotations, proposals: dict[str, list[dict[str, Any]]] | None, duration_file: Path, seed: int
+) -> list[Scene]:
+    """The scenes of annotated videos; distractors are chosen from the proposals, or at random without them."""
+    if np.isnan(annotations.durations).any():
+        raise InputError(f"{duration_file}: missing or incomplete; the durations of all videos are needed")
+    longest = annotations.durations.max(initial=0)
+    if longest > 100_000:
+        raise InputError(f"{duration_file}: a video of {longest:g} s is too long to simulate")
+    rng = np.random.default_rng(seed)
+    instances: dict[str, list[tuple[int, float, float]]] = {video: [] for video in annotations.videos}
+    for video, class_idx, *times in annotations.instances.itertuples(index=False):
+        start, end = (time * SNIPPETS_PER_SECOND for time in times)
+        instances[video].append((class_idx, start, end))
+    scenes = []
+    for video, label, duration in zip(annotations.videos, annotations.labels, annotations.durations, strict=True):
+        num_snippets = max(1, round(duration * SNIPPETS_PER_SECOND))
+        scene = Scene(video, num_snippets, np.flatnonzero(label).tolist(), instances[video])
+        segments: np.ndarray
+        if proposals is None:
+            segments = np.sort(rng.uniform(0, num_snippets, (20, 2)), axis=1)
+        else:
+            seconds = np.array([entry["segment"] for entry in proposals.get(video, [])]).reshape(-1, 2)
+            segments = seconds * SNIPPETS_PER_SECOND
+        add_distractors(rng, scene, segments, label.size)
+        scenes.append(scene)
+    return scenes
 
 
 def main() -> int:

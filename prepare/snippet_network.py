@@ -1,4 +1,4 @@
-"""The network that scores snippets, from whose activations proposals are made (SPEC section 9)."""
+"""The network that scores snippets; proposals are made from its activations (SPEC section 9)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from utils import to_device
 
 
 class SnippetNetwork(nn.Module):
-    """Scores the snippets of videos: which class is on, and is there an action at all. It is what proposals come from.
+    """Scores each snippet of a video: which class it shows, and whether it shows any action.
 
     Args:
         feature_size: D, RGB and flow together.
         num_class: C, background excluded.
-        hidden: width of everything behind the first layer.
+        hidden: width of all layers after the first.
         dropout_ratio: of the hidden features, in training.
-        kernel_size: snippets that a convolution sees, odd.
+        kernel_size: snippets that a convolution covers, odd.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class SnippetNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout_ratio)
 
     def forward(self, rows: Tensor, sizes: Sequence[int]) -> dict[str, Tensor]:
-        """Score snippets, those of one video behind those of another.
+        """Score the snippets of several videos, concatenated.
 
-        The videos lie on one time axis, with a gap of zeros between them that is as wide as a convolution reaches; so
-        none sees another, none is padded to another's length, and a layer is one convolution.
+        All videos are put on one time axis, with gaps of zeros between them as wide as the reach of a convolution. So
+        each layer is one convolution without padding to equal lengths, and no video sees another.
 
         Args:
             rows: `[S, D]` features of all snippets, float32.

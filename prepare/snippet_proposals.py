@@ -1,8 +1,8 @@
-"""Proposals from nothing but snippet features and the video-level labels of the training videos.
+"""Makes proposals from snippet features and the video-level labels of the training videos (SPEC section 9).
 
-A small network learns from those labels which class each snippet shows, and whether it shows any action at all
-(multiple-instance classification with background suppression). Where its activations stay above a threshold, for any
-of many thresholds, there is a proposal; it is the better the more they stand out from what is around it.
+A small network learns from these labels which class each snippet shows, and whether it shows any action
+(multiple-instance classification with background suppression). Segments in which its activations stay above a threshold
+become proposals, for many thresholds. Their score is the contrast between the activation inside and around them.
 
 Axes: V videos, B videos of a batch, S snippets of a batch, T of one video, D features, C classes without background,
 M proposals of a video.
@@ -26,7 +26,7 @@ from readers.annotations import Annotations
 from readers.features import Features
 from utils import InputError, release_memory, seed_everything, to_device
 
-TOPK_DIVISOR = 8  # a video's class logit is the mean over its T / 8 strongest snippets
+TOPK_DIVISOR = 8  # a video's class logit is the mean over its T / 8 highest snippet logits
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,15 @@ def train_snippet_network(
     """Learn class activations and attention of snippets from the labels of the training videos.
 
     Args:
-        features: of the videos, which have been read, and so checked, before; a batch reads its own again.
-        training: the indices of the training videos.
+        features: of the videos; all must have been read, and so checked. Each batch reads its videos again.
+        training: indices of the training videos.
         labels: `[V, C]` 0 or 1, of all videos; only the rows of training videos are read.
         device: what to train on.
-        epochs: more are not better. On simulated data, 40 reached fewer of the test instances closely than 20 did.
+        epochs: more are not better: on simulated data, 40 gave a lower recall at high tIoU than 20.
         batch_size: videos in a batch.
         lr: learning rate of Adam.
         weight_decay: L2 penalty.
-        hidden: width of the network behind its first layer.
+        hidden: width of all layers after the first.
         dropout_ratio: of the hidden features.
         seed: of the initial weights, dropout and the order of the videos; torch itself is seeded with it.
 
@@ -120,11 +120,11 @@ def train_snippet_network(
         dropout_ratio=dropout_ratio,
     ).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
-    training = torch.as_tensor(training)
+    indices = torch.as_tensor(training)
     progress = tqdm(range(1, epochs + 1), desc="training the snippet network", unit="epoch", leave=False)
     for epoch in progress:
         losses, batches = [], []
-        for batch in training[torch.randperm(len(training), generator=order)].split(batch_size):
+        for batch in indices[torch.randperm(len(indices), generator=order)].split(batch_size):
             videos = [features.read_again(i) for i in batch.tolist()]
             rows, sizes = to_device(torch.cat(videos), device), [len(video) for video in videos]
             loss = snippet_loss(network(rows, sizes), sizes, to_device(labels[batch], device))
@@ -133,7 +133,7 @@ def train_snippet_network(
             optimizer.zero_grad()
             losses.append(loss.detach())
             batches.append(batch)
-        values = torch.stack(losses).cpu()  # the one place in an epoch that waits for the device
+        values = torch.stack(losses).cpu()  # the only wait for the device in an epoch
         if not values.isfinite().all():
             first = batches[int((~values.isfinite()).nonzero()[0])]
             names = ", ".join(features.videos[i] for i in first.tolist())
@@ -144,9 +144,10 @@ def train_snippet_network(
 
 
 def snippet_loss(outputs: dict[str, Tensor], sizes: Sequence[int], labels: Tensor) -> Tensor:
-    """Multiple-instance classification of snippets, twice, as SEAL does with proposals (SPEC section 5).
+    """Multiple-instance classification of snippets, with and without attention, as SEAL does with proposals.
 
-    Every video has background, and what attention leaves of it has none: so attention has to find the action.
+    The video as a whole has background as a label, and the attended part has not. So attention has to find the action
+    (SPEC section 5).
 
     Args:
         outputs: of `SnippetNetwork`.
@@ -160,11 +161,11 @@ def snippet_loss(outputs: dict[str, Tensor], sizes: Sequence[int], labels: Tenso
 
 
 class Proposals(NamedTuple):
-    """The proposals of a video, the best first."""
+    """The proposals of a video, highest score first."""
 
     segments_snip: np.ndarray  # [M, 2] float64 within [0, T]
-    score: np.ndarray  # [M] how much the activation stands out from what is around it
-    class_idx: np.ndarray  # [M] int64, the class whose activation it is
+    score: np.ndarray  # [M] contrast of the activation inside and around the segment
+    class_idx: np.ndarray  # [M] int64, the class of the activation
 
 
 @torch.no_grad()
@@ -177,16 +178,16 @@ def propose(
     threshold_cls: float = 0.15,
     min_length: float = 3.0,
 ) -> Proposals:
-    """Proposals of a video: stretches in which a class, the attention or both are active.
+    """Make the proposals of a video: segments in which a class, the attention or both are active.
 
     Args:
         network: in evaluation mode.
         features: `[T, D]`, on the network's device.
-        known_labels: `[C]` the labels of a training video. Without them, or where there are none, the classes are
-            those of at least `threshold_cls` video probability, or the most probable one.
-        per_video: how many at most.
-        threshold_cls: of the video probability, see above. Background has its share of that: it is 1/2 for the class
-            of a video of one class, and 1/3 for either of two, if the network is right.
+        known_labels: `[C]` the labels of a training video. If they are None or all zero, the classes are those with a
+            video probability of at least `threshold_cls`, or else the most probable one.
+        per_video: how many proposals at most.
+        threshold_cls: for the video probability. Since background has a share of it, a perfect network gives 1/2 to the
+            class of a video with one class, and 1/3 to each of two.
         min_length: of a proposal in snippets, see `segments_above_thresholds`.
     """
     outputs = network(features, [len(features)])
@@ -197,7 +198,7 @@ def propose(
     else:
         strongest = outputs["class_logits"].topk(max(1, len(features) // TOPK_DIVISOR), dim=0).values.mean(0)
         video_prob = strongest.softmax(0)[:-1].cpu().numpy()  # [C]
-        reported = ~(video_prob < min(threshold_cls, video_prob.max()))  # all classes, where it is not a number
+        reported = ~(video_prob < min(threshold_cls, video_prob.max()))  # all classes if it is nan
 
     parts = []
     for class_idx in np.flatnonzero(reported):
@@ -219,38 +220,41 @@ def propose_all(
     labels: Tensor | None = None,
     **options: Any,
 ) -> dict[int, Proposals]:
-    """Proposals of many videos.
+    """Make the proposals of many videos.
 
     Args:
         network: in evaluation mode.
         features: of the videos, see `train_snippet_network`.
         videos: their indices.
-        labels: `[V, C]` of all videos, if these are training videos, whose labels may be used.
-        options: of `propose`.
+        labels: `[V, C]` of all videos, if these are training videos.
+        options: further arguments of `propose`.
+
+    Returns:
+        The proposals of each video, by its index.
 
     Raises:
-        InputError: features are so large that the network's outputs are not finite.
+        InputError: the network's outputs are not finite, because features are too large.
     """
     device = next(network.parameters()).device
-    found = {}
+    proposals = {}
     for i in tqdm(videos, desc="making proposals", unit="video", leave=False):
-        own = to_device(features.read_again(i), device)
-        found[i] = propose(network, own, known_labels=None if labels is None else labels[i], **options)
-        if not np.isfinite(found[i].score).all():
+        rows = to_device(features.read_again(i), device)  # [T, D]
+        proposals[i] = propose(network, rows, known_labels=None if labels is None else labels[i], **options)
+        if not np.isfinite(proposals[i].score).all():
             name = features.videos[i]
             raise InputError(
                 f"{features.where(i)}: video {name}: the snippet network's outputs are not finite; check "
                 "the size of its features"
             )
-    return found
+    return proposals
 
 
-def result_entries(found: Proposals, class_names: Sequence[str], rate: float) -> list[dict[str, Any]]:
-    """A video's proposals as entries of a result file: segment in seconds, score, label; `rate` snippets a second."""
-    segments_sec = snippets_to_seconds(found.segments_snip, rate).round(2).tolist()
+def result_entries(proposals: Proposals, class_names: Sequence[str], rate: float) -> list[dict[str, Any]]:
+    """Convert a video's proposals to entries of a result file; `rate` is in snippets per second."""
+    segments_sec = snippets_to_seconds(proposals.segments_snip, rate).round(2).tolist()
     return [
         {"segment": segment, "score": round(score, 4), "label": class_names[class_idx]}
-        for segment, score, class_idx in zip(segments_sec, found.score.tolist(), found.class_idx, strict=True)
+        for segment, score, class_idx in zip(segments_sec, proposals.score.tolist(), proposals.class_idx, strict=True)
     ]
 
 
@@ -262,18 +266,18 @@ def segments_above_thresholds(
     num_thresholds: int = 9,
     factor: int = 8,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches of a video in which activations stay above a threshold, at many thresholds.
+    """Find the segments in which activations stay above a threshold, at many thresholds.
 
-    The thresholds of a sequence divide its own range evenly, so that a weak activation has stretches as well as a
-    strong one. A flat sequence, or one whose stretches are all too short, gives the whole video.
+    The thresholds of a sequence divide its range evenly, so weak activations give segments as well as strong ones. If
+    no segment is long enough, as for a flat sequence, the whole video is returned.
 
     Args:
         sequences: `[Q, T]` activations of the snippets.
-        contrast_of: `[T]` the activation whose `outer_inner_contrast` is a stretch's score.
-        min_length: snippets; shorter stretches are left out. They are the most active parts of actions, and what
-            learns from proposals by multiple instances would take them for the whole.
-        num_thresholds: of each sequence. Twice as many reach few instances more, and add wrong stretches.
-        factor: cells a snippet, so boundaries lie between snippets too.
+        contrast_of: `[T]` the activation whose `outer_inner_contrast` is the score of a segment.
+        min_length: in snippets; shorter segments are left out. They are the most active parts of actions, and a method
+            that learns from proposals by multiple instances would prefer them to the whole actions.
+        num_thresholds: for each sequence. Twice as many reach few more instances, and add wrong segments.
+        factor: cells per snippet, so that boundaries can lie between snippets.
 
     Returns:
         Segments in snippets, `[M, 2]` within [0, T] and no two equal, and their scores `[M]`.
@@ -288,24 +292,24 @@ def segments_above_thresholds(
 
 
 def upsample(sequences: np.ndarray, factor: int) -> np.ndarray:
-    """Activations `[Q, T]` of snippets, read by linear interpolation at `factor` cells a snippet: `[Q, factor·T]`."""
+    """Interpolate activations `[Q, T]` of snippets linearly, with `factor` cells per snippet: `[Q, factor·T]`."""
     num_snippets = sequences.shape[1]
     position = ((np.arange(factor * num_snippets) + 0.5) / factor - 0.5).clip(0, num_snippets - 1)
     low = np.floor(position).astype(np.int64)
     fraction = position - low
     before, after = sequences[:, low], sequences[:, (low + 1).clip(max=num_snippets - 1)]
-    return before + fraction * (after - before)  # in this order, what is flat stays flat to the bit
+    return before + fraction * (after - before)  # this order keeps flat sequences exactly flat
 
 
 def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Where sequences stay at or above a threshold.
+    """Find the runs in which sequences stay at or above a threshold.
 
     Args:
         sequences: `[Q, L]`.
-        thresholds: `[Q, K]` of each sequence.
+        thresholds: `[Q, K]`, K for each sequence.
 
     Returns:
-        `[M, 2]` the first cell of each such stretch, of any sequence and threshold, and the cell behind its last.
+        `[M, 2]` the first cell of each run, for all sequences and thresholds, and the cell after its last.
     """
     above = sequences[:, None] >= thresholds[..., None]  # [Q, K, L]
     change = np.diff(np.pad(above, ((0, 0), (0, 0), (1, 1))).astype(np.int8), axis=2).ravel()
@@ -313,12 +317,12 @@ def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float = 0.25) -> np.ndarray:
-    """Mean activation inside a segment less the mean right around it; what lies outside the video counts as zero.
+    """Mean activation inside a segment minus the mean in a margin around it; zero outside the video.
 
     Args:
         sequence: `[L]`.
-        cells: `[M, 2]` first cell and the cell behind the last.
-        margin: how far around is around, on either side, as a share of the segment's length.
+        cells: `[M, 2]` the first cell, and the cell after the last.
+        margin: width of the margin on each side, as a share of the segment's length.
 
     Returns:
         `[M]`.
@@ -337,14 +341,20 @@ def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float 
 
 
 def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
-    """Which segments `[M, 2]`, the best first, are left when each removes the later ones that are too close to it.
+    """Greedy non-maximum suppression.
+
+    Args:
+        segments: `[M, 2]`, highest score first.
+        max_tiou: of two segments that are kept.
+        limit: how many to keep at most; None for all.
 
     Returns:
-        Indices, rising; the first `limit` of them.
+        The indices of the segments kept, in order.
     """
-    kept, left = [], np.arange(len(segments))
-    while len(left) and len(kept) != limit:  # one by one, since what was removed removes nothing
-        best, left = left[0], left[1:]
+    kept: list[int] = []
+    remaining: np.ndarray = np.arange(len(segments))
+    while len(remaining) and len(kept) != limit:  # a loop, since a removed segment removes no other
+        best, remaining = int(remaining[0]), remaining[1:]
         kept.append(best)
-        left = left[tiou(segments[left], segments[best]) <= max_tiou]
+        remaining = remaining[tiou(segments[remaining], segments[best]) <= max_tiou]
     return np.array(kept, dtype=np.int64)

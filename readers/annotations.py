@@ -83,8 +83,8 @@ class Annotations:
 
 def untrained_classes(annotations: Annotations, training: Sequence[str]) -> list[str]:
     """The classes that are a label of no training video."""
-    trained = annotations.labels[np.isin(annotations.videos, training)].any(0)
-    return [name for name, has in zip(annotations.class_names, trained, strict=True) if not has]
+    counts = annotations.labels[np.isin(annotations.videos, training)].sum(axis=0)
+    return [name for name, count in zip(annotations.class_names, counts, strict=True) if not count]
 
 
 def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
@@ -189,9 +189,9 @@ class _Raw:
     videos: list[str] = field(default_factory=list)
     subsets: list[str] = field(default_factory=list)
     durations: np.ndarray = field(default_factory=lambda: np.empty(0))
-    labels_all: Sequence[Any] = field(default_factory=list)
-    labels: Sequence[Any] = field(default_factory=list)
-    segments: Sequence[Any] = field(default_factory=list)
+    labels_all: list[Any] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    segments: list[Any] = field(default_factory=list)
 
 
 def _read_folder(folder: Path) -> _Raw:
@@ -217,9 +217,9 @@ def _read_folder(folder: Path) -> _Raw:
         texts["videoname"],
         texts["subset"],
         _durations(folder / "duration.npy", len(texts["videoname"])),
-        raw["labels_all"],
-        raw["labels"],
-        raw["segments"],
+        list(raw["labels_all"]),
+        list(raw["labels"]),
+        list(raw["segments"]),
     )
 
 

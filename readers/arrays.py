@@ -39,10 +39,17 @@ class _Dtype(StandIn):
     def build(self, state: Any) -> None:
         """Set the byte order."""
         _, order, subarray, names, fields = state[:5]
-        if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "=", "|", b"<", b">", b"=", b"|"):
+        if (subarray, names, fields) != (None, None, None):
             raise pickle.UnpicklingError("an array has fields")
-        order = order.decode("ascii") if isinstance(order, bytes) else order
-        self.dtype = self.dtype if order == "|" else self.dtype.newbyteorder(order)
+        match order:
+            case "<" | b"<":
+                self.dtype = self.dtype.newbyteorder("<")
+            case ">" | b">":
+                self.dtype = self.dtype.newbyteorder(">")
+            case "=" | b"=" | "|" | b"|":
+                pass
+            case _:
+                raise pickle.UnpicklingError(f"unexpected byte order {short_repr(order)}")
 
 
 def _with_real_characters(array: np.ndarray) -> np.ndarray:
@@ -71,9 +78,12 @@ class _Array(StandIn):
         if type(data) is not (list if objects else bytes) or len(data) != length:
             raise pickle.UnpicklingError(f"an array of shape {shape} has data of another size")
         self.shape = shape
-        if not objects:
-            data = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
-        self.items = data if objects else _with_real_characters(data)
+        self.items: list[Any] | np.ndarray
+        if isinstance(data, bytes):
+            array = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
+            self.items = _with_real_characters(array)
+        else:
+            self.items = data
 
     def finished(self, finish_all: Callable[[Sequence[Any]], list[Any]]) -> np.ndarray:
         """Return the array."""

@@ -113,7 +113,8 @@ class Features:
         Raises:
             InputError: some have none.
         """
-        available, missing = [], []
+        available: list[int] = []
+        missing: list[int] = []
         for i in chosen:
             if is_plain_name(self.videos[i]):  # other names are reported by the reader of annotations
                 (available if self.files(i) else missing).append(i)

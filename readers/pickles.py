@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 
 class Refused(pickle.UnpicklingError):
@@ -94,7 +94,9 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any]) -> Any:
             raise pickle.UnpicklingError(f"an instruction needs a {kind.__name__} on the stack")
         return stack[-1]
 
-    for instruction, argument, position in pickletools.genops(file):
+    argument: Any
+    position: Any
+    for instruction, argument, position in pickletools.genops(cast("IO[bytes]", file)):
         if position < frame_end < file.tell() or (instruction.name == "FRAME" and position < frame_end):
             raise pickle.UnpicklingError("an instruction crosses the end of its frame")
         match instruction.name:

@@ -210,7 +210,7 @@ def test_names_said_twice(tmp_path):
 
 def test_a_class_list_is_for_json(demo_home, tmp_path):
     (tmp_path / "classes.txt").write_text("Jump\n")
-    with pytest.raises(InputError, match=r"classes.txt: .* Annotations, which has its own"):
+    with pytest.raises(InputError, match=r"classes.txt: .*Annotations, which has its own"):
         read_annotations(demo_home / "data/Demo/Demo-Annotations", tmp_path / "classes.txt")
 
 
