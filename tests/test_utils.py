@@ -138,7 +138,7 @@ def test_text_that_is_no_unicode(tmp_path, order):
     nested[0] = bad
     for array in (bad, nested):
         np.save(tmp_path / "x.npy", array)
-        with pytest.raises(InputError, match=r"x.npy: .*no Unicode"):
+        with pytest.raises(InputError, match=r"x.npy: .*not Unicode"):
             read_array(tmp_path / "x.npy")
 
 
