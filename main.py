@@ -25,7 +25,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,12 +35,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dataset import Batch, training_batches
-from eval.classification import video_figures
-from eval.evaluation import classification_summary, diagnose, evaluate, figures, results_table, summary
+from eval.classification import classification_figures
+from eval.evaluation import diagnose, evaluate
+from eval.metrics import EvaluationInput
 from eval.nms import NMS
 from eval.postprocess import PostProcess, VideoDetections
 from eval.protocols import TIOU_PROTOCOLS
-from eval.tables import counted, detection_table
+from eval.results import Results, classification_summary, released_figures, summary
+from eval.tables import detection_table, without_ambiguous
 from losses import Criterion, mean_prediction
 from model import SEAL
 from options import describe, parse_options, plain_values
@@ -65,7 +67,7 @@ from runs.inputs import (
     uses_demo,
 )
 from runs.log import RunLog
-from runs.results import read_to_evaluate, write_evaluation, write_found, write_results
+from runs.results import RunResults, read_to_evaluate, write_evaluation, write_found, write_results
 from runs.resume import TrainingState, about_run, run_to_resume
 from runs.seeds import train_seeds
 from runs.signals import Interrupted, catching_signals, uninterrupted
@@ -144,13 +146,25 @@ def say_end(message: str, hint: str, status: int) -> int:
 
 def train(options: Namespace) -> None:
     """`--run_type train`: one run, or one for each of `--seeds`."""
-    if options.seeds:
-        train_seeds(options, train_run)
-    else:
+    if not options.seeds:
         train_run(options)
+        return
+
+    def train_seed(seed: int, folder: Path, began: Callable[[], None]) -> RunResults | None:
+        of_run = {"seed": seed, "seeds": None, "exp_dir": folder, "resume": options.resume and "auto"}
+        return train_run(Namespace(**vars(options) | of_run), began)
+
+    train_seeds(
+        options.seeds,
+        options.exp_dir,
+        train_seed,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        pretrained_ckpt=options.pretrained_ckpt,
+    )
 
 
-def train_run(options: Namespace, began: Callable[[], None] = lambda: None) -> dict[str, Any] | None:
+def train_run(options: Namespace, began: Callable[[], None] = lambda: None) -> RunResults | None:
     """Train from scratch, from `--pretrained_ckpt`, or from where a run stopped (`--resume`).
 
     Args:
@@ -271,9 +285,11 @@ def record_epoch(run: Training, epoch: int, means: dict[str, float], seconds: fl
 
 def record_evaluation(run: Training, epoch: int) -> None:
     """Log and print the results of the evaluation."""
-    results, detections, found = run.evaluation
-    run.log.evaluation(epoch, results, figures(results, TIOU_PROTOCOLS[run.options.tiou]))
-    best = max(part["snippet"]["average"] for part in (results, run.state.best) if part)
+    results, _, detections, found = run.evaluation
+    run.log.evaluation(epoch, results, released_figures(results, TIOU_PROTOCOLS[run.options.tiou]))
+    best = results.snippet.average
+    if run.state.best is not None:
+        best = max(best, run.state.best.results.snippet.average)
     with run.log.board() as board:
         run.dashboard.evaluation(board, epoch, best, detections, found)
     log.info(summary(results, TIOU_PROTOCOLS[run.options.tiou]))
@@ -286,11 +302,11 @@ def save_due_weights(run: Training) -> None:
         return
     if due(state.epoch, run.options):
         save_weights(state.model, run.folder.last)
-    if state.best.get("epoch") == state.epoch:
+    if state.best is not None and state.best.epoch == state.epoch:
         save_weights(state.model, run.folder.best)
 
 
-def finish(run: Training) -> dict[str, Any] | None:
+def finish(run: Training) -> RunResults | None:
     """Write what there is at the end of a training run, and print its tables; returns the results, if there are any."""
     options, folder, state = run.options, run.folder, run.state
     folder.require_held()
@@ -309,13 +325,16 @@ def finish(run: Training) -> dict[str, Any] | None:
                 state.note_evaluation(run.evaluation.results)
                 state.save()
                 save_due_weights(run)
-    last = {**run.evaluation.results, "checkpoint": str(folder.last), "epoch": state.epoch}
-    best = {**state.best, "checkpoint": str(folder.best)}
-    write_evaluation(options, {**last, "best": best}, run.evaluation.detections, run.data)
-    shown = [summary(part, TIOU_PROTOCOLS[options.tiou]) for part in (last, best)]
-    log.info(f"\nlast checkpoint, epoch {last['epoch']}: {folder.last}\n{shown[0]}")
-    log.info(f"\nbest checkpoint, epoch {best['epoch']}, chosen on the test set: {folder.best}\n{shown[1]}")
-    return {**last, "best": best}
+    results, inputs, detections, _ = run.evaluation
+    of_run = RunResults(results, state.epoch, str(folder.last), state.best, str(folder.best))
+    unless_same = options.resume is not None
+    write_evaluation(
+        options.exp_dir, of_run, inputs, detections, run.data, options.dataset_name, unless_same=unless_same
+    )
+    shown = [summary(part, TIOU_PROTOCOLS[options.tiou]) for part in (results, state.best.results)]
+    log.info(f"\nlast checkpoint, epoch {state.epoch}: {folder.last}\n{shown[0]}")
+    log.info(f"\nbest checkpoint, epoch {state.best.epoch}, chosen on the test set: {folder.best}\n{shown[1]}")
+    return of_run
 
 
 def train_epoch(
@@ -464,23 +483,23 @@ def test(options: Namespace) -> None:
         evaluation = evaluate_model(model, data, options)
         start_run(options, folder)
         # A checkpoint holds weights alone and does not say which epoch it is of.
-        results = evaluation.results | {"checkpoint": str(options.pretrained_ckpt), "epoch": None}
-        write_evaluation(options, results, evaluation.detections, data)
-        log.info(summary(results, TIOU_PROTOCOLS[options.tiou]))
+        results = RunResults(evaluation.results, checkpoint=str(options.pretrained_ckpt))
+        write_evaluation(options.exp_dir, results, evaluation.inputs, evaluation.detections, data, options.dataset_name)
+        log.info(summary(evaluation.results, TIOU_PROTOCOLS[options.tiou]))
 
 
 def evaluate_file(options: Namespace) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
     with RunFolder(options.exp_dir) as folder:
         source = open_dataset(options)
-        truth, detections, lengths, simulated = read_to_evaluate(options.detections, source, options.rate)
-        names, tiou_protocol = source.annotations.class_names, TIOU_PROTOCOLS[options.tiou]
-        results = evaluate(detections, truth, names, tiou_protocol, options.rate)
-        analysis = diagnose(detections, truth, lengths, len(names), tiou_protocol)
+        tiou_protocol = TIOU_PROTOCOLS[options.tiou]
+        evaluable = read_to_evaluate(options.detections, source, tiou_protocol, options.rate)
+        results = evaluate(evaluable.inputs)
+        analysis = diagnose(evaluable.inputs, evaluable.lengths)
         start_run(options, folder)
-        about = {"detections": str(options.detections), "simulated": simulated, "error_analysis": analysis}
-        write_results(options, results | about)
-        log.info(results_table(results, tiou_protocol))
+        of_file = {"detections": str(options.detections), "simulated": evaluable.simulated}
+        write_results(options.exp_dir, RunResults(results, **of_file, error_analysis=analysis))
+        log.info(summary(results, tiou_protocol))
 
 
 def report(options: Namespace) -> None:
@@ -531,7 +550,8 @@ def prepare_proposals(options: Namespace) -> None:
 class Evaluation(NamedTuple):
     """What an evaluation of the network on the test videos gives."""
 
-    results: dict[str, Any]  # the figures of `results.json`
+    results: Results
+    inputs: EvaluationInput
     detections: pd.DataFrame  # see `eval.tables.detection_table`
     found: list[VideoDetections]  # of each test video
 
@@ -539,9 +559,16 @@ class Evaluation(NamedTuple):
 def evaluate_model(model: SEAL, data: Data, options: Namespace) -> Evaluation:
     """Run the network over the test videos, and evaluate what it finds."""
     found, detections = detect_test_videos(model, data, options)
-    names, tiou_protocol = data.annotations.class_names, TIOU_PROTOCOLS[options.tiou]
-    results = evaluate(counted(detections), data.truth, names, tiou_protocol, options.rate)
-    return Evaluation(results | video_figures(found, data.test_labels()), detections, found)
+    inputs = EvaluationInput(
+        without_ambiguous(detections),
+        data.truth,
+        data.annotations.class_names,
+        TIOU_PROTOCOLS[options.tiou],
+        options.rate,
+        videos=found,
+        labels=data.test_labels(),
+    )
+    return Evaluation(evaluate(inputs), inputs, detections, found)
 
 
 def detect_test_videos(model: SEAL, data: Data, options: Namespace) -> tuple[list[VideoDetections], pd.DataFrame]:
@@ -554,9 +581,10 @@ def write_detections_alone(model: SEAL, data: Data, options: Namespace) -> None:
     """Write the detections of test videos that have no ground truth."""
     found, detections = detect_test_videos(model, data, options)
     keep_previous(options.exp_dir / "results.json")  # which would be taken for that of these detections
-    write_found(options, detections, data)
+    unless_same = options.resume is not None
+    write_found(options.exp_dir, detections, data, options.dataset_name, options.rate, unless_same=unless_same)
     if (labels := data.test_labels()).any():
-        log.info(classification_summary(video_figures(found, labels)))
+        log.info(classification_summary(classification_figures(found, labels)))
     log.info(
         "no mAP can be had, since the test videos have no instances in the annotations; detections in "
         f"{options.exp_dir / 'detections.json'}"

@@ -28,7 +28,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,8 +42,10 @@ from benchmarks.padded import padded_step
 from dataset import Batch, training_batches
 from eval.detection import candidate_pairs
 from eval.evaluation import evaluate
+from eval.metrics import EvaluationInput
 from eval.postprocess import LOGITS
-from eval.protocols import TIOU_PROTOCOLS, TiouProtocol
+from eval.protocols import TIOU_PROTOCOLS
+from eval.segments import video_class_keys
 from options import parse_options
 from prepare.make_demo import make_demo
 from proposals import SNIPPETS_PER_SECOND, roi_pool, tiou
@@ -286,7 +287,7 @@ def measure_logging(
     seconds = clock(device) - began
     dashboard = seal.Dashboard(seal.dashboard_settings(options), data, criterion.weights)
     evaluation = seal.evaluate_model(model, data, options)
-    state = SimpleNamespace(optimizer=optimizer, steps=steps, best={})
+    state = SimpleNamespace(optimizer=optimizer, steps=steps, best=None)
     with seal.RunLog(folder, begin=dashboard.begin) as log:
         run = seal.Training(options, None, data, criterion, state, log, dashboard, evaluation)
         epochs = itertools.count(1)
@@ -305,34 +306,22 @@ def measure_logging(
     table.add(f"logging an epoch, {name}", added, **share)
 
 
-class Detections(NamedTuple):
-    """What evaluation takes, see `eval.evaluation.evaluate`."""
-
-    table: pd.DataFrame
-    truth: pd.DataFrame
-    class_names: list[str]
-    tiou_protocol: TiouProtocol
-    rate: float = SNIPPETS_PER_SECOND
-
-
-def measure_evaluation(table: Table, name: str, detections: Detections, repeats: int) -> None:
+def measure_evaluation(table: Table, name: str, inputs: EvaluationInput, repeats: int) -> None:
     """Both protocols."""
-    parts = detections.table, detections.truth
-    index = {video: i for i, video in enumerate(pd.unique(pd.concat([part["video"] for part in parts])))}
-    keys = [{"video": p["video"].map(index).to_numpy(), "class_idx": p["class_idx"].to_numpy()} for p in parts]
-    pairs = [np.concatenate(parts) for parts in zip(*candidate_pairs(*keys), strict=True)]
-    segments = [part[["start_sec", "end_sec"]].to_numpy() for part in parts]
+    detections, instances = inputs.segments("seconds")
+    keys = video_class_keys(detections, instances)
+    detection, instance = (np.concatenate(arrays) for arrays in zip(*candidate_pairs(*keys), strict=True))
 
     def bare() -> None:
         for _ in ("snippet", "seconds"):
-            np.argsort(-detections.table["score"].to_numpy(), kind="stable")
-            tiou(*(segment[pair] for segment, pair in zip(segments, pairs, strict=True)))
+            np.argsort(-detections.score, kind="stable")
+            tiou(detections.segment[detection], instances.segment[instance])
 
-    took, floor = medians(repeats, partial(evaluate, *detections), bare)
-    table.add(f"evaluation, {len(detections.table)} detections, {name}, both protocols", took, floor)
+    took, floor = medians(repeats, partial(evaluate, inputs), bare)
+    table.add(f"evaluation, {len(detections)} detections, {name}, both protocols", took, floor)
 
 
-def activitynet_sized(folder: Path | None) -> Detections:
+def activitynet_sized(folder: Path | None) -> EvaluationInput:
     """100 detections for each of 4,575 videos of 200 classes, scattered about the first instance of the video."""
     rng = np.random.default_rng(0)
     if folder is not None:
@@ -353,7 +342,7 @@ def activitynet_sized(folder: Path | None) -> Detections:
     table = pd.DataFrame({"video": videos.repeat(100), "class_idx": class_idx, "score": rng.random(len(sec))})
     for unit, factor in (("snip", SNIPPETS_PER_SECOND), ("sec", 1)):
         table[[f"start_{unit}", f"end_{unit}"]] = sec * factor
-    return Detections(table, truth, list(classes), TIOU_PROTOCOLS["activitynet"])
+    return EvaluationInput(table, truth, list(classes), TIOU_PROTOCOLS["activitynet"], SNIPPETS_PER_SECOND)
 
 
 # Trains in a process of its own, and says how much memory that took at most: the system's account of a finished process
@@ -428,13 +417,14 @@ def load_demo(home: Path, device: torch.device) -> tuple[Data, argparse.Namespac
     return load_data(options, device), options
 
 
-def real_detections(annotation_folder: Path, proposals_root: Path) -> Detections:
+def real_detections(annotation_folder: Path, proposals_root: Path) -> EvaluationInput:
     """The proposals of the test videos with their labels and scores, which make them detections."""
     annotations = read_annotations(annotation_folder)
     name = annotation_folder.name.removesuffix("-Annotations")
     path = proposals_root / f"Proposals_{name}_test.json"
-    table = read_detections(path, annotations.videos_of("test"), annotations.class_names, SNIPPETS_PER_SECOND)
-    return Detections(table, annotations.ground_truth("test"), annotations.class_names, TIOU_PROTOCOLS["thumos14"])
+    names, protocol = annotations.class_names, TIOU_PROTOCOLS["thumos14"]
+    file = read_detections(path, annotations.videos_of("test"), names, SNIPPETS_PER_SECOND)
+    return EvaluationInput(file.detections, annotations.ground_truth("test"), names, protocol, SNIPPETS_PER_SECOND)
 
 
 def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) -> list[dict]:
@@ -456,8 +446,7 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
             detections = real_detections(args.annotations, args.proposals)
         else:
             model = seal.build_model(options, data, data.train[0].proposals.device)
-            found = seal.evaluate_model(model, data, options)[1]
-            detections = Detections(found, data.truth, data.annotations.class_names, TIOU_PROTOCOLS["thumos14"])
+            detections = seal.evaluate_model(model, data, options).inputs
         measure_evaluation(table, "THUMOS14's size", detections, 2 * repeats - 1)
         measure_evaluation(table, "ActivityNet 1.3's size", activitynet_sized(args.activitynet), 2 * repeats - 1)
     if "logging" in args.parts:

@@ -16,13 +16,13 @@ import pandas as pd
 from eval.detection import Matched, interpolated
 from utils import chunks
 
-LEVEL = 0.05  # the share of differences of mere noise that may be taken for more
-MOST_NUMBERS = 1 << 24  # at once
-LEAST_VIDEOS = 6  # with instances, of which a bootstrap can tell anything
+LEVEL = 0.05  # false discovery rate
+MAX_NUMBERS = 1 << 24  # in memory at once
+MIN_VIDEOS = 6  # with instances; from fewer, a bootstrap tells nothing
 
 
 def num_draws(num_class: int) -> int:
-    """How often to draw: so often that a single class can stand out among C, see `rejected`."""
+    """The number of draws S: enough that a single one of C classes can be rejected by `rejected`."""
     return max(2000, 50 * num_class)
 
 
@@ -41,13 +41,13 @@ def bootstrap(matched: Matched, drawn: np.ndarray) -> np.ndarray:
     """
     precision = np.full((len(drawn), matched.num_class, len(matched.thresholds)), np.nan)
     for class_idx in np.flatnonzero(matched.num_instances):
-        own = matched.ranked["class_idx"] == class_idx
-        videos, hits = matched.ranked["video"][own], matched.true_positive[own]
-        with_instance = matched.ground_truth["video"][matched.ground_truth["class_idx"] == class_idx]
-        for part in chunks(len(drawn), len(videos), MOST_NUMBERS):
+        of_class = matched.ranked.class_idx == class_idx
+        videos, hits = matched.ranked.video[of_class], matched.true_positive[of_class]
+        with_instance = matched.ground_truth.video[matched.ground_truth.class_idx == class_idx]
+        for part in chunks(len(drawn), len(videos), MAX_NUMBERS):
             instances = drawn[part][:, with_instance].sum(1)
             weight = drawn[part][:, videos].T  # [n, s]
-            listed = weight.cumsum(0)  # detections up to each
+            listed = weight.cumsum(0)  # number of detections up to each
             for k, hit in enumerate(hits.T):
                 at_hits = weight[hit].cumsum(0) / listed[hit].clip(min=1)
                 area = (interpolated(at_hits) * weight[hit]).sum(0)
@@ -68,10 +68,10 @@ def differences(
 
     Returns:
         Two tables of percentage points, with the columns `first, second, difference, low, high, p, more_than_noise`.
-        `low` and `high` bound the middle 95% of the draws. Of thresholds a difference is more than noise where that
-        leaves out zero, each by itself; of the classes, which are many, where Benjamini and Hochberg's procedure
-        rejects it at 5%. None is with fewer than `LEAST_VIDEOS` videos that have instances. The noise is that of the
-        choice of test videos, and no other.
+        `low` and `high` bound the middle 95% of the draws. For a threshold, `more_than_noise` says that this interval
+        leaves out zero; for a class, since there are many, that Benjamini and Hochberg's procedure rejects it at 5%.
+        With fewer than `MIN_VIDEOS` videos that have instances it is always False. The noise is that of the choice of
+        test videos alone.
     """
     observed = [100 * run.class_precision() for run in (first, second)]  # [C, K]
     draws = [bootstrap(run, drawn) for run in (first, second)]  # [S, C, K]
@@ -82,8 +82,8 @@ def differences(
         [np.append(values, values.mean()) for values in mean],
         [np.column_stack([values, values.mean(1)]) for values in mean_draws],
     )
-    in_video = np.unique(np.stack([first.ground_truth["class_idx"], first.ground_truth["video"]]), axis=1)
-    enough = len(np.unique(in_video[1])) >= LEAST_VIDEOS
+    in_video = np.unique(np.stack([first.ground_truth.class_idx, first.ground_truth.video]), axis=1)
+    enough = len(np.unique(in_video[1])) >= MIN_VIDEOS
     by_threshold["more_than_noise"] = ((by_threshold["low"] > 0) | (by_threshold["high"] < 0)) & enough
     present = np.flatnonzero(first.num_instances)
     by_class = _table(
@@ -91,7 +91,7 @@ def differences(
         [values[present].mean(1) for values in observed],
         [values[:, present].mean(2) for values in draws],
     )
-    enough = np.bincount(in_video[0], minlength=first.num_class)[present] >= LEAST_VIDEOS
+    enough = np.bincount(in_video[0], minlength=first.num_class)[present] >= MIN_VIDEOS
     stands_out = np.zeros(len(present), dtype=bool)
     stands_out[enough] = rejected(by_class["p"].to_numpy()[enough])
     by_class["more_than_noise"] = stands_out
@@ -99,7 +99,7 @@ def differences(
 
 
 def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of those values that are not nan; nan where none is."""
+    """The mean of the values that are not nan; nan where all are."""
     known = ~np.isnan(values)
     count = known.sum(axis)
     return np.where(count > 0, np.where(known, values, 0).sum(axis) / count.clip(min=1), np.nan)
@@ -119,6 +119,6 @@ def rejected(p: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """Which of several hypotheses Benjamini and Hochberg's procedure rejects, by their p-values `[n]`: `[n]` bool."""
     order = np.argsort(p, kind="stable")
     below = np.flatnonzero(p[order] <= level * np.arange(1, len(p) + 1) / len(p))
-    found = np.zeros(len(p), dtype=bool)
-    found[order[: below[-1] + 1 if len(below) else 0]] = True
-    return found
+    is_rejected = np.zeros(len(p), dtype=bool)
+    is_rejected[order[: below[-1] + 1 if len(below) else 0]] = True
+    return is_rejected

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.postprocess import VideoDetections
+from eval.results import Classification
 
 
-def video_figures(found: Sequence[VideoDetections], labels: np.ndarray) -> dict[str, float | None]:
-    """Both figures of the test videos in percent, under the names of `results.json`; labels are `[V, C]`."""
-    mean_precision = classification_map(np.stack([video.video_score for video in found]), labels)
-    accuracy = classification_accuracy(np.stack([video.reported for video in found]), labels)
-    return {
-        "classification_mAP": None if mean_precision is None else 100 * mean_precision,
-        "classification_accuracy": 100 * accuracy,
-    }
+def classification_figures(videos: Sequence[VideoDetections], labels: np.ndarray) -> Classification:
+    """Both figures in percent.
+
+    Args:
+        videos: V test videos.
+        labels: `[V, C]` 0 or 1.
+    """
+    mean = classification_map(np.stack([video.video_score for video in videos]), labels)
+    accuracy = classification_accuracy(np.stack([video.reported for video in videos]), labels)
+    return Classification(None if mean is None else 100 * mean, 100 * accuracy)
 
 
 def classification_map(scores: np.ndarray, labels: np.ndarray) -> float | None:
@@ -38,5 +41,5 @@ def classification_map(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def classification_accuracy(reported: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the videos whose reported classes `[V, C]` (bool) equal their labels `[V, C]` exactly."""
+    """Share of the videos whose reported classes `[V, C]` (bool) are exactly their labels `[V, C]`."""
     return float((reported == (labels > 0)).all(1).mean())

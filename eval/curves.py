@@ -1,4 +1,7 @@
-"""What lies behind a mAP: precision-recall curves, each video, and the confusion of video labels."""
+"""Behind the mAP: precision-recall curves, the mAP of each video, and the confusion of video labels.
+
+Axes: V videos, C classes, K thresholds, R recall values.
+"""
 
 from __future__ import annotations
 
@@ -7,50 +10,60 @@ import pandas as pd
 
 from eval.detection import Matched, average_precision, interpolated
 
-RECALL = np.linspace(0, 1, 101)  # where precision is read
+RECALL = np.linspace(0, 1, 101)  # [R] at which precision is read
 
 
 def mean_curve(matched: Matched) -> np.ndarray:
     """Interpolated precision at each of `RECALL`, the mean over the classes, `[R, K]`: its area is the mAP."""
     curves = []
     for class_idx in np.flatnonzero(matched.num_instances):
-        hits = matched.true_positive[matched.ranked["class_idx"] == class_idx]
+        hits = matched.true_positive[matched.ranked.class_idx == class_idx]
         precision = interpolated(hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None])
         # The first detection with which the recall is reached; instances are counted, so that nothing is rounded.
         wanted = np.ceil(RECALL * matched.num_instances[class_idx] - 1e-9).clip(min=1)
-        reached = [np.searchsorted(found, wanted) for found in hits.cumsum(0).T]  # one more than there are: never
-        curves.append(np.stack([np.append(own, 0)[at] for own, at in zip(precision.T, reached, strict=True)], axis=1))
+        padded = np.vstack([precision, np.zeros(hits.shape[1])])  # the last row is for a recall that is never reached
+        counts = hits.cumsum(0)  # [n, K]
+        curve = [padded[np.searchsorted(counts[:, k], wanted), k] for k in range(hits.shape[1])]
+        curves.append(np.stack(curve, axis=1))  # [R, K]
     return np.mean(curves, axis=0)
 
 
 def pooled_counts(matched: Matched, k: int, num_scores: int = 101) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True positives, false positives and missed instances of all classes together, at tIoU number k.
+    """True positives, false positives and missed instances of all classes together, over the score.
 
-    Each is `[num_scores]`, of the detections whose score is at least 0, …, 1 in even steps.
+    Args:
+        matched: the detections.
+        k: which of the thresholds.
+        num_scores: of which score on detections count: from 0 to 1 in so many even steps.
+
+    Returns:
+        Three counts, `[num_scores]` each.
     """
-    count = np.searchsorted(-matched.ranked["score"], -np.linspace(0, 1, num_scores), side="right")
+    count = np.searchsorted(-matched.ranked.score, -np.linspace(0, 1, num_scores), side="right")
     true = np.append(0, matched.true_positive[:, k].cumsum())[count]
     return true, count - true, matched.num_instances.sum() - true
 
 
 def video_precision(matched: Matched) -> dict[int, float]:
-    """Each video's own mAP, averaged over the thresholds: what it would be if there were no other video."""
-    own: dict[int, list[float]] = {}
-    keys = [part["video"] * matched.num_class + part["class_idx"] for part in (matched.ranked, matched.ground_truth)]
-    order = np.argsort(keys[0], kind="stable")
-    pairs, count = np.unique(keys[1], return_counts=True)
-    first, last = (np.searchsorted(keys[0][order], pairs, side=side) for side in ("left", "right"))
-    for pair, instances, start, end in zip(pairs.tolist(), count.tolist(), first, last, strict=True):
-        precision = average_precision(matched.true_positive[order[start:end]], instances)
-        own.setdefault(pair // matched.num_class, []).append(float(precision.mean()))
-    return {video: float(np.mean(values)) for video, values in own.items()}
+    """The mAP of each video with ground truth, as if there were no other video; the mean over the thresholds."""
+    detection_keys, instance_keys = (
+        segments.video * matched.num_class + segments.class_idx for segments in (matched.ranked, matched.ground_truth)
+    )
+    order = np.argsort(detection_keys, kind="stable")
+    keys, counts = np.unique(instance_keys, return_counts=True)  # a key is a class in a video
+    starts, ends = (np.searchsorted(detection_keys[order], keys, side=side) for side in ("left", "right"))
+    by_video: dict[int, list[float]] = {}
+    for key, count, start, end in zip(keys.tolist(), counts.tolist(), starts, ends, strict=True):
+        precision = average_precision(matched.true_positive[order[start:end]], count)
+        by_video.setdefault(key // matched.num_class, []).append(float(precision.mean()))
+    return {video: float(np.mean(values)) for video, values in by_video.items()}
 
 
 def label_confusion(detections: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Which classes are reported in the videos of each class.
 
-    A class is reported in a video that has a detection of it. What is reported in a video and is another of its labels
-    is right, and counts for that label alone.
+    A class is reported in a video that has a detection of it. A reported class that is one of the video's labels is
+    right, and is counted in its own row alone.
 
     Args:
         detections: see `eval.tables.detection_table`.

@@ -1,29 +1,27 @@
-"""Detection mAP over tIoU thresholds, ties decided as SPEC section 7 says. numpy alone, float64 throughout.
+"""Detection mAP over tIoU thresholds, with ties decided as SPEC section 7 says. numpy alone, float64 throughout.
 
 Ties matter: with integer boundaries a tIoU often equals a threshold, and two instances often tie.
+
+Axes: n detections, C classes without background, K thresholds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
+from eval.segments import Detections, Segments, video_class_keys
 from proposals import tiou
 
 
-def detection_map(
-    detections: Mapping[str, np.ndarray],
-    ground_truth: Mapping[str, np.ndarray],
-    num_class: int,
-    thresholds: np.ndarray,
-) -> np.ndarray:
+def detection_map(detections: Detections, ground_truth: Segments, num_class: int, thresholds: np.ndarray) -> np.ndarray:
     """Average precision of every class at every threshold.
 
     Args:
-        detections: equally long arrays `video` (int), `class_idx` (int), `segment` `[n, 2]`, `score`.
-        ground_truth: the same without `score`; segments in the unit of the detections.
-        num_class: C, background excluded.
+        detections: in any order.
+        ground_truth: in the unit of the detections.
+        num_class: C.
         thresholds: `[K]` tIoU, rising.
 
     Returns:
@@ -34,32 +32,28 @@ def detection_map(
 
 
 class Matched:
-    """Detections by falling score, and which of them are true positives; see `detection_map`.
+    """Detections by falling score, and which of them are true positives; see `detection_map` for the arguments.
 
     Attributes:
-        ranked: the detections; of equal scores, the one listed first goes first.
-        true_positive: `[n, K]` bool.
+        ranked: the detections by falling score.
+        ground_truth: the instances.
+        num_class: C.
+        thresholds: `[K]`.
+        true_positive: `[n, K]` bool, of the ranked detections.
         num_instances: `[C]` of the ground truth.
     """
 
-    def __init__(
-        self,
-        detections: Mapping[str, np.ndarray],
-        ground_truth: Mapping[str, np.ndarray],
-        num_class: int,
-        thresholds: np.ndarray,
-    ) -> None:
-        order = np.argsort(-detections["score"], kind="stable")
-        self.ranked = {name: values[order] for name, values in detections.items()}
+    def __init__(self, detections: Detections, ground_truth: Segments, num_class: int, thresholds: np.ndarray) -> None:
+        self.ranked = detections.ranked()
         self.ground_truth, self.num_class, self.thresholds = ground_truth, num_class, thresholds
         self.true_positive = match_detections(self.ranked, ground_truth, thresholds) >= 0
-        self.num_instances = np.bincount(ground_truth["class_idx"], minlength=num_class)
+        self.num_instances = np.bincount(ground_truth.class_idx, minlength=num_class)
 
     def class_precision(self) -> np.ndarray:
-        """What `detection_map` returns."""
+        """Average precision `[C, K]`, see `detection_map`."""
         precision = np.full((self.num_class, len(self.thresholds)), np.nan)
         for class_idx in np.flatnonzero(self.num_instances):
-            hits = self.true_positive[self.ranked["class_idx"] == class_idx]
+            hits = self.true_positive[self.ranked.class_idx == class_idx]
             precision[class_idx] = average_precision(hits, self.num_instances[class_idx])
         return precision
 
@@ -88,56 +82,59 @@ def interpolated(precision: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 
-def match_detections(
-    ranked: Mapping[str, np.ndarray], ground_truth: Mapping[str, np.ndarray], thresholds: np.ndarray
-) -> np.ndarray:
-    """Which instance each detection holds: each in turn takes the free one it overlaps most, if enough.
+def match_detections(ranked: Detections, ground_truth: Segments, thresholds: np.ndarray) -> np.ndarray:
+    """Match detections with instances: each in turn takes the free instance that it overlaps most, if enough.
 
     Args:
-        ranked: detections by falling score, see `detection_map`.
-        ground_truth: see `detection_map`.
+        ranked: n detections by falling score.
+        ground_truth: in the unit of the detections.
         thresholds: `[K]`.
 
     Returns:
         `[n, K]` int32 index of the instance; -1 where the detection is a false positive.
     """
-    near = []
-    for detection, instance in candidate_pairs(ranked, ground_truth):
-        overlap = tiou(ranked["segment"][detection], ground_truth["segment"][instance])
-        candidate = overlap >= thresholds.min()
-        near.append((detection[candidate], instance[candidate], overlap[candidate]))
-    detection, instance, overlap = (np.concatenate(parts) for parts in zip(*near, strict=True))
+    candidates = []
+    for detection, instance in candidate_pairs(*video_class_keys(ranked, ground_truth)):
+        overlap = tiou(ranked.segment[detection], ground_truth.segment[instance])
+        near = overlap >= thresholds.min()
+        candidates.append((detection[near], instance[near], overlap[near]))
+    detection, instance, overlap = (np.concatenate(arrays) for arrays in zip(*candidates, strict=True))
     # A detection's wishes: the largest tIoU first; of equal ones the instance listed later.
     wish = np.lexsort((-instance, -overlap, detection))
     detection, instance, overlap = detection[wish], instance[wish], overlap[wish]
 
-    held = np.full((len(ranked["score"]), len(thresholds)), -1, dtype=np.int32)
+    matched = np.full((len(ranked), len(thresholds)), -1, dtype=np.int32)
     for k, threshold in enumerate(thresholds):
         enough = overlap >= threshold
-        holders, their_own = _serve_in_rank_order(detection[enough], instance[enough], len(ground_truth["video"]))
-        held[holders, k] = their_own
-    return held
+        served, instances = _serve_in_rank_order(detection[enough], instance[enough], len(ground_truth))
+        matched[served, k] = instances
+    return matched
 
 
 def candidate_pairs(
-    ranked: Mapping[str, np.ndarray], ground_truth: Mapping[str, np.ndarray], most: int = 1 << 22
+    detection_keys: np.ndarray, instance_keys: np.ndarray, max_pairs: int = 1 << 22
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every (detection, instance) of the same video and class, as two index arrays for about `most` pairs at a time."""
-    num_class = 1 + max(part["class_idx"].max(initial=0) for part in (ranked, ground_truth))
-    det_key, gt_key = (part["video"] * num_class + part["class_idx"] for part in (ranked, ground_truth))
-    gt_order = np.argsort(gt_key, kind="stable")
-    first = np.searchsorted(gt_key, det_key, side="left", sorter=gt_order)
-    count = np.searchsorted(gt_key, det_key, side="right", sorter=gt_order) - first
-    for part in np.split(np.arange(len(det_key)), np.searchsorted(count.cumsum(), np.arange(most, count.sum(), most))):
-        n = count[part]
+    """Every (detection, instance) with equal keys, as two index arrays for about `max_pairs` pairs at a time.
+
+    Args:
+        detection_keys: `[n]` integers, for example the videos.
+        instance_keys: one for each instance.
+        max_pairs: all pairs of a detection come at once, so that there may be some more.
+    """
+    order = np.argsort(instance_keys, kind="stable")
+    first = np.searchsorted(instance_keys, detection_keys, side="left", sorter=order)
+    count = np.searchsorted(instance_keys, detection_keys, side="right", sorter=order) - first
+    bounds = np.searchsorted(count.cumsum(), np.arange(max_pairs, count.sum(), max_pairs))
+    for detections in np.split(np.arange(len(detection_keys)), bounds):
+        n = count[detections]
         within = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
-        yield np.repeat(part, n), gt_order[np.repeat(first[part], n) + within]
+        yield np.repeat(detections, n), order[np.repeat(first[detections], n) + within]
 
 
 def _serve_in_rank_order(
     detection: np.ndarray, instance: np.ndarray, num_instances: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The detections that end up holding an instance, and that instance, all videos and classes at once.
+    """The detections that end up with an instance, and that instance, all videos and classes at once.
 
     Serving detections one after another, best score first, is the stable matching in which every instance prefers
     the better score. Deferred acceptance finds it in a few vectorised rounds: each detection asks for its next

@@ -17,27 +17,27 @@ def average_recall(
     tiou_thresholds: Sequence[float] = (0.3, 0.5, 0.7),
     counts: Sequence[int | None] = (50, 100, None),
 ) -> pd.DataFrame:
-    """Share of the instances that one of the first proposals of their video reaches; classes play no part.
+    """Share of the instances that one of the first proposals of their video reaches, regardless of class.
 
     Args:
         proposals: `[M, 2]` of each video, the best first, in the unit of the ground truth.
         ground_truth: a row per instance, `video`, `start_sec`, `end_sec`.
-        tiou_thresholds: from which tIoU on an instance counts as reached.
+        tiou_thresholds: tIoU from which an instance counts as reached.
         counts: how many proposals of a video may reach it; None: all.
 
     Returns:
         A row per count (`all` for None): the recall in [0, 1] at each threshold, their `mean`, and `proposals`, the
-        mean number of those a video of `proposals` has.
+        mean number of proposals counted in a video.
     """
     segments = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
     best = np.zeros((len(counts), len(segments)))  # largest tIoU of each instance, by count
     for video, instances in ground_truth.groupby("video").indices.items():
-        own = proposals.get(video, np.empty((0, 2)))
-        for part in chunks(len(instances), len(own)):
-            overlap = tiou(segments[instances[part], None], own[None])  # [n, M]
+        of_video = proposals.get(video, np.empty((0, 2)))
+        for part in chunks(len(instances), len(of_video)):
+            overlap = tiou(segments[instances[part], None], of_video[None])  # [n, M]
             for row, count in zip(best, counts, strict=True):
                 row[instances[part]] = overlap[:, :count].max(axis=1, initial=0)
-    sizes = np.array([len(found) for found in proposals.values()], dtype=np.int64)
+    sizes = np.array([len(of_video) for of_video in proposals.values()], dtype=np.int64)
     table = pd.DataFrame(
         {threshold: (best >= threshold).mean(axis=1) for threshold in tiou_thresholds},
         index=["all" if count is None else count for count in counts],

@@ -1,7 +1,4 @@
-"""Detections as a table, and as files: ActivityNet result format in and out, and a CSV file with all there is to say.
-
-`rate`, here and elsewhere, is in snippets per second.
-"""
+"""Detections as a table, one row each."""
 
 from __future__ import annotations
 
@@ -16,13 +13,25 @@ from proposals import snippets_to_seconds
 
 
 def detection_table(names: Sequence[str], found: Sequence[VideoDetections], rate: float) -> pd.DataFrame:
-    """The detections of several videos as the table that everything in `eval` takes, one row a detection."""
-    names = np.repeat(np.array(names, dtype=object), [len(video.score) for video in found])
-    class_idx, score, segments, ambiguous = (
-        np.concatenate([getattr(video, field) for video in found])
-        for field in ("class_idx", "score", "segment_snip", "ambiguous")
+    """The detections of several videos, in the form that `eval.metrics.EvaluationInput` takes.
+
+    Args:
+        names: of the videos.
+        found: the detections of each.
+        rate: snippets per second.
+
+    Returns:
+        A row per detection: `video, class_idx, score, start_snip, end_snip, start_sec, end_sec, ambiguous`.
+    """
+    segment_snip = np.concatenate([video.segment_snip for video in found])
+    return rows_as_table(
+        video=np.repeat(np.array(names, dtype=object), [len(video.score) for video in found]),
+        class_idx=np.concatenate([video.class_idx for video in found]),
+        score=np.concatenate([video.score for video in found]),
+        segment_snip=segment_snip,
+        segment_sec=snippets_to_seconds(segment_snip, rate),
+        ambiguous=np.concatenate([video.ambiguous for video in found]),
     )
-    return rows_as_table(names, class_idx, score, segments, snippets_to_seconds(segments, rate), ambiguous)
 
 
 def rows_as_table(
@@ -35,6 +44,6 @@ def rows_as_table(
     return pd.DataFrame(columns | {"ambiguous": ambiguous})
 
 
-def counted(detections: pd.DataFrame) -> pd.DataFrame:
-    """The detections that count: those that overlap no ambiguous segment (SPEC section 6)."""
+def without_ambiguous(detections: pd.DataFrame) -> pd.DataFrame:
+    """The detections that are evaluated: those that overlap no ambiguous segment (SPEC section 6)."""
     return detections[~detections["ambiguous"].to_numpy(bool)]

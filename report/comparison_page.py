@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.bootstrap import LEAST_VIDEOS, LEVEL, differences, draw_videos, num_draws
+from eval.bootstrap import LEVEL, MIN_VIDEOS, differences, draw_videos, num_draws
 from eval.detection import Matched
 from eval.errors import KINDS
-from eval.evaluation import PROTOCOLS, as_arrays
+from eval.results import PROTOCOLS
+from eval.segments import to_segments
 from report import pictures
 from report.page import Page, signed
 from report.reading import ReportData
@@ -42,8 +43,8 @@ def build_comparison(runs: Sequence[ComparedRun], seed: int) -> tuple[Page, str]
     videos, class_names = list(first.labels.index), first.class_names
 
     def matched(run: ComparedRun, protocol: str) -> Matched:
-        arrays = as_arrays(run.data.detections, first.truth, protocol, first.rate, videos)
-        return Matched(*arrays, len(class_names), first.tiou_protocol.thresholds)
+        segments = to_segments(run.data.detections, first.truth, protocol, first.rate, videos)
+        return Matched(*segments, len(class_names), first.tiou_protocol.thresholds)
 
     page = Page(f"SEAL comparison: {first.dataset}", simulated=any(run.data.simulated for run in runs))
     texts = []
@@ -78,11 +79,8 @@ def _introduce(page: Page, runs: Sequence[ComparedRun], num_videos: int, draws: 
         f"{draws} times with replacement, and both runs are evaluated on each draw. Intervals hold the middle 95% of "
         "the draws."
     )
-    deviations = [
-        f"{run.name}: {run.data.seeds['last']['snippet']['average_std']:.1f}"
-        for run in runs
-        if run.data.seeds and run.data.seeds["last"]["snippet"]["average_std"] is not None
-    ]
+    spreads = [(run.name, run.data.seeds.spreads["last"]["snippet"]) for run in runs if run.data.seeds]
+    deviations = [f"{name}: {spread.average_std:.1f}" for name, spread in spreads if spread.average_std is not None]
     page.text(
         "The bootstrap does not measure how much a run changes with its seed, which may be more. "
         + (
@@ -110,8 +108,8 @@ def _show_runs(page: Page, runs: Sequence[ComparedRun], matched: Sequence[Matche
         [
             [
                 run.name,
-                run.data.analysis["average_mAP_N"],
-                *(gain["average"] for gain in run.data.analysis["gain"].values()),
+                run.data.analysis.average_mAP_N,
+                *(gain.average for gain in run.data.analysis.gain.values()),
             ]
             for run in runs
         ],
@@ -188,6 +186,6 @@ def _show_classes(page: Page, table: pd.DataFrame, i: int) -> None:
         ["class", *HEADERS],
         _rows(table),
         caption="A difference exceeds the noise if the class has at least "
-        f"{LEAST_VIDEOS} videos and the Benjamini-Hochberg procedure at {100 * LEVEL:g}% rejects equality. With many "
+        f"{MIN_VIDEOS} videos and the Benjamini-Hochberg procedure at {100 * LEVEL:g}% rejects equality. With many "
         "classes this is stricter than an interval that excludes zero.",
     )

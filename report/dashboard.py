@@ -17,9 +17,9 @@ import torch
 
 from eval.curves import pooled_counts
 from eval.detection import Matched
-from eval.evaluation import as_arrays
 from eval.protocols import TiouProtocol
-from eval.tables import counted
+from eval.segments import to_segments
+from eval.tables import without_ambiguous
 from proposals import snippets_to_seconds
 from report.requirements import INSTALL, matplotlib_error
 from runs.inputs import Data
@@ -148,7 +148,7 @@ class Dashboard:
         for name in ("attention", "completeness"):
             values = np.concatenate([getattr(video, name) for video in found])
             board.add_histogram(f"test/{name}", values, epoch, bins=50)
-        evaluated = counted(detections)
+        evaluated = without_ambiguous(detections)
         self._show_curves(board, epoch, evaluated)
         if self._videos:
             pixels = self._draw_timelines(evaluated[evaluated["video"].isin(self._videos)])
@@ -157,7 +157,7 @@ class Dashboard:
     def _show_curves(self, board: SummaryWriter, epoch: int, detections: pd.DataFrame) -> None:
         """Precision and recall of all classes together, over thresholds of the score."""
         settings, names = self._settings, self._data.annotations.class_names
-        arrays = as_arrays(detections, self._data.truth, "snippet", settings.rate)
+        arrays = to_segments(detections, self._data.truth, "snippet", settings.rate)
         matched = Matched(*arrays, len(names), np.array(settings.curve_tiou))
         for k, tiou in enumerate(settings.curve_tiou):
             true, false, missed = pooled_counts(matched, k, NUM_SCORES)

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from eval.errors import KINDS
+from eval.errors import KINDS, Bucket, ErrorAnalysis
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PINK, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
@@ -186,14 +185,14 @@ def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool
 # -------------------------------------------------------------------------------------- error analysis
 
 
-def error_shares(analysis: Mapping[str, Any], k: int, *, simulated: bool) -> Figure:
+def error_shares(analysis: ErrorAnalysis, k: int, *, simulated: bool) -> Figure:
     """Shares of the error types among the top i G detections of each class, for i from 1 to 10, at threshold k."""
     figure = new_figure(3.5, simulated=simulated)
     ax = figure.subplots()
-    below = np.zeros(analysis["top"])
-    rank = np.arange(1, analysis["top"] + 1)
+    below = np.zeros(analysis.top)
+    rank = np.arange(1, analysis.top + 1)
     for kind, colour in TYPE_COLOURS.items():
-        share = np.array(analysis["shares"][kind][k])
+        share = np.array(analysis.shares[kind][k])
         ax.bar(rank, share, bottom=below, color=colour, width=0.82, label=kind, edgecolor="white", linewidth=0.5)
         for x, value, middle in zip(rank, share, below + share / 2, strict=True):
             if value >= 6:
@@ -208,11 +207,11 @@ def error_shares(analysis: Mapping[str, Any], k: int, *, simulated: bool) -> Fig
     return figure
 
 
-def error_gains(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
+def error_gains(analysis: ErrorAnalysis, *, simulated: bool) -> Figure:
     """Gain in average mAP_N without the errors of each type."""
     figure = new_figure(2.3, simulated=simulated)
     ax = figure.subplots()
-    gains = {kind: gain["average"] for kind, gain in analysis["gain"].items()}
+    gains = {kind: gain.average for kind, gain in analysis.gain.items()}
     ax.barh(range(len(gains)), gains.values(), color=[TYPE_COLOURS[kind] for kind in gains], height=0.7)
     for y, value in enumerate(gains.values()):
         ax.text(value, y, f" +{value:.1f}", va="center")
@@ -232,9 +231,9 @@ BUCKET_TITLES = {
 }
 
 
-def bucket_name(bucket: Mapping[str, Any], name: str) -> str:
+def bucket_name(bucket: Bucket, name: str) -> str:
     """The label of a bucket of the error analysis."""
-    low, high = bucket["over"], bucket["up_to"]
+    low, high = bucket.over, bucket.up_to
     if name == "instances":
         return f"> {low}" if high is None else f"{high}" if low + 1 == high else f"{low + 1}–{high}"
     if name == "coverage":
@@ -242,25 +241,25 @@ def bucket_name(bucket: Mapping[str, Any], name: str) -> str:
     return f"> {low:g}" if high is None else f"{low:g}–{high:g}"
 
 
-def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
+def error_buckets(analysis: ErrorAnalysis, *, simulated: bool) -> Figure:
     """Average mAP_N and percentage of missed instances by length, coverage and number of instances.
 
     A characteristic that is unknown for all instances is left out, as coverage is if no video has a duration.
     """
-    buckets = {name: parts for name, parts in analysis["buckets"].items() if sum(part["instances"] for part in parts)}
+    buckets = {name: parts for name, parts in analysis.buckets.items() if sum(part.instances for part in parts)}
     figure = new_figure(4.8, simulated=simulated)
     widths = [len(parts) for parts in buckets.values()]
     axes = figure.subplots(2, len(buckets), squeeze=False, width_ratios=widths, sharey="row")
     rows = (("average_mAP_N", "average mAP_N, %", GREEN), ("average_missed", "missed instances, %", RED))
     for i, ((value, label, colour), row) in enumerate(zip(rows, axes, strict=True)):
         for ax, (name, parts) in zip(row, buckets.items(), strict=True):
-            heights = [np.nan if part[value] is None else part[value] for part in parts]
+            heights = [np.nan if height is None else height for height in (getattr(part, value) for part in parts)]
             ax.bar(range(len(parts)), np.nan_to_num(heights), color=colour, width=0.7)
             for x, height in enumerate(heights):
                 text = "none" if np.isnan(height) else f"{height:.1f}"
                 box = {"facecolor": "white", "linewidth": 0, "pad": 0.6, "alpha": 0.85}
                 ax.text(x, np.nan_to_num(height) + 2.5, text, ha="center", fontsize=7, bbox=box)
-            names = [f"{bucket_name(part, name)}\nn={part['instances']}" for part in parts]
+            names = [f"{bucket_name(part, name)}\nn={part.instances}" for part in parts]
             ax.set_xticks(range(len(parts)), names, fontsize=6.5)
             ax.set_ylim(0, 115)
             ax.grid(axis="y")
@@ -268,7 +267,7 @@ def error_buckets(analysis: Mapping[str, Any], *, simulated: bool) -> Figure:
                 ax.set_xlabel(BUCKET_TITLES[name])
         row[0].set_ylabel(label)
     for ax in axes[0]:
-        ax.axhline(analysis["average_mAP_N"], color=INK, linewidth=1, linestyle="--", zorder=1.5)
+        ax.axhline(analysis.average_mAP_N, color=INK, linewidth=1, linestyle="--", zorder=1.5)
     handle = Line2D([], [], color=INK, linewidth=1, linestyle="--", label="over all instances")
     axes[0, 0].legend(handles=[handle], loc="upper left", fontsize=7)
     return figure

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from eval.errors import ErrorAnalysis
 from eval.evaluation import diagnose, evaluate
 from eval.protocols import TiouProtocol
+from eval.results import Results
 from proposals import seconds_to_snippets, snippets_to_seconds
 from readers.result_files import parse_results
 from readers.source import Source
 from runs.log import Metrics, read_metrics
-from runs.results import read_results, read_to_evaluate
-from runs.seeds import FILE as SEEDS
-from runs.seeds import median_seed, read_seeds, seed_folder
+from runs.results import RunResults, read_results, read_to_evaluate
+from runs.seeds import SEEDS, SeedSummary, read_seeds, seed_folder
 from utils import InputError, log, read_json, short_repr
 
 MAX_OPTIONS_TEXT = 20_000  # bytes of `opt.txt` that are shown, from its end
@@ -48,18 +49,18 @@ class ReportData:
     source: str  # which weights, or which file
     class_names: Sequence[str]
     labels: pd.DataFrame  # [V, C] of the test videos, 0 or 1, see `eval.curves.label_confusion`
-    truth: pd.DataFrame  # see `eval.evaluation.evaluate`
+    truth: pd.DataFrame  # see `eval.metrics.EvaluationInput`
     detections: pd.DataFrame  # those that are evaluated, see `eval.tables.detection_table`
-    figures: Mapping[str, Any]  # see `eval.evaluation.evaluate`
-    analysis: Mapping[str, Any]  # see `eval.errors.analyse_errors`
+    figures: Results  # of these detections
+    analysis: ErrorAnalysis
     lengths: Mapping[str, float]  # seconds of each test video; nan if unknown
     tiou_protocol: TiouProtocol
     curve_tiou: Sequence[float]  # of the precision-recall curves
     rate: float  # snippets per second
     proposals: Mapping[str, np.ndarray] = field(default_factory=dict)  # [M, 2] seconds of each video, if known
-    results: Mapping[str, Any] | None = None  # of a run: `results.json`
+    results: RunResults | None = None  # of a run
     metrics: Metrics | None = None  # of a training run
-    seeds: Mapping[str, Any] | None = None  # `seeds.json`, if the run is one of several
+    seeds: SeedSummary | None = None  # if the run is one of several
     options: Mapping[str, Any] = field(default_factory=dict)  # of a run, if known
     options_text: str = ""  # the end of `opt.txt`
 
@@ -68,7 +69,7 @@ class LocatedRun(NamedTuple):
     """A run that can be reported on."""
 
     folder: Path
-    seeds: Mapping[str, Any] | None  # `seeds.json`, if the run is one of several
+    seeds: SeedSummary | None  # if the run is one of several
 
 
 # ---------------------------------------------------------------------------------------- where runs are
@@ -92,7 +93,7 @@ def _locate_single_run(folder: Path) -> LocatedRun:
     require_results(folder)
     if folder.name.startswith("seed_") and (folder.parent / SEEDS).is_file():
         seeds = read_valid_seeds(folder.parent)
-        if seeds and folder.name in [seed_folder(folder.parent, seed).name for seed in seeds["seeds"]]:
+        if seeds and folder.name in [seed_folder(folder.parent, seed).name for seed in seeds.seeds]:
             return LocatedRun(folder, seeds)
     return LocatedRun(folder, None)
 
@@ -104,27 +105,24 @@ def _locate_median_run(folder: Path) -> LocatedRun:
             f"{folder / SEEDS}: does not match the runs in {folder}; finish them with --seeds and --resume, or name "
             "the folder of one run"
         )
-    median = seed_folder(folder, median_seed(seeds))
-    log.info(f"{folder}: runs with seeds {', '.join(map(str, seeds['seeds']))}; the median is {median}")
+    median = seed_folder(folder, seeds.median)
+    log.info(f"{folder}: runs with seeds {', '.join(map(str, seeds.seeds))}; the median is {median}")
     require_results(median)
     return LocatedRun(median, seeds)
 
 
-def read_valid_seeds(folder: Path) -> Mapping[str, Any] | None:
+def read_valid_seeds(folder: Path) -> SeedSummary | None:
     """The summary of the seeds in a folder; None, with a notice, if it does not match the runs that are there."""
     path = folder / SEEDS
     try:
         seeds = read_seeds(path)
-        results = [read_results(seed_folder(folder, seed) / "results.json") for seed in seeds["seeds"]]
+        results = [read_results(seed_folder(folder, seed) / "results.json") for seed in seeds.seeds]
     except InputError as error:
         log.info(f"notice: {path} is ignored ({error})")
         return None
-    for which, expected in seeds["averages"].items():
-        parts = [result if which == "last" else result["best"] for result in results]
-        actual = [part and part["snippet"]["average"] for part in parts]
-        if None in actual or not np.allclose(actual, expected):
-            log.info(f"notice: {path} is ignored: the results of its runs have changed since")
-            return None
+    if not seeds.is_of(results):
+        log.info(f"notice: {path} is ignored: the results of its runs have changed since")
+        return None
     return seeds
 
 
@@ -135,7 +133,7 @@ def require_results(folder: Path) -> None:
         InputError: it does not.
     """
     results, detections = folder / "results.json", folder / "detections.json"
-    file = read_results(results)["detections"] if results.is_file() else None
+    file = read_results(results).detections if results.is_file() else None
     if file is not None:
         raise InputError(f"{results}: written by --run_type eval; report on its file with --detections {file}")
     if (folder / "metrics.jsonl").is_file() and not results.is_file():
@@ -176,20 +174,20 @@ def read_file(settings: ReportSettings, source: Source, path: Path, description:
         description: says what they are.
     """
     annotations = source.annotations
-    evaluable = read_to_evaluate(path, source, settings.rate)
-    names, detections, truth = annotations.class_names, evaluable.detections, evaluable.truth
-    labels = pd.DataFrame(annotations.labels, index=annotations.videos, columns=names)
+    evaluable = read_to_evaluate(path, source, settings.tiou_protocol, settings.rate)
+    inputs = evaluable.inputs
+    labels = pd.DataFrame(annotations.labels, index=annotations.videos, columns=inputs.class_names)
     return ReportData(
         dataset=settings.dataset_name,
         subset=source.subsets["test"],
         simulated=evaluable.simulated,
         source=description,
-        class_names=names,
+        class_names=inputs.class_names,
         labels=labels.loc[source.videos("test")],
-        truth=truth,
-        detections=detections,
-        figures=evaluate(detections, truth, names, settings.tiou_protocol, settings.rate),
-        analysis=diagnose(detections, truth, evaluable.lengths, len(names), settings.tiou_protocol),
+        truth=inputs.ground_truth,
+        detections=inputs.detections,
+        figures=evaluate(inputs),
+        analysis=diagnose(inputs, evaluable.lengths),
         lengths=evaluable.lengths,
         tiou_protocol=settings.tiou_protocol,
         curve_tiou=settings.curve_tiou,
@@ -204,13 +202,13 @@ def read_run(settings: ReportSettings, source: Source, run: LocatedRun) -> Repor
         InputError: evaluating the detections does not give the figures in `results.json`.
     """
     results, path = read_results(run.folder / "results.json"), run.folder / "detections.json"
-    epoch = f", epoch {results['epoch']}" if results["epoch"] else ""
-    data = read_file(settings, source, path, f"Weights {results['checkpoint']}{epoch}")
-    computed, recorded = data.figures["snippet"], results["snippet"]
-    if computed["tiou"] != recorded["tiou"] or abs(computed["average"] - recorded["average"]) > 1e-6:
+    epoch = f", epoch {results.epoch}" if results.epoch else ""
+    data = read_file(settings, source, path, f"Weights {results.checkpoint}{epoch}")
+    computed, recorded = data.figures.snippet, results.results.snippet
+    if computed.tiou != recorded.tiou or abs(computed.average - recorded.average) > 1e-6:
         raise InputError(
-            f"{path}: average mAP {computed['average']:.3f}, but {run.folder / 'results.json'} has "
-            f"{recorded['average']:.3f}; give the options of the run (--tiou, --feature_fps, --test_subset, …)"
+            f"{path}: average mAP {computed.average:.3f}, but {run.folder / 'results.json'} has "
+            f"{recorded.average:.3f}; give the options of the run (--tiou, --feature_fps, --test_subset, …)"
         )
     return replace(data, results=results, seeds=run.seeds, options=read_run_options(run.folder))
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from eval.curves import RECALL, label_confusion, mean_curve, video_precision
 from eval.detection import Matched
-from eval.errors import KINDS
-from eval.evaluation import PROTOCOLS, as_arrays
+from eval.errors import KINDS, ErrorAnalysis
+from eval.results import PROTOCOLS, ProtocolResult, Results, extra_summary
+from eval.segments import Detections, Segments, to_segments
 from report import pictures
 from report.page import Page
 from report.reading import ReportData
@@ -27,13 +27,13 @@ def build_report(data: ReportData) -> Page:
     page = Page(f"SEAL report: {data.dataset}", simulated=data.simulated)
     with pictures.styled():
         videos = list(data.labels.index)
-        arrays = as_arrays(data.detections, data.truth, "snippet", data.rate, videos)
-        matched = Matched(*arrays, len(data.class_names), data.tiou_protocol.thresholds)
+        segments = to_segments(data.detections, data.truth, "snippet", data.rate, videos)
+        matched = Matched(*segments, len(data.class_names), data.tiou_protocol.thresholds)
         _introduce(page, data)
         _show_seeds(page, data)
         _show_map(page, data)
         _show_classes(page, data, matched)
-        _show_curves(page, data, arrays)
+        _show_curves(page, data, segments)
         _show_labels(page, data)
         _show_training(page, data)
         _show_videos(page, data, matched)
@@ -56,23 +56,24 @@ def _introduce(page: Page, data: ReportData) -> None:
 
 def _show_map(page: Page, data: ReportData) -> None:
     page.section("Mean average precision")
-    figures, given = data.figures, data.results or {}
-    *others, headline = data.tiou_protocol.means_of(figures["snippet"]["mAP"])
-    thresholds = [f"{t:g}" for t in figures["snippet"]["tiou"]]
+    figures, given = data.figures, data.results
+    *others, headline = data.tiou_protocol.means_of(figures.snippet.mAP)
+    thresholds = [f"{t:g}" for t in figures.snippet.tiou]
     dataset = "simulated" if data.simulated else data.dataset
 
-    def row(name: str, protocol: str, result: Mapping[str, Any]) -> list[object]:
-        *of_others, of_headline = data.tiou_protocol.means_of(result["mAP"]).values()
-        return [name, of_headline, *result["mAP"], *of_others, protocol, dataset]
+    def row(name: str, protocol: str, result: ProtocolResult) -> list[object]:
+        *of_others, of_headline = data.tiou_protocol.means_of(result.mAP).values()
+        return [name, of_headline, *result.mAP, *of_others, protocol, dataset]
 
-    last, best = given.get("epoch"), given.get("best")
-    if last and best and last == best["epoch"]:
+    last, best = (given.epoch, given.best) if given else (None, None)
+    if last and best and last == best.epoch:
         name = f"epoch {last}, the last, also the best on the test set"
     else:
         name = f"epoch {last}, the last" if last else "these detections"
-    rows = [row(name, protocol, figures[protocol]) for protocol in PROTOCOLS]
-    if best and last != best["epoch"]:
-        rows += [row(f"epoch {best['epoch']}, the best on the test set", name, best[name]) for name in PROTOCOLS]
+    rows = [row(name, protocol, figures.of(protocol)) for protocol in PROTOCOLS]
+    if best and last != best.epoch:
+        name = f"epoch {best.epoch}, the best on the test set"
+        rows += [row(name, protocol, best.results.of(protocol)) for protocol in PROTOCOLS]
     published = data.tiou_protocol.published
     empty = [None] * (len(thresholds) + len(others))
     rows += [[row.method, row.mean, *empty, "snippet", f"{row.dataset}, real"] for row in published]
@@ -88,12 +89,16 @@ def _show_map(page: Page, data: ReportData) -> None:
     if best:
         notes.append("The best epoch was chosen on the test set, so compare the last epoch with other methods.")
     page.text(" ".join(notes), soft=True)
-    if given.get("classification_accuracy") is not None and data.labels.to_numpy().any():
-        mean = given["classification_mAP"]
+    classification = given.results.classification if given else None
+    if classification is not None and data.labels.to_numpy().any():
+        mean = "n/a" if classification.mAP is None else f"{classification.mAP:.1f}"
         page.text(
-            f"Video classification: mAP {'n/a' if mean is None else f'{mean:.1f}'}, accuracy "
-            f"{given['classification_accuracy']:.1f}% (videos with exactly their labels)."
+            f"Video classification: mAP {mean}, accuracy {classification.accuracy:.1f}% (videos with exactly their "
+            "labels)."
         )
+    extra = {**figures.extra, **(given.results.extra if given else {})}
+    if extra:
+        page.text(f"Further metrics: {extra_summary(extra)}.")
 
 
 def _show_seeds(page: Page, data: ReportData) -> None:
@@ -101,17 +106,17 @@ def _show_seeds(page: Page, data: ReportData) -> None:
         return
     page.section("Seeds")
     seeds = data.seeds
-    tiou = [f"{t:g}" for t in seeds["last"]["snippet"]["tiou"]]
+    tiou = [f"{t:g}" for t in seeds.tiou]
     mark = ", simulated data" if data.simulated else ""
     page.table(
         ["mAP, %, at tIoU", "average", *tiou],
         [[name, cells[-1], *cells[:-1]] for name, cells in seeds_rows(seeds).items()],
-        caption=f"Mean and standard deviation (n - 1) over {len(seeds['seeds'])} runs{mark}.",
+        caption=f"Mean and standard deviation (n - 1) over {len(seeds.seeds)} runs{mark}.",
         strong=[0],
     )
     page.table(
         ["seed", "average of the last epoch", "of the best epoch"],
-        zip(map(str, seeds["seeds"]), seeds["averages"]["last"], seeds["averages"]["best"], strict=True),
+        zip(map(str, seeds.seeds), seeds.averages["last"], seeds.averages["best"], strict=True),
         caption=f"Each run, snippet protocol{mark}.",
     )
     page.text(f"The rest of this page is about one run: {data.source}.")
@@ -138,10 +143,10 @@ def _show_classes(page: Page, data: ReportData, matched: Matched) -> None:
     )
 
 
-def _show_curves(page: Page, data: ReportData, arrays: tuple[dict, dict]) -> None:
+def _show_curves(page: Page, data: ReportData, segments: tuple[Detections, Segments]) -> None:
     page.section("Precision and recall")
     thresholds = np.sort(data.curve_tiou)
-    matched = Matched(*arrays, len(data.class_names), thresholds)
+    matched = Matched(*segments, len(data.class_names), thresholds)
     curves, precision = mean_curve(matched), matched.class_precision()
     named = {f"tIoU {t:g}, mAP {100 * np.nanmean(precision[:, k]):.1f}": curves[:, k] for k, t in enumerate(thresholds)}
     page.picture(
@@ -192,15 +197,15 @@ def _show_training(page: Page, data: ReportData) -> None:
     )
 
 
-def _map_over_epochs(evaluations: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
+def _map_over_epochs(evaluations: Mapping[int, Results]) -> pd.DataFrame:
     """mAP at a few thresholds and its mean, snippet protocol: a row for each epoch."""
     rows = {}
     for epoch, results in evaluations.items():
-        snippet = results["snippet"]
-        first, last = snippet["tiou"][0], snippet["tiou"][-1]
-        values = dict(zip(snippet["tiou"], snippet["mAP"], strict=True))
+        snippet = results.snippet
+        first, last = snippet.tiou[0], snippet.tiou[-1]
+        values = dict(zip(snippet.tiou, snippet.mAP, strict=True))
         rows[epoch] = {f"tIoU {t:g}": values[t] for t in sorted({first, 0.3, 0.5, 0.7, last}) if t in values}
-        rows[epoch][f"mean {first:g} : {last:g}"] = snippet["average"]
+        rows[epoch][f"mean {first:g} : {last:g}"] = snippet.average
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -245,24 +250,22 @@ def _show_errors(page: Page, data: ReportData) -> None:
     page.section("Errors")
     analysis, simulated = data.analysis, page.simulated
     _explain_error_types(page, analysis)
-    k = int(np.argmin(np.abs(np.array(analysis["tiou"]) - TYPES_AT)))
+    k = int(np.argmin(np.abs(np.array(analysis.tiou) - TYPES_AT)))
     page.picture(
         "error_shares",
         pictures.error_shares(analysis, k, simulated=simulated),
-        f"Types of the top detections of each class at tIoU {analysis['tiou'][k]:g}; 1× is as many detections as the "
+        f"Types of the top detections of each class at tIoU {analysis.tiou[k]:g}; 1× is as many detections as the "
         "class has instances.",
     )
     page.picture(
         "error_gains",
         pictures.error_gains(analysis, simulated=simulated),
-        f"Gain in average mAP_N, which is {analysis['average_mAP_N']:.1f}%, without the errors of each type.",
+        f"Gain in average mAP_N, which is {analysis.average_mAP_N:.1f}%, without the errors of each type.",
     )
+    gains = {kind: gain.average for kind, gain in analysis.gain.items()}
     page.table(
-        ["type", *(f"{t:g}" for t in analysis["tiou"]), "gain"],
-        [
-            [kind, *(shares[-1] for shares in analysis["shares"][kind]), analysis["gain"].get(kind, {}).get("average")]
-            for kind in KINDS
-        ],
+        ["type", *(f"{t:g}" for t in analysis.tiou), "gain"],
+        [[kind, *(shares[-1] for shares in analysis.shares[kind]), gains.get(kind)] for kind in KINDS],
         caption="Share of the top 10× detections, %, at each tIoU, and gain in average mAP_N, percentage points.",
     )
     page.picture(
@@ -277,28 +280,28 @@ def _show_errors(page: Page, data: ReportData) -> None:
         [
             [
                 f"{pictures.BUCKET_TITLES[name]}: {pictures.bucket_name(bucket, name)}",
-                bucket["instances"],
-                bucket["average_mAP_N"],
-                bucket["average_missed"],
+                bucket.instances,
+                bucket.average_mAP_N,
+                bucket.average_missed,
             ]
-            for name, buckets in analysis["buckets"].items()
+            for name, buckets in analysis.buckets.items()
             for bucket in buckets
-            if any(other["instances"] for other in buckets)
+            if any(other.instances for other in buckets)
         ],
     )
-    if not any(bucket["instances"] for bucket in analysis["buckets"]["coverage"]):
+    if not any(bucket.instances for bucket in analysis.buckets["coverage"]):
         page.text("Video durations are unknown; no breakdown by coverage.")
 
 
-def _explain_error_types(page: Page, analysis: Mapping[str, Any]) -> None:
+def _explain_error_types(page: Page, analysis: ErrorAnalysis) -> None:
     page.text(
         "After Alwassel et al., Diagnosing Error in Temporal Action Detectors (ECCV 2018), seconds protocol. The top "
-        f"{analysis['top']} G detections of each class are analysed, where G is its number of instances: "
-        f"{analysis['detections']} detections. At tIoU t, a detection that is matched to an instance is a true "
+        f"{analysis.top} G detections of each class are analysed, where G is its number of instances: "
+        f"{analysis.detections} detections. At tIoU t, a detection that is matched to an instance is a true "
         "positive. The type of any other depends on u, its largest tIoU with an instance of the video. Double "
         "detection: u is at least t, same class. Wrong label: u is at least t, other class. Localisation: u is from "
         "0.1 to t, same class. Confusion: u is from 0.1 to t, other class. Background: u is below 0.1. mAP_N computes "
         "precision as if every class had the mean number of instances, "
-        f"{analysis['instances_a_class']:.1f}.",
+        f"{analysis.instances_a_class:.1f}.",
         soft=True,
     )

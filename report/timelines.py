@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from eval.detection import match_detections
-from eval.errors import KINDS, kinds_of
-from eval.evaluation import as_arrays
+from eval.errors import KINDS, error_types
+from eval.segments import to_segments
 from report.pictures import FAINT, INK, TYPE_COLOURS, new_figure, short
 
 TYPES_AT = 0.5  # tIoU at which detections are sorted into error types
@@ -62,14 +62,14 @@ def timeline_detections(
 
     Args:
         detections: of the videos, see `eval.tables.detection_table`.
-        truth: of the same videos, see `eval.evaluation.evaluate`.
+        truth: of the same videos, see `eval.metrics.EvaluationInput`.
         class_names: C names.
     """
-    arrays, instances = as_arrays(detections, truth, "seconds", rate=1.0)
-    order = np.argsort(-arrays["score"], kind="stable")
-    ranked = {name: values[order] for name, values in arrays.items()}
+    scored, instances = to_segments(detections, truth, "seconds", rate=1.0)
+    order = np.argsort(-scored.score, kind="stable")
+    ranked = scored[order]
     thresholds = np.array([TYPES_AT])
-    type_idx = kinds_of(ranked, instances, match_detections(ranked, instances, thresholds), thresholds)[:, 0]
+    type_idx = error_types(ranked, instances, match_detections(ranked, instances, thresholds), thresholds)[:, 0]
     table = detections.iloc[order].assign(type=np.array(KINDS, dtype=object)[type_idx])
     num_instances = truth.groupby(["video", "class_idx"]).size().to_dict()
     by_video: dict[str, dict[str, ClassDetections]] = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval.tables import counted, rows_as_table
+from eval.tables import rows_as_table, without_ambiguous
 from readers.result_files import parse_results
 from utils import (
     InputError,
@@ -32,13 +33,13 @@ def write_detections(
     *,
     unless_same: bool = False,
 ) -> None:
-    """Write the detections that count in ActivityNet result format, in seconds; see `utils.write_beside_earlier`.
+    """Write the detections that are evaluated in ActivityNet result format, in seconds; see `write_beside_earlier`.
 
-    Boundaries are proposals' and so whole hundredths of a snippet; `snippet_decimals` says so, and lets
-    `read_detections` restore them to the bit: `eval` of this file then gives the digits that `test` gave.
+    Boundaries are those of proposals, whole hundredths of a snippet. `snippet_decimals` says so, and lets
+    `read_detections` restore them to the bit: `eval` of this file gives the digits that `test` gave.
     """
     results: dict[str, list[dict[str, Any]]] = {}
-    for row in counted(detections).itertuples(index=False):
+    for row in without_ambiguous(detections).itertuples(index=False):
         entry = {"label": class_names[row.class_idx], "score": row.score, "segment": [row.start_sec, row.end_sec]}
         results.setdefault(row.video, []).append(entry)
     external = {"snippet_decimals": 2, "video_seconds": dict(lengths or {})}
@@ -54,11 +55,11 @@ def write_detection_csv(
     *,
     unless_same: bool = False,
 ) -> None:
-    """Write all detections, those that do not count too, as they were made; see `utils.write_beside_earlier`.
+    """Write all detections, including those that are not evaluated; see `utils.write_beside_earlier`.
 
     The columns are `video, label, score, start_sec, end_sec, start_snip, end_snip`, `ambiguous` (1 where it overlaps an
-    ambiguous segment, and so is left out of the result file and of the mAP), and `outside_sec` (how much of it lies
-    beyond the ends of its video). A notice tells how many there are of either; none is clipped or moved.
+    ambiguous segment and is left out of the result file and the mAP), and `outside_sec` (how much of it lies beyond the
+    ends of its video). Nothing is clipped or moved; notices say how many detections of both kinds there are.
 
     Args:
         path: of the file.
@@ -78,21 +79,33 @@ def write_detection_csv(
     write_beside_earlier(path, table[order].to_csv(index=False, lineterminator="\n"), unless_same=unless_same)
     if left_out := int(table["ambiguous"].sum()):
         log.info(
-            f"notice: {left_out} of {len(table)} detections overlap an ambiguous segment and do not count; "
-            f"{path} has them, marked"
+            f"notice: {left_out} of {len(table)} detections overlap an ambiguous segment and are not "
+            f"evaluated; {path} marks them"
         )
     if beyond := int((table["outside_sec"] > 0).sum()):
         log.info(
-            f"notice: {beyond} of {len(table)} detections reach beyond the ends of their video, as their proposals do; "
-            f"they are left as they are, and marked in {path}"
+            f"notice: {beyond} of {len(table)} detections reach beyond the ends of their video, like "
+            f"their proposals; they are left unchanged, and {path} marks them"
         )
 
 
-def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> pd.DataFrame:
-    """Read detections in ActivityNet result format, ours or anyone's.
+@dataclass(frozen=True)
+class DetectionFile:
+    """A file of detections in ActivityNet result format.
 
-    The table's `attrs["simulated"]` is whether the file says that it is of simulated data, `attrs["lengths"]` the
-    seconds of the videos that it tells of.
+    Attributes:
+        detections: see `eval.tables.detection_table`.
+        simulated: whether the file says that it is of simulated data.
+        lengths: seconds of the videos whose length it tells.
+    """
+
+    detections: pd.DataFrame
+    simulated: bool
+    lengths: dict[str, float]
+
+
+def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> DetectionFile:
+    """Read detections in ActivityNet result format, ours or anyone's.
 
     Args:
         path: `{"results": {video: [{"label", "score", "segment": [s, e] seconds}]}}`.
@@ -123,7 +136,7 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     if unknown := sorted(set(labels) - set(class_names)):
         raise InputError(
             f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: "
-            f"{shorten_list(unknown)}; the first is met in video {labels[unknown[0]]}"
+            f"{shorten_list(unknown)}; the first is in video {labels[unknown[0]]}"
         )
 
     index = {name: i for i, name in enumerate(class_names)}
@@ -134,5 +147,4 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
     table = rows_as_table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
-    table.attrs |= {"simulated": content.simulated, "lengths": content.lengths}
-    return table
+    return DetectionFile(table, content.simulated, content.lengths)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from eval.evaluation import are_results
+from eval.results import DAMAGED, Results, whole_number
 from utils import InputError, append_line, is_finite_number, short_repr, whole_file, writing
 
 if TYPE_CHECKING:
@@ -70,12 +70,14 @@ class RunLog:
         with self.board() as board:
             _add_scalars(board, {f"loss/{name}": value for name, value in terms.items()} | scalars, epoch)
 
-    def evaluation(self, epoch: int, results: dict[str, Any], figures: dict[str, float]) -> None:
-        """Record an evaluation: all of it as JSON, its figures (percent) as a line and as TensorBoard scalars."""
-        append_line(self._metrics, _json({"epoch": epoch, "evaluation": results}))
+    def evaluation(self, epoch: int, results: Results, figures: dict[str, float]) -> None:
+        """Record an evaluation: all of it as JSON, the released figures as a line, and both as TensorBoard scalars."""
+        append_line(self._metrics, _json({"epoch": epoch, "evaluation": results.to_json()}))
         append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
+        scalars = {f"test_mAP/{name}": value for name, value in figures.items()}
+        scalars |= {f"test/{name}": value for name, value in results.extra.items() if value is not None}
         with self.board() as board:
-            _add_scalars(board, {f"test_mAP/{name}": value for name, value in figures.items()}, epoch)
+            _add_scalars(board, scalars, epoch)
 
     @contextmanager
     def board(self) -> Iterator[SummaryWriter]:
@@ -138,7 +140,7 @@ class Metrics:
     """The content of a `metrics.jsonl`."""
 
     losses: pd.DataFrame  # a row for each epoch, a column for each loss term
-    evaluations: dict[int, dict[str, Any]]  # by epoch, see `eval.evaluation.evaluate`
+    evaluations: dict[int, Results]  # by epoch
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -148,23 +150,19 @@ def read_metrics(path: Path) -> Metrics:
         InputError: a line is damaged.
     """
     losses: dict[int, dict[str, float]] = {}
-    evaluations: dict[int, dict[str, Any]] = {}
+    evaluations: dict[int, Results] = {}
     lines = path.read_bytes().decode(errors="replace").split("\n")[:-1] if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            epoch = record["epoch"]
-            if type(epoch) is not int or not 0 < epoch < 1e9:
-                raise ValueError("no epoch")
+            epoch = whole_number(record["epoch"], low=1)
             if "evaluation" in record:
-                if not are_results(record["evaluation"] | {"epoch": epoch}):
-                    raise ValueError("no evaluation")
-                evaluations[epoch] = record["evaluation"]
+                evaluations[epoch] = Results.from_json(record["evaluation"])
             else:
                 losses[epoch] = {name: value for name, value in record.items() if name not in ("epoch", "seconds")}
                 if not all(is_finite_number(value) and abs(value) < 1e30 for value in losses[epoch].values()):
                     raise ValueError("no loss terms")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except DAMAGED:
             raise InputError(
                 f"{path}: line {number} is damaged: {short_repr(line)}; remove the file to continue without it"
             ) from None

@@ -2,33 +2,124 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval.evaluation import are_results, diagnose
-from eval.protocols import TIOU_PROTOCOLS
-from eval.tables import counted
+from eval.errors import ErrorAnalysis
+from eval.evaluation import diagnose
+from eval.metrics import EvaluationInput
+from eval.protocols import TiouProtocol
+from eval.results import DAMAGED, EpochResults, Results, whole_number
 from readers.source import Source
 from runs.detections import read_detections, write_detection_csv, write_detections
 from runs.inputs import Data
-from utils import InputError, __version__, as_json, log, read_json, shorten_list, write_beside_earlier
+from utils import InputError, __version__, as_json, error_text, log, read_json, shorten_list, write_beside_earlier
+
+RESULTS, DETECTIONS = "results.json", "detections.json"
 
 
-class Evaluable(NamedTuple):
-    """A file of detections, and what it is evaluated on."""
+@dataclass(frozen=True)
+class RunResults:
+    """What `results.json` holds, of a training or test run or of the evaluation of a file.
 
-    truth: pd.DataFrame  # see `eval.evaluation.evaluate`
-    detections: pd.DataFrame  # see `eval.tables.detection_table`
-    lengths: dict[str, float]  # seconds of each video, by the annotations, else by the file; nan where it is not known
-    simulated: bool  # whether either the dataset or the file says that it is
+    Attributes:
+        results: the figures; of a training run, those of the last epoch.
+        epoch: that the weights are of; None where unknown.
+        checkpoint: the file of the weights; None for the evaluation of a file.
+        best: of a training run, the epoch with the best average on the test set.
+        best_checkpoint: the file of its weights.
+        detections: the file that was evaluated; None for a training or test run.
+        simulated: whether the data are simulated.
+        error_analysis: None when read from a file, since reports make it anew.
+    """
+
+    results: Results
+    epoch: int | None = None
+    checkpoint: str | None = None
+    best: EpochResults | None = None
+    best_checkpoint: str | None = None
+    detections: str | None = None
+    simulated: bool = False
+    error_analysis: ErrorAnalysis | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        content = self.results.to_json()
+        if self.detections is not None:
+            content["detections"] = self.detections
+        else:
+            content |= {"checkpoint": self.checkpoint, "epoch": self.epoch}
+        if self.best is not None:
+            content["best"] = self.best.to_json() | {"checkpoint": self.best_checkpoint}
+        content["simulated"] = self.simulated
+        return content | ({} if self.error_analysis is None else {"error_analysis": self.error_analysis.to_json()})
+
+    @classmethod
+    def from_json(cls, content: Any) -> RunResults:
+        """The inverse of `to_json`, but for the error analysis; raises as those of `eval.results` do."""
+        results, best = Results.from_json(content), None
+        if "best" in content:
+            best = EpochResults.from_json(content["best"])
+            if best.results.snippet.tiou != results.snippet.tiou or content.get("epoch") is None:
+                raise ValueError("the best epoch and the last do not go together")
+        epoch = content.get("epoch")
+        return cls(
+            results,
+            epoch=None if epoch is None else whole_number(epoch),
+            checkpoint=_text(content.get("checkpoint")),
+            best=best,
+            best_checkpoint=None if best is None else _text(content["best"].get("checkpoint")),
+            detections=_text(content.get("detections")),
+            simulated=content.get("simulated") is True,
+        )
 
 
-def read_to_evaluate(path: Path, source: Source, rate: float) -> Evaluable:
-    """Read a file of detections, and the ground truth; `rate` is in snippets per second.
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def read_results(path: Path) -> RunResults:
+    """Read a `results.json`.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    content = read_json(path)
+    try:
+        return RunResults.from_json(content)
+    except DAMAGED as error:
+        raise InputError(
+            f"{path}: not a results.json of this program ({error_text(error)}); test or train again"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Evaluable:
+    """A file of detections, and what it is evaluated on.
+
+    Attributes:
+        inputs: for `eval.evaluation.evaluate`.
+        lengths: seconds of each test video by the annotations, else by the file; nan where unknown.
+        simulated: whether the dataset or the file says so.
+    """
+
+    inputs: EvaluationInput
+    lengths: dict[str, float]
+    simulated: bool
+
+
+def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, rate: float) -> Evaluable:
+    """Read a file of detections, and the ground truth.
+
+    Args:
+        path: detections in ActivityNet result format.
+        source: the dataset.
+        tiou_protocol: to evaluate by.
+        rate: snippets per second.
 
     Raises:
         InputError: there is no ground truth, or the file cannot be used.
@@ -37,73 +128,64 @@ def read_to_evaluate(path: Path, source: Source, rate: float) -> Evaluable:
     videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
     if truth.empty:
         raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
-    detections = read_detections(path, videos, annotations.class_names, rate)
-    simulated = source.simulated or detections.attrs["simulated"]
-    if simulated and not source.simulated:
-        log.info(f"notice: {path} says that it is of simulated data; no figure tells of real videos")
-    log.info(f"{len(videos)} videos, {len(truth)} instances, {len(detections)} detections")
-    if without := sorted(set(videos) - set(detections["video"])):
+    file = read_detections(path, videos, annotations.class_names, rate)
+    if file.simulated and not source.simulated:
+        log.info(f"notice: {path} is of simulated data, by its own account; its figures say nothing about real videos")
+    log.info(f"{len(videos)} videos, {len(truth)} instances, {len(file.detections)} detections")
+    if without := sorted(set(videos) - set(file.detections["video"])):
         log.info(f"notice: {len(without)} videos have no detection: {shorten_list(without)}")
     known = {video: length for video, length in annotations.duration_of().items() if length > 0}
-    return Evaluable(truth, detections, dict.fromkeys(videos, np.nan) | detections.attrs["lengths"] | known, simulated)
+    inputs = EvaluationInput(file.detections, truth, annotations.class_names, tiou_protocol, rate)
+    lengths = dict.fromkeys(videos, np.nan) | file.lengths | known
+    return Evaluable(inputs, lengths, source.simulated or file.simulated)
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Read a `results.json`.
+def write_results(folder: Path, results: RunResults, *, unless_same: bool = False) -> None:
+    """Write `results.json`; see `utils.write_beside_earlier`, also for `unless_same`."""
+    write_beside_earlier(folder / RESULTS, as_json(results.to_json()), unless_same=unless_same)
 
-    Returns:
-        Its figures, `epoch`, `checkpoint`, `best`, which has figures and its `epoch`, and, of `--run_type eval`, the
-        file of the `detections`; None for what it does not have.
 
-    Raises:
-        InputError: it is missing or damaged.
+def write_found(
+    folder: Path, detections: pd.DataFrame, data: Data, dataset_name: str, rate: float, *, unless_same: bool = False
+) -> None:
+    """Write `detections.json` and `detections.csv`; see `utils.write_beside_earlier`.
+
+    Args:
+        folder: of the run.
+        detections: see `eval.tables.detection_table`.
+        data: that they are of.
+        dataset_name: for the `version` of the file.
+        rate: snippets per second.
+        unless_same: leave files alone that hold just this.
     """
-    content = read_json(path)
-    results = _figures_in(content)
-    if results is not None:
-        for name in ("checkpoint", "detections"):
-            results[name] = content[name] if isinstance(content.get(name), str) else None
-        results["best"] = best = _figures_in(content["best"]) if "best" in content else None
-        if "best" not in content:
-            return results
-        epochs_are_known = best is not None and None not in (best["epoch"], results["epoch"])
-        if epochs_are_known and best["snippet"]["tiou"] == results["snippet"]["tiou"]:
-            return results
-    raise InputError(f"{path}: not a results.json of this program; test or train again")
-
-
-def _figures_in(content: Any) -> dict[str, Any] | None:
-    """The figures of an evaluation: of the network, or of a file, which has no epoch and no video labels."""
-    if not isinstance(content, dict):
-        return None
-    names = ("snippet", "seconds", "classification_mAP", "classification_accuracy", "epoch")
-    figures = {name: content.get(name) for name in names}
-    filled = figures | {name: blank for name, blank in BLANK.items() if figures[name] is None}
-    return figures if are_results(filled) and 0 <= filled["epoch"] < 1e9 else None
-
-
-BLANK = {"classification_mAP": None, "classification_accuracy": 0.0, "epoch": 0}
-
-
-def write_evaluation(options: Namespace, results: dict[str, Any], detections: pd.DataFrame, data: Data) -> None:
-    """Write the results of an evaluation with its error analysis, and its detections."""
-    lengths = data.lengths(options.rate)
-    num_class = len(data.annotations.class_names)
-    analysis = diagnose(counted(detections), data.truth, lengths, num_class, TIOU_PROTOCOLS[options.tiou])
-    write_results(options, results | {"simulated": data.simulated, "error_analysis": analysis})
-    write_found(options, detections, data)
-
-
-def write_results(options: Namespace, results: dict[str, Any]) -> None:
-    """Write `results.json`; what an earlier run left is kept beside it."""
-    write_beside_earlier(options.exp_dir / "results.json", as_json(results), unless_same=options.resume is not None)
-
-
-def write_found(options: Namespace, detections: pd.DataFrame, data: Data) -> None:
-    """Write `detections.json` and `detections.csv`; what an earlier run left is kept beside them."""
-    names, unless_same = data.annotations.class_names, options.resume is not None
-    version = f"SEAL {__version__}, {options.dataset_name}{' (simulated)' if data.simulated else ''}"
-    lengths = data.lengths(options.rate)
-    path = options.exp_dir / "detections.json"
+    names, lengths = data.annotations.class_names, data.lengths(rate)
+    version = f"SEAL {__version__}, {dataset_name}{' (simulated)' if data.simulated else ''}"
+    path = folder / DETECTIONS
     write_detections(path, detections, names, version, lengths, unless_same=unless_same)
     write_detection_csv(path.with_suffix(".csv"), detections, names, lengths, unless_same=unless_same)
+
+
+def write_evaluation(
+    folder: Path,
+    results: RunResults,
+    inputs: EvaluationInput,
+    detections: pd.DataFrame,
+    data: Data,
+    dataset_name: str,
+    *,
+    unless_same: bool = False,
+) -> None:
+    """Write an evaluation of the network: its results, to which this adds the error analysis, and its detections.
+
+    Args:
+        folder: of the run.
+        results: the figures.
+        inputs: that they are of.
+        detections: all of them, see `eval.tables.detection_table`.
+        data: that they are of.
+        dataset_name: see `write_found`.
+        unless_same: leave files alone that hold just this.
+    """
+    analysis = diagnose(inputs, data.lengths(inputs.rate))
+    write_results(folder, replace(results, simulated=data.simulated, error_analysis=analysis), unless_same=unless_same)
+    write_found(folder, detections, data, dataset_name, inputs.rate, unless_same=unless_same)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.evaluation import are_results
+from eval.results import DAMAGED, EpochResults, Results
 from options import differences, plain_values
 from readers.checkpoints import read_checkpoint, use_weights
 from runs.folder import RunFolder
@@ -59,7 +59,7 @@ class TrainingState:
         steps: the K terms of each step so far of the next epoch, `[K]` each, if it was begun.
         seconds: spent on that epoch so far.
         evaluated: the last epoch whose evaluation is recorded.
-        best: results of the evaluation with the best average, and their `epoch`; empty before the first.
+        best: the evaluation with the best average; None before the first.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TrainingState:
         self.epoch, self.evaluated = 0, 0
         self.steps: list[Tensor] = []
         self.seconds = 0.0
-        self.best: dict[str, Any] = {}
+        self.best: EpochResults | None = None
 
     def save(self, order: Tensor | None = None) -> None:
         """Write `resume.pt`.
@@ -93,7 +93,7 @@ class TrainingState:
             "steps": torch.stack(self.steps) if self.steps else torch.empty(0, 0),
             "seconds": self.seconds,
             "evaluated": self.evaluated,
-            "best": self.best,
+            "best": self.best.to_json() if self.best else {},
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "random": _random_states(self._device()),
@@ -127,20 +127,21 @@ class TrainingState:
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error) as error:
             raise _damaged(self.path, error) from None
         self.epoch, self.evaluated = content["epoch"], content["evaluated"]
-        self.seconds, self.best = content["seconds"], content["best"]
+        self.seconds = content["seconds"]
+        self.best = EpochResults.from_json(content["best"]) if content["best"] else None
 
-    def finish_epoch(self, results: dict[str, Any] | None) -> None:
+    def finish_epoch(self, results: Results | None) -> None:
         """Note that an epoch is over, and the results of its evaluation, if it had one."""
         self.epoch += 1
         self.steps, self.seconds = [], 0.0
         if results is not None:
             self.note_evaluation(results)
 
-    def note_evaluation(self, results: dict[str, Any]) -> None:
+    def note_evaluation(self, results: Results) -> None:
         """Note the results of the evaluation of the last epoch."""
         self.evaluated = self.epoch
-        if not self.best or results["snippet"]["average"] > self.best["snippet"]["average"]:
-            self.best = {**results, "epoch": self.epoch}
+        if self.best is None or results.snippet.average > self.best.results.snippet.average:
+            self.best = EpochResults(results, self.epoch)
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -229,7 +230,10 @@ def read_resume(path: Path) -> dict[str, Any]:
         raise _damaged(path, "it does not say of which run it is")
     if not all(map(_is_plain, (*about["options"].values(), *about["machine"].values(), about["terms"]))):
         raise _damaged(path, "what it says of its run is more than text and numbers")
-    proper_best = are_results(best) if content["evaluated"] else best == {}
+    try:
+        proper_best = bool(EpochResults.from_json(best) if best else None) == bool(content["evaluated"])
+    except DAMAGED:
+        proper_best = False
     if min(content["epoch"], content["evaluated"]) < 0 or not proper_best:
         raise _damaged(path, "what it says of epochs and results makes no sense")
     width = steps.shape[1] if steps.dim() == 2 else None

@@ -1,157 +1,227 @@
-"""`--seeds`: one training run a seed, each in a folder of its own, and what they get on average."""
+"""`--seeds`: the same training run with several seeds, and the mean and standard deviation of what they get."""
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval.evaluation import PROTOCOLS
+from eval.results import DAMAGED, PROTOCOLS, ProtocolResult, Results, number, whole_number
 from runs.folder import RunFolder
-from utils import InputError, as_json, is_finite_number, log, read_json, write_beside_earlier, writing
+from runs.results import RunResults
+from utils import InputError, as_json, error_text, log, read_json, write_beside_earlier, writing
 
-FILE = "seeds.json"
+SEEDS = "seeds.json"
+EPOCHS = {"last": "last epoch", "best": "best epoch, chosen on the test set"}  # which of a run, by its name in the file
+
+
+@dataclass(frozen=True)
+class Spread:
+    """mAP over the seeds, percent, at K thresholds; the standard deviation (n - 1) is None for one seed."""
+
+    tiou: list[float]
+    mean: list[float]
+    std: list[float | None]
+    average_mean: float
+    average_std: float | None
+
+    @classmethod
+    def of(cls, results: Sequence[ProtocolResult]) -> Spread:
+        """The spread of the results of several seeds."""
+        values = np.array([[*result.mAP, result.average] for result in results])  # [seeds, K + 1]
+        mean = values.mean(0).tolist()
+        std = values.std(0, ddof=1).tolist() if len(values) > 1 else [None] * len(mean)
+        return cls([*results[0].tiou], mean[:-1], std[:-1], mean[-1], std[-1])
+
+    @classmethod
+    def from_json(cls, content: Any) -> Spread:
+        """From the values of a JSON file; raises as the functions of `eval.results` do."""
+        tiou, mean = ([number(value) for value in content[name]] for name in ("tiou", "mean"))
+        std = [None if value is None else number(value) for value in content["std"]]
+        average_std = content["average_std"]
+        if not len(tiou) == len(mean) == len(std) > 0:
+            raise ValueError(f"{len(mean)} means and {len(std)} deviations at {len(tiou)} thresholds")
+        return cls(
+            tiou, mean, std, number(content["average_mean"]), None if average_std is None else number(average_std)
+        )
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """What `seeds.json` holds.
+
+    Attributes:
+        seeds: of the runs.
+        averages: the average mAP of each run, snippet protocol, by `EPOCHS`.
+        spreads: by `EPOCHS` and protocol.
+    """
+
+    seeds: list[int]
+    averages: dict[str, list[float]]
+    spreads: dict[str, dict[str, Spread]]
+
+    @property
+    def tiou(self) -> list[float]:
+        """The thresholds."""
+        return self.spreads["last"]["snippet"].tiou
+
+    @property
+    def median(self) -> int:
+        """The seed whose last epoch is in the middle; of an even number, the lower of both."""
+        order = np.argsort(self.averages["last"], kind="stable")
+        return self.seeds[order[(len(order) - 1) // 2]]
+
+    def is_of(self, runs: Sequence[RunResults]) -> bool:
+        """Whether the summary is of these runs, in the order of the seeds."""
+        if any(run.best is None for run in runs):
+            return False
+        now = _averages(runs)
+        return all(np.allclose(now[which], self.averages[which]) for which in EPOCHS)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        spreads = {
+            which: {protocol: asdict(spread) for protocol, spread in by_protocol.items()}
+            for which, by_protocol in self.spreads.items()
+        }
+        return {"seeds": self.seeds, "averages": self.averages} | spreads
+
+    @classmethod
+    def from_json(cls, content: Any) -> SeedSummary:
+        """The inverse of `to_json`; raises as the functions of `eval.results` do."""
+        seeds = [whole_number(seed, high=2**32) for seed in content["seeds"]]
+        averages = {which: [number(value) for value in content["averages"][which]] for which in EPOCHS}
+        if not len(seeds) == len(set(seeds)) > 0 or any(len(values) != len(seeds) for values in averages.values()):
+            raise ValueError("not one average for each seed")
+        spreads = {
+            which: {protocol: Spread.from_json(content[which][protocol]) for protocol in PROTOCOLS} for which in EPOCHS
+        }
+        if len({len(spread.tiou) for by_protocol in spreads.values() for spread in by_protocol.values()}) > 1:
+            raise ValueError("different tIoU thresholds")
+        return cls(seeds, averages, spreads)
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
-    """Where the run of a seed is."""
+    """The folder of the run with a seed."""
     return folder / f"seed_{seed}"
 
 
-def train_seeds(options: Namespace, train: Callable[..., dict[str, Any] | None]) -> None:
-    """Train with each of `--seeds`, and print and write their mean and standard deviation.
-
-    With `--resume`, runs go on that have begun, and the others begin.
+def train_seeds(
+    seeds: Sequence[int],
+    folder: Path,
+    train: Callable[[int, Path, Callable[[], None]], RunResults | None],
+    *,
+    resume: str | None,
+    overwrite: bool,
+    pretrained_ckpt: Path | None,
+) -> None:
+    """Train with each seed, and print and write the mean and standard deviation.
 
     Args:
-        options: of the runs.
-        train: trains one, and returns its results, if it was evaluated. Its second argument is called when it begins.
+        seeds: of the runs.
+        folder: `--exp_dir`, which holds a folder for each run.
+        train: trains with a seed in a folder, and returns the results if the run was evaluated. Its third argument is
+            to be called when all input is known to be good, before anything is written.
+        resume: with `auto`, runs that were started are resumed and the others started; with `always`, one must exist.
+        overwrite: replace earlier runs.
+        pretrained_ckpt: weights to start from.
 
     Raises:
-        InputError: a run is in the way, or none is there to go on with.
+        InputError: an earlier run would be replaced, or there is none to resume.
     """
-    folders = [RunFolder(seed_folder(options.exp_dir, seed)) for seed in options.seeds]
-    if options.resume == "always" and not any(folder.resume.exists() for folder in folders):
-        raise InputError(f"{options.exp_dir}: no run of these seeds to resume; --resume auto begins them")
-    for folder in folders:
-        if not options.resume:
-            folder.require_free(options.overwrite, options.pretrained_ckpt)
-        elif (folder.path / "metrics.jsonl").exists() and not folder.resume.exists():
-            raise InputError(
-                f"{folder.resume}: is gone, so the run there cannot be gone on with; choose another --exp_dir"
-            )
+    folders = [RunFolder(seed_folder(folder, seed)) for seed in seeds]
+    if resume == "always" and not any(run.resume.exists() for run in folders):
+        raise InputError(f"{folder}: no run of these seeds to resume; --resume auto starts them")
+    for run in folders:
+        if not resume:
+            run.require_free(overwrite, pretrained_ckpt)
+        elif (run.path / "metrics.jsonl").exists() and not run.resume.exists():
+            raise InputError(f"{run.resume}: missing, so this run cannot be resumed; choose another --exp_dir")
 
     def clear_all() -> None:
-        """Remove all that `--overwrite` replaces at once, so that nothing of it is mixed with what is trained now."""
+        """Remove all earlier runs at once, so that none of them is mixed with new ones."""
         with ExitStack() as stack:
-            for folder in folders[1:]:
-                stack.enter_context(folder)
-            for folder in folders[1:]:
-                folder.clear()
-        with writing(options.exp_dir / FILE):
-            (options.exp_dir / FILE).unlink(missing_ok=True)
+            for run in folders[1:]:
+                stack.enter_context(run)
+            for run in folders[1:]:
+                run.clear()
+        with writing(folder / SEEDS):
+            (folder / SEEDS).unlink(missing_ok=True)
 
-    results = []
-    for seed, folder in zip(options.seeds, folders, strict=True):
-        log.info(f"\nseed {seed}, run {len(results) + 1} of {len(folders)}: {folder.path}")
-        own = {"seed": seed, "seeds": None, "exp_dir": folder.path, "resume": options.resume and "auto"}
-        replaces = options.overwrite and not results
-        results.append(train(Namespace(**vars(options) | own), clear_all if replaces else lambda: None))
-    if None in results:
+    results: list[RunResults] = []
+    for i, (seed, run) in enumerate(zip(seeds, folders, strict=True)):
+        log.info(f"\nseed {seed}, run {i + 1} of {len(folders)}: {run.path}")
+        result = train(seed, run.path, clear_all if overwrite and i == 0 else lambda: None)
+        if result is not None:
+            results.append(result)
+    if len(results) < len(seeds):
         log.info("\nno figures to average, since there was no evaluation")
         return
-    summary = summarise(options.seeds, results)
-    write_beside_earlier(options.exp_dir / FILE, as_json(summary), unless_same=True)
-    log.info(f"\n{seeds_table(summary)}\nwritten: {options.exp_dir / FILE}")
+    summary = summarise(seeds, results)
+    write_beside_earlier(folder / SEEDS, as_json(summary.to_json()), unless_same=True)
+    log.info(f"\n{seeds_table(summary)}\nwritten: {folder / SEEDS}")
 
 
-def read_seeds(path: Path) -> dict[str, Any]:
+def read_seeds(path: Path) -> SeedSummary:
     """Read a `seeds.json`.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is missing or damaged.
     """
-    summary = read_json(path)
+    content = read_json(path)
     try:
-        seeds = summary["seeds"]
-        good = all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds) and len(seeds) == len(set(seeds)) > 0
-        for which in ("last", "best"):
-            averages = summary["averages"][which]
-            good &= len(averages) == len(seeds) and all(map(is_finite_number, averages))
-            for protocol in PROTOCOLS:
-                own = summary[which][protocol]
-                numbers = [*own["tiou"], *own["mean"], own["average_mean"]]
-                deviations = [*own["std"], own["average_std"]]
-                good &= all(map(is_finite_number, numbers)) and len(own["mean"]) == len(own["std"]) == len(own["tiou"])
-                good &= len(own["tiou"]) == len(summary["last"]["snippet"]["tiou"]) > 0
-                good &= all(std is None or is_finite_number(std) for std in deviations)
-    except (TypeError, KeyError, AttributeError, IndexError):
-        good = False
-    if not good:
-        raise InputError(f"{path}: not a {FILE} of this program; train with --seeds again")
-    return summary
+        return SeedSummary.from_json(content)
+    except DAMAGED as error:
+        raise InputError(
+            f"{path}: not a {SEEDS} of this program ({error_text(error)}); train with --seeds again"
+        ) from None
 
 
-def summarise(seeds: Sequence[int], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1; None for one seed) of the last and of the best epochs, percent.
+def summarise(seeds: Sequence[int], runs: Sequence[RunResults]) -> SeedSummary:
+    """Mean and standard deviation of the last and of the best epochs of training runs.
 
     Raises:
         InputError: they were evaluated at different thresholds.
     """
-    if len({tuple(result["snippet"]["tiou"]) for result in results}) > 1:
+    if len({run.results.snippet.tiou for run in runs}) > 1:
         raise InputError("--seeds: the runs were evaluated at different tIoU thresholds, so they have no mean")
-
-    def over_seeds(protocols: list[dict[str, Any]]) -> dict[str, Any]:
-        values = np.array([[*protocol["mAP"], protocol["average"]] for protocol in protocols])  # [seeds, K + 1]
-        std = values.std(0, ddof=1).tolist() if len(values) > 1 else [None] * values.shape[1]
-        mean = values.mean(0).tolist()
-        return {
-            "tiou": protocols[0]["tiou"],
-            "mean": mean[:-1],
-            "std": std[:-1],
-            "average_mean": mean[-1],
-            "average_std": std[-1],
-        }
-
-    which = {"last": results, "best": [result["best"] for result in results]}
-    return {
-        "seeds": list(seeds),
-        "averages": {name: [part["snippet"]["average"] for part in parts] for name, parts in which.items()},
-        **{
-            name: {protocol: over_seeds([part[protocol] for part in parts]) for protocol in PROTOCOLS}
-            for name, parts in which.items()
-        },
+    spreads = {
+        which: {protocol: Spread.of([part.of(protocol) for part in parts]) for protocol in PROTOCOLS}
+        for which, parts in _by_epoch(runs).items()
     }
+    return SeedSummary(list(seeds), _averages(runs), spreads)
 
 
-def seeds_rows(summary: dict[str, Any], decimals: int = 1) -> dict[str, list[str]]:
+def _by_epoch(runs: Sequence[RunResults]) -> dict[str, list[Results]]:
+    best = [run.best.results for run in runs if run.best is not None]
+    return {"last": [run.results for run in runs], "best": best}
+
+
+def _averages(runs: Sequence[RunResults]) -> dict[str, list[float]]:
+    return {which: [part.snippet.average for part in parts] for which, parts in _by_epoch(runs).items()}
+
+
+def seeds_rows(summary: SeedSummary, decimals: int = 1) -> dict[str, list[str]]:
     """The summary as rows of text, `mean ± std`, by epoch and protocol."""
     rows = {}
-    for which, name in (("last", "last epoch"), ("best", "best epoch, chosen on the test set")):
-        for protocol in PROTOCOLS:
-            own = summary[which][protocol]
-            pairs = zip([*own["mean"], own["average_mean"]], [*own["std"], own["average_std"]], strict=True)
+    for which, name in EPOCHS.items():
+        for protocol, spread in summary.spreads[which].items():
+            pairs = zip([*spread.mean, spread.average_mean], [*spread.std, spread.average_std], strict=True)
             rows[f"{name}, {protocol}"] = [
                 f"{mean:.{decimals}f}" + ("" if std is None else f" ± {std:.{decimals}f}") for mean, std in pairs
             ]
     return rows
 
 
-def seeds_table(summary: dict[str, Any]) -> str:
+def seeds_table(summary: SeedSummary) -> str:
     """The summary as printed."""
-    columns = [*(f"{t:g}" for t in summary["last"]["snippet"]["tiou"]), "average"]
+    columns = [*(f"{t:g}" for t in summary.tiou), "average"]
     table = pd.DataFrame.from_dict(seeds_rows(summary, 2), orient="index", columns=columns)
-    *others, last = map(str, summary["seeds"])
+    *others, last = map(str, summary.seeds)
     of = f"mean ± standard deviation of the seeds {', '.join(others)} and {last}" if others else f"of the seed {last}"
     return f"mAP @ tIoU, {of}\n{table.to_string()}"
-
-
-def median_seed(summary: dict[str, Any]) -> int:
-    """The seed whose last epoch is in the middle; of an even number, the lower of both."""
-    order = np.argsort(summary["averages"]["last"], kind="stable")
-    return summary["seeds"][order[(len(order) - 1) // 2]]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dataset import read_proposals
+from eval.results import Results
 from model import SEAL
 from options import parse_options, plain_values
 from readers.annotations import read_annotations
@@ -21,7 +22,7 @@ from readers.descriptor_files import CLASSES, FILES, read_descriptors
 from readers.features import Features
 from runs.detections import read_detections
 from runs.log import read_metrics
-from runs.results import read_results
+from runs.results import RunResults, read_results
 from runs.resume import TrainingState, run_to_resume
 from runs.seeds import read_seeds, seeds_table, summarise
 
@@ -102,7 +103,7 @@ def resume(folder: Path) -> None:
     state = training_state(folder / "resume.pt")
     state.restore(run_to_resume(SimpleNamespace(path=folder, resume=folder / "resume.pt"), OPTIONS))
     a_step(state)
-    state.finish_epoch(state.best or None)
+    state.finish_epoch(state.best.results if state.best else None)
 
 
 PROTOCOL = {"tiou": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "mAP": [40.0] * 7, "average": 40.0}
@@ -117,7 +118,7 @@ EVALUATION = {
 def resume_file(folder: Path) -> bytes:
     state = training_state(folder / "made.pt")
     a_step(state)
-    state.finish_epoch(EVALUATION)
+    state.finish_epoch(Results.from_json(EVALUATION))
     state.steps = [torch.ones(2)] * 3
     state.save()
     return state.path.read_bytes()
@@ -149,7 +150,7 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
     evaluation = EVALUATION | {"checkpoint": "x.pkl", "epoch": 2, "best": EVALUATION | {"epoch": 1}}
     metrics = json.dumps({"epoch": 1, "loss_total": 2.5, "PC_loss": 0.5, "seconds": 1.5}) + "\n"
     metrics += json.dumps({"epoch": 1, "evaluation": EVALUATION}) + "\n"
-    seeds = summarise([0, 1], [evaluation] * 2)
+    seeds = summarise([0, 1], [RunResults.from_json(evaluation)] * 2).to_json()
     texts = {"a/Ambiguous_test.txt": b"v3  0.5 1.5\nv3 2 3\n"}
     readers = {
         "annotation folder": Reader(

@@ -1,13 +1,16 @@
 """What lies behind a mAP: curves, classes, videos, labels; and what the bootstrap makes of two runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from eval.bootstrap import LEAST_VIDEOS, bootstrap, differences, draw_videos, num_draws, rejected
+from eval.bootstrap import MIN_VIDEOS, bootstrap, differences, draw_videos, num_draws, rejected
 from eval.curves import RECALL, label_confusion, mean_curve, pooled_counts, video_precision
 from eval.detection import Matched, detection_map
 from eval.protocols import TIOU_PROTOCOLS
+from eval.segments import Detections, Segments
 from report.timelines import lanes, timeline_detections, timeline_truth
 
 THUMOS = TIOU_PROTOCOLS["thumos14"].thresholds
@@ -18,16 +21,19 @@ def invented(seed, detections=300, instances=40):
     """Detections and ground truth, most detections near an instance."""
     rng = np.random.default_rng(seed)
     start = rng.uniform(0, 50, instances)
-    truth = {
-        "video": rng.integers(0, NUM_VIDEOS, instances),
-        "class_idx": rng.integers(0, NUM_CLASS, instances),
-        "segment": np.column_stack([start, start + rng.uniform(2, 10, instances)]),
-    }
-    near = rng.integers(0, instances, detections)
-    found = {name: values[near] for name, values in truth.items()}
-    found["segment"] = np.sort(found["segment"] + rng.normal(0, 2, (detections, 2)), axis=1)
-    found["class_idx"] = np.where(rng.random(detections) < 0.8, found["class_idx"], 0)
-    return found | {"score": rng.random(detections)}, truth
+    truth = Segments(
+        video=rng.integers(0, NUM_VIDEOS, instances),
+        class_idx=rng.integers(0, NUM_CLASS, instances),
+        segment=np.column_stack([start, start + rng.uniform(2, 10, instances)]),
+    )
+    near = truth[rng.integers(0, instances, detections)]
+    segment = np.sort(near.segment + rng.normal(0, 2, (detections, 2)), axis=1)
+    class_idx = np.where(rng.random(detections) < 0.8, near.class_idx, 0)
+    return Detections(near.video, class_idx, segment, rng.random(detections)), truth
+
+
+def scored(segments, score):
+    return Detections(segments.video, segments.class_idx, segments.segment, np.array(score))
 
 
 def test_the_curve_has_the_area_of_the_map():
@@ -41,13 +47,9 @@ def test_the_curve_has_the_area_of_the_map():
 
 def test_curve_by_hand():
     # One class, two instances; a hit, a miss, a hit: precision 1 up to recall 1/2, then 2/3.
-    truth = {"video": np.zeros(2, int), "class_idx": np.zeros(2, int), "segment": np.array([[0.0, 1], [5, 6]])}
-    found = {
-        "video": np.zeros(3, int),
-        "class_idx": np.zeros(3, int),
-        "segment": np.array([[0.0, 1], [8, 9], [5, 6]]),
-        "score": np.array([0.75, 0.5, 0.25]),
-    }
+    truth = Segments(np.zeros(2, int), np.zeros(2, int), np.array([[0.0, 1], [5, 6]]))
+    segment = np.array([[0.0, 1], [8, 9], [5, 6]])
+    found = Detections(np.zeros(3, int), np.zeros(3, int), segment, np.array([0.75, 0.5, 0.25]))
     matched = Matched(found, truth, 2, np.array([0.5]))
     curve = mean_curve(matched)[:, 0]
     assert (curve[RECALL <= 0.5] == 1).all() and curve[RECALL > 0.5] == pytest.approx(2 / 3)
@@ -60,9 +62,9 @@ def test_curve_by_hand():
 def test_a_video_counts_as_if_there_were_no_other():
     found, truth = invented(2)
     own = video_precision(Matched(found, truth, NUM_CLASS, THUMOS))
-    assert set(own) == set(truth["video"].tolist())
+    assert set(own) == set(truth.video.tolist())
     for video, value in own.items():
-        alone = [{name: values[part["video"] == video] for name, values in part.items()} for part in (found, truth)]
+        alone = [part[part.video == video] for part in (found, truth)]
         assert value == pytest.approx(np.nanmean(detection_map(*alone, NUM_CLASS, THUMOS)))
 
 
@@ -86,13 +88,12 @@ def test_a_draw_is_an_evaluation_of_copies_of_videos(draw):
 
     def copies(part):
         rows = [
-            (np.flatnonzero(part["video"] == video), copy * NUM_VIDEOS + video)
+            (np.flatnonzero(part.video == video), copy * NUM_VIDEOS + video)
             for video, times in enumerate(drawn[draw])
             for copy in range(times)
         ]
         index = np.concatenate([own for own, _ in rows])
-        new = {name: values[index] for name, values in part.items()}
-        return new | {"video": np.concatenate([np.full(len(own), name) for own, name in rows])}
+        return replace(part[index], video=np.concatenate([np.full(len(own), name) for own, name in rows]))
 
     expected = 100 * detection_map(copies(found), copies(truth), NUM_CLASS, THUMOS)
     np.testing.assert_allclose(precision[draw], expected, atol=1e-9)
@@ -107,7 +108,7 @@ def test_a_run_does_not_differ_from_itself():
 
 def test_a_better_run_is_more_than_noise():
     found, truth = invented(5)
-    perfect = truth | {"score": np.linspace(1, 0.5, len(truth["video"]))}
+    perfect = scored(truth, np.linspace(1, 0.5, len(truth)))
     runs = [Matched(part, truth, NUM_CLASS, THUMOS) for part in (found, perfect)]
     by_threshold, by_class = differences(*runs, draw_videos(NUM_VIDEOS, 0, 500), ["a", "b", "c"])
     assert list(by_threshold.index) == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "average"]
@@ -122,16 +123,16 @@ def test_a_better_run_is_more_than_noise():
 
 def test_few_videos_tell_nothing():
     """Of a perfect run and one that finds nothing, on one video, and on as many as are enough."""
-    for videos in (1, LEAST_VIDEOS - 1, LEAST_VIDEOS):
+    for videos in (1, MIN_VIDEOS - 1, MIN_VIDEOS):
         count = np.arange(videos)
         segment = np.tile([[0.0, 5.0]], (videos, 1))
-        truth = {"video": count, "class_idx": np.zeros(videos, int), "segment": segment}
-        perfect = truth | {"score": np.ones(videos)}
-        nothing = {name: values[:0] for name, values in perfect.items()}
+        truth = Segments(count, np.zeros(videos, int), segment)
+        perfect = scored(truth, np.ones(videos))
+        nothing = perfect[:0]
         runs = [Matched(part, truth, 1, THUMOS) for part in (nothing, perfect)]
         by_threshold, by_class = differences(*runs, draw_videos(10, 0, 500), ["a"])
         assert (by_threshold["difference"] == 100).all()
-        enough = videos >= LEAST_VIDEOS
+        enough = videos >= MIN_VIDEOS
         assert (by_threshold["more_than_noise"] == enough).all() and (by_class["more_than_noise"] == enough).all()
 
 
@@ -140,7 +141,7 @@ def test_noise_is_seldom_taken_for_more():
     called = []
     for seed in range(40):
         (first, truth), (second, _) = invented(seed), invented(seed)
-        second["score"] = np.random.default_rng(1000 + seed).random(len(second["score"]))
+        second = replace(second, score=np.random.default_rng(1000 + seed).random(len(second)))
         runs = [Matched(part, truth, NUM_CLASS, THUMOS) for part in (first, second)]
         by_threshold, _ = differences(*runs, draw_videos(NUM_VIDEOS, seed, draws=300), ["a", "b", "c"])
         called.append(by_threshold.loc["average", "more_than_noise"])
@@ -155,9 +156,9 @@ def test_a_single_class_can_stand_out(num_class):
 
 def test_draws_without_any_instance_do_not_count():
     found, truth = invented(6)
-    some = truth["video"] == truth["video"][0]  # one video of eight, so that a third of the draws has no instance
-    truth = {name: values[some] for name, values in truth.items()}
-    run, other = (Matched(part, truth, NUM_CLASS, THUMOS) for part in (found, truth | {"score": np.ones(some.sum())}))
+    some = truth.video == truth.video[0]  # one video of eight, so that a third of the draws has no instance
+    truth = truth[some]
+    run, other = (Matched(part, truth, NUM_CLASS, THUMOS) for part in (found, scored(truth, np.ones(some.sum()))))
     drawn = draw_videos(NUM_VIDEOS, 0, 300)
     assert np.isnan(bootstrap(run, drawn)).all(axis=(1, 2)).sum() > 50
     by_threshold, _ = differences(run, other, drawn, ["a", "b", "c"])

@@ -9,9 +9,11 @@ import pytest
 from eval.classification import classification_accuracy, classification_map
 from eval.detection import average_precision, detection_map, match_detections
 from eval.evaluation import evaluate
+from eval.metrics import EvaluationInput
 from eval.nms import SoftNms
 from eval.postprocess import PostProcess, overlaps_ambiguous
 from eval.protocols import TIOU_PROTOCOLS
+from eval.segments import Detections, Segments
 from eval.tables import detection_table
 from options import build_parser
 from proposals import SNIPPETS_PER_SECOND, tiou
@@ -25,25 +27,25 @@ POST_PROCESS = PostProcess(threshold_cls=0.25, rate=SNIPPETS_PER_SECOND)
 
 def table(rows, with_score):
     rows = np.array(rows, dtype=np.float64).reshape(-1, 5 if with_score else 4)
-    columns = {"video": rows[:, 0].astype(int), "class_idx": rows[:, 1].astype(int), "segment": rows[:, 2:4]}
-    return columns | ({"score": rows[:, 4]} if with_score else {})
+    columns = rows[:, 0].astype(int), rows[:, 1].astype(int), rows[:, 2:4]
+    return Detections(*columns, rows[:, 4]) if with_score else Segments(*columns)
 
 
 def matches_one_by_one(ranked, truth, threshold):
     """The rule as SPEC section 7 states it, one detection after another."""
-    taken = np.zeros(len(truth["video"]), dtype=bool)
-    held = []
-    for video, class_idx, segment in zip(ranked["video"], ranked["class_idx"], ranked["segment"], strict=True):
+    taken = np.zeros(len(truth), dtype=bool)
+    matched = []
+    for video, class_idx, segment in zip(ranked.video, ranked.class_idx, ranked.segment, strict=True):
         best, best_tiou = None, -1.0
         for j in range(len(taken)):
-            if not taken[j] and truth["video"][j] == video and truth["class_idx"][j] == class_idx:
-                overlap = tiou(segment, truth["segment"][j])
+            if not taken[j] and truth.video[j] == video and truth.class_idx[j] == class_idx:
+                overlap = tiou(segment, truth.segment[j])
                 if overlap >= threshold and overlap >= best_tiou:  # of equal ones the later
                     best, best_tiou = j, overlap
-        held.append(-1 if best is None else best)
+        matched.append(-1 if best is None else best)
         if best is not None:
             taken[best] = True
-    return held
+    return matched
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -126,8 +128,8 @@ def test_evaluate_leaves_out_classes_without_ground_truth(caplog):
     rows = [("v", 0, 0.9, 0.0, 10.0, 0.0, 6.4), ("v", 1, 0.9, 0.0, 10.0, 0.0, 6.4)]
     columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
     with caplog.at_level("INFO"):
-        results = evaluate(frame(rows, columns), truth, ["a", "b"], PROTOCOL, SNIPPETS_PER_SECOND)
-    assert results["snippet"]["average"] == results["seconds"]["average"] == 100
+        results = evaluate(EvaluationInput(frame(rows, columns), truth, ["a", "b"], PROTOCOL, SNIPPETS_PER_SECOND))
+    assert results.snippet.average == results.seconds.average == 100
     assert "b" in caplog.text and "ground truth" in caplog.text
 
 
@@ -137,9 +139,9 @@ def test_snippet_protocol_rounds_half_to_even():
     truth = frame([("v", 0, 1.6, 2.24)], ["video", "class_idx", "start_sec", "end_sec"])
     columns = ["video", "class_idx", "score", "start_snip", "end_snip", "start_sec", "end_sec"]
     found = frame([("v", 0, 0.9, 2.0, 4.0, 1.28, 2.56)], columns)
-    results = evaluate(found, truth, ["a"], PROTOCOL, SNIPPETS_PER_SECOND)
-    assert results["snippet"]["mAP"] == [100] * 7
-    assert results["seconds"]["mAP"] == [100] * 5 + [0] * 2
+    results = evaluate(EvaluationInput(found, truth, ["a"], PROTOCOL, SNIPPETS_PER_SECOND))
+    assert results.snippet.mAP == (100,) * 7
+    assert results.seconds.mAP == (100,) * 5 + (0,) * 2
 
 
 def test_averages():
@@ -229,7 +231,7 @@ def test_detections_survive_the_file_to_the_bit(tmp_path):
     )
     before = detection_table(["v"], [found], SNIPPETS_PER_SECOND)
     write_detections(tmp_path / "d.json", before, ["a", "b", "c"], "test")
-    after = read_detections(tmp_path / "d.json", ["v"], ["a", "b", "c"], SNIPPETS_PER_SECOND)
+    after = read_detections(tmp_path / "d.json", ["v"], ["a", "b", "c"], SNIPPETS_PER_SECOND).detections
     pd.testing.assert_frame_equal(before, after, check_exact=True)
     write_detection_csv(tmp_path / "d.csv", before, ["a", "b", "c"], {"v": np.nan})
     read = pd.read_csv(tmp_path / "d.csv", float_precision="round_trip")
@@ -261,7 +263,7 @@ def test_the_csv_changes_nothing_and_says_so(tmp_path, caplog):
     assert "3 of 6 detections reach beyond the ends of their video" in caplog.text
 
     write_detections(tmp_path / "d.json", table, ['say "hi"'], "test")
-    again = read_detections(tmp_path / "d.json", ["a,b"], ['say "hi"'], 1.0)
+    again = read_detections(tmp_path / "d.json", ["a,b"], ['say "hi"'], 1.0).detections
     assert len(again) == 5 and (4, 6) not in set(zip(again["start_sec"], again["end_sec"], strict=True))
 
 
@@ -289,9 +291,10 @@ def test_bad_detections(tmp_path, results, message):
 
 def test_empty_detections(tmp_path):
     (tmp_path / "d.json").write_text('{"results": {}}')
-    found = read_detections(tmp_path / "d.json", ["v"], ["a"], SNIPPETS_PER_SECOND)
+    found = read_detections(tmp_path / "d.json", ["v"], ["a"], SNIPPETS_PER_SECOND).detections
     truth = frame([("v", 0, 0.0, 6.4)], ["video", "class_idx", "start_sec", "end_sec"])
-    assert evaluate(found, truth, ["a"], PROTOCOL, SNIPPETS_PER_SECOND)["snippet"]["average"] == 0
+    inputs = EvaluationInput(found, truth, ["a"], PROTOCOL, SNIPPETS_PER_SECOND)
+    assert evaluate(inputs).snippet.average == 0
 
 
 # ------------------------------------------------------------------------------------- classification

@@ -15,14 +15,15 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from eval.results import EpochResults, ProtocolResult, Results
 from prepare.make_demo import CLASSES
 from report.command import write_folder
 from report.page import Page, escape, signed
 from report.pictures import WIDTH, as_files, class_bars, confusion, styled, training_curves
 from runs.folder import RunFolder, report_files
 from runs.log import read_metrics
-from runs.results import read_results
-from runs.seeds import median_seed, read_seeds, seeds_rows, summarise
+from runs.results import RunResults, read_results
+from runs.seeds import SeedSummary, read_seeds, seeds_rows, summarise
 from utils import InputError
 
 ARGV = ("--dataset_name", "Demo", "--max_epoch", 2, "--interval", 1)
@@ -485,7 +486,7 @@ def test_runs_side_by_side(run, trained, tmp_path):
     first, second = averages
     assert f" average {signed(second - first)} " in text and "Simulated data" in text
     assert "seed 3 4 " in text  # the option that differs
-    deviation = read_seeds(trained / "seeds.json")["last"]["snippet"]["average_std"]
+    deviation = read_seeds(trained / "seeds.json").spreads["last"]["snippet"].average_std
     assert f"over the seeds is {folders[0]}: {deviation:.1f}" in text
     assert f"{folders[1]} minus {folders[0]}, snippet protocol" in out
     assert re.search(rf"^average +{first:.2f} +{second:.2f} +{second - first:.2f} ", out, re.MULTILINE)
@@ -500,13 +501,13 @@ def test_a_run_beside_itself(run, trained, tmp_path):
 def test_seeds_are_runs_of_their_own(run, trained, tmp_path):
     summary = read_seeds(trained / "seeds.json")
     results = [json.loads((trained / f"seed_{seed}" / "results.json").read_text()) for seed in (3, 4)]
-    assert summary["seeds"] == [3, 4]
+    assert summary.seeds == [3, 4]
     for which, parts in (("last", results), ("best", [part["best"] for part in results])):
         for protocol in ("snippet", "seconds"):
             values = pd.DataFrame([part[protocol]["mAP"] for part in parts])
-            own = summary[which][protocol]
-            assert own["mean"] == pytest.approx(values.mean()) and own["std"] == pytest.approx(values.std())
-            assert own["average_mean"] == pytest.approx(np.mean([part[protocol]["average"] for part in parts]))
+            spread = summary.spreads[which][protocol]
+            assert spread.mean == pytest.approx(values.mean()) and spread.std == pytest.approx(values.std())
+            assert spread.average_mean == pytest.approx(np.mean([part[protocol]["average"] for part in parts]))
     run.train(tmp_path / "alone", *ARGV[2:], "--seed", 3)
     alone = json.loads((tmp_path / "alone" / "results.json").read_text())
     assert alone["snippet"] == results[0]["snippet"]
@@ -526,7 +527,7 @@ def test_the_table_of_seeds_is_printed_and_reported(run, trained, finished):
         "report.html": "an older one"
     }
     text = text_of((finished / "report" / "report.html").read_text())
-    median = median_seed(read_seeds(finished / "seeds.json"))
+    median = read_seeds(finished / "seeds.json").median
     assert f"The rest of this page is about one run: Weights {finished / f'seed_{median}'}" in text
     of_one = text_of((trained / "seed_3" / "report" / "report.html").read_text())
     cells = [f" {name} {' '.join([row[-1], *row[:-1]])} " for name, row in rows.items()]
@@ -560,7 +561,7 @@ def test_seeds_that_are_replaced_are_all_replaced_at_once(run, finished, monkeyp
         path for path in (finished / "seed_4").rglob("*") if path.is_file()
     ]
     assert run(*argv, "--lr", 0.002, "--resume")[0] == 0
-    assert read_seeds(finished / "seeds.json")["seeds"] == [3, 4]
+    assert read_seeds(finished / "seeds.json").seeds == [3, 4]
 
 
 def test_bad_input_replaces_no_seed(run, finished):
@@ -572,7 +573,7 @@ def test_bad_input_replaces_no_seed(run, finished):
 def test_a_seed_without_resume_file_cannot_be_gone_on_with(run, finished):
     (finished / "seed_4" / "ckpt" / "resume.pt").unlink()
     status, _, err = run(*ARGV, "--seeds", 3, 4, 5, "--exp_dir", finished, "--resume")
-    assert status == 2 and re.search("seed_4/ckpt/resume.pt: is gone", err) and not (finished / "seed_5").exists()
+    assert status == 2 and "seed_4/ckpt/resume.pt" in err and not (finished / "seed_5").exists()
 
 
 def test_a_folder_in_use_keeps_all_seeds(run, finished):
@@ -647,24 +648,23 @@ def test_a_summary_that_is_not_of_the_runs_is_left_out(run, finished):
     assert status == 0 and f"notice: {finished / 'seeds.json'} is ignored" in out
     assert "Seeds" not in text_of((finished / "seed_3" / "report" / "report.html").read_text())
     assert run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")[0] == 0  # trains nothing, and makes it anew
-    assert read_seeds(finished / "seeds.json") == json.loads(before)
+    assert json.loads((finished / "seeds.json").read_text()) == json.loads(before)
 
 
 def test_one_seed_has_no_deviation_and_no_evaluation_no_mean(run, tmp_path):
-    result = {protocol: {"tiou": [0.5], "mAP": [10.0], "average": 10.0} for protocol in ("snippet", "seconds")}
-    summary = summarise([7], [result | {"best": result}])
-    assert summary["last"]["snippet"]["std"] == [None] and seeds_rows(summary)["last epoch, snippet"] == [
-        "10.0",
-        "10.0",
-    ]
+    result = ProtocolResult((0.5,), (10.0,), 10.0)
+    results = Results(result, result)
+    summary = summarise([7], [RunResults(results, epoch=2, best=EpochResults(results, epoch=1))])
+    assert summary.spreads["last"]["snippet"].std == [None]
+    assert seeds_rows(summary)["last epoch, snippet"] == ["10.0", "10.0"]
     argv = ("--dataset_name", "Demo", "--max_epoch", 1, "--interval", 0, "--seeds", 0, 1, "--exp_dir", tmp_path)
     status, out, _ = run(*argv)
     assert status == 0 and "no figures to average" in out and not (tmp_path / "seeds.json").exists()
 
 
 def test_the_median_seed():
-    assert median_seed({"seeds": [5, 6, 7], "averages": {"last": [3.0, 1.0, 2.0]}}) == 7
-    assert median_seed({"seeds": [5, 6], "averages": {"last": [3.0, 1.0]}}) == 6
+    assert SeedSummary([5, 6, 7], {"last": [3.0, 1.0, 2.0]}, {}).median == 7
+    assert SeedSummary([5, 6], {"last": [3.0, 1.0]}, {}).median == 6
 
 
 def test_a_damaged_summary_of_seeds(tmp_path):

@@ -1,0 +1,55 @@
+"""Further metrics, beside detection mAP and video classification.
+
+To add one, write a function of an `EvaluationInput` and enter it into `METRICS` under its name. It is then computed at
+every evaluation, and is in `results.json` and `metrics.jsonl` (under `extra`), in TensorBoard, in the printed summary
+and in reports.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from eval.postprocess import VideoDetections
+from eval.protocols import TiouProtocol
+from eval.segments import Detections, Segments, to_segments
+
+
+@dataclass(frozen=True)
+class EvaluationInput:
+    """What is evaluated.
+
+    Attributes:
+        detections: see `eval.tables.detection_table`; without those that overlap an ambiguous segment.
+        ground_truth: video, class_idx, start_sec, end_sec; at least one instance.
+        class_names: C names, background excluded.
+        tiou_protocol: with the thresholds.
+        rate: snippets per second.
+        videos: of the V test videos, all that the network says; empty for detections of a file.
+        labels: `[V, C]` 0 or 1, of the same videos.
+    """
+
+    detections: pd.DataFrame
+    ground_truth: pd.DataFrame
+    class_names: Sequence[str]
+    tiou_protocol: TiouProtocol
+    rate: float
+    videos: Sequence[VideoDetections] = ()
+    labels: np.ndarray | None = None
+
+    def segments(self, protocol: str) -> tuple[Detections, Segments]:
+        """Detections and ground truth in the unit of a protocol, see `to_segments`."""
+        return to_segments(self.detections, self.ground_truth, protocol, self.rate)
+
+
+METRICS: dict[str, Callable[[EvaluationInput], float]] = {}
+
+
+def further_metrics(inputs: EvaluationInput) -> dict[str, float | None]:
+    """The value of each of `METRICS`; None where it is nan or infinite."""
+    values = {name: float(metric(inputs)) for name, metric in METRICS.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

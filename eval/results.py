@@ -1,0 +1,179 @@
+"""The figures of an evaluation, typed, and as the JSON that runs keep (SPEC section 10). All are percent.
+
+The `from_json` functions raise ValueError, TypeError or KeyError for content that is not of their form; whoever reads
+a file turns these into a message that names it, see `DAMAGED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from eval.protocols import TIOU_PROTOCOLS, TiouProtocol
+from utils import is_finite_number
+
+PROTOCOLS = ("snippet", "seconds")
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what `from_json` may raise
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """Detection mAP under one protocol, `snippet` or `seconds`.
+
+    Attributes:
+        tiou: K thresholds, as `TiouProtocol.reported`.
+        mAP: K values.
+        average: their mean.
+    """
+
+    tiou: tuple[float, ...]
+    mAP: tuple[float, ...]
+    average: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"tiou": [*self.tiou], "mAP": [*self.mAP], "average": self.average}
+
+    @classmethod
+    def from_json(cls, content: Any) -> ProtocolResult:
+        """The inverse of `to_json`. The thresholds must be those of one of `TIOU_PROTOCOLS`."""
+        thresholds = [number(value) for value in content["tiou"]]
+        if thresholds not in [protocol.reported for protocol in TIOU_PROTOCOLS.values()]:
+            raise ValueError(f"no protocol has the tIoU thresholds {thresholds}")
+        if len(content["mAP"]) != len(thresholds):
+            raise ValueError(f"{len(content['mAP'])} values at {len(thresholds)} thresholds")
+        return cls(tuple(thresholds), tuple(map(percent, content["mAP"])), percent(content["average"]))
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Figures of the video-level predictions."""
+
+    mAP: float | None  # None when no video has a label
+    accuracy: float  # share of the videos whose reported classes are exactly their labels
+
+
+@dataclass(frozen=True)
+class Results:
+    """The figures of an evaluation.
+
+    Attributes:
+        snippet: the released protocol, behind the published figures: ground truth rounded to whole snippets.
+        seconds: the exact protocol, without rounding. Rounding is worth about a point of mAP, so both are reported.
+        classification: None for detections of a file, which have no video scores.
+        extra: further metrics by name, see `eval.metrics.METRICS`; None where one is undefined.
+    """
+
+    snippet: ProtocolResult
+    seconds: ProtocolResult
+    classification: Classification | None = None
+    extra: Mapping[str, float | None] = field(default_factory=dict)
+
+    def of(self, protocol: str) -> ProtocolResult:
+        """The result under one of `PROTOCOLS`."""
+        return {"snippet": self.snippet, "seconds": self.seconds}[protocol]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; figures that there are none of are left out."""
+        content: dict[str, Any] = {protocol: self.of(protocol).to_json() for protocol in PROTOCOLS}
+        if self.classification is not None:
+            content["classification_mAP"] = self.classification.mAP
+            content["classification_accuracy"] = self.classification.accuracy
+        return content | ({"extra": dict(self.extra)} if self.extra else {})
+
+    @classmethod
+    def from_json(cls, content: Any) -> Results:
+        """The inverse of `to_json`; other names in the content are ignored, so that files may hold more."""
+        snippet, seconds = (ProtocolResult.from_json(content[protocol]) for protocol in PROTOCOLS)
+        if snippet.tiou != seconds.tiou:
+            raise ValueError("the protocols have different tIoU thresholds")
+        accuracy, mean = content.get("classification_accuracy"), content.get("classification_mAP")
+        classification = None
+        if accuracy is not None:
+            classification = Classification(None if mean is None else percent(mean), percent(accuracy))
+        extra = {name: None if value is None else number(value) for name, value in content.get("extra", {}).items()}
+        return cls(snippet, seconds, classification, extra)
+
+
+@dataclass(frozen=True)
+class EpochResults:
+    """The figures of an evaluation during training, for example of the best one so far."""
+
+    results: Results
+    epoch: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return self.results.to_json() | {"epoch": self.epoch}
+
+    @classmethod
+    def from_json(cls, content: Any) -> EpochResults:
+        """The inverse of `to_json`."""
+        return cls(Results.from_json(content), whole_number(content["epoch"], low=1))
+
+
+def number(value: Any) -> float:
+    """A finite number of a JSON file."""
+    if not is_finite_number(value):
+        raise ValueError(f"{value!r:.50} is not a finite number")
+    return float(value)
+
+
+def percent(value: Any) -> float:
+    """A percentage of a JSON file."""
+    if not 0 <= number(value) <= 100.001:
+        raise ValueError(f"{value!r:.50} is not in [0, 100]")
+    return float(value)
+
+
+def whole_number(value: Any, low: int = 0, high: int = 10**9) -> int:
+    """A whole number of a JSON file, at least `low` and below `high`."""
+    if type(value) is not int or not low <= value < high:
+        raise ValueError(f"{value!r:.50} is not a whole number from {low} to {high - 1}")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ as text
+
+
+def released_figures(results: Results, tiou_protocol: TiouProtocol) -> dict[str, float]:
+    """The figures of an evaluation in the order and under the names of the release's logs; nan where undefined."""
+    snippet, classification = results.snippet, results.classification
+    values = dict(zip((f"{t:g}" for t in snippet.tiou), snippet.mAP, strict=True))
+    values |= tiou_protocol.means_of(snippet.mAP)
+    mean = None if classification is None else classification.mAP
+    return {f"Detection mAP @ IoU = {name}": value for name, value in values.items()} | {
+        "Classification mAP": float("nan") if mean is None else mean,
+        "Classification acc": float("nan") if classification is None else classification.accuracy,
+    }
+
+
+def summary(results: Results, tiou_protocol: TiouProtocol) -> str:
+    """An evaluation as printed: mAP under both protocols side by side, and all other figures that there are."""
+    table = pd.DataFrame(
+        {
+            protocol: dict(zip(map("{:g}".format, results.of(protocol).tiou), results.of(protocol).mAP, strict=True))
+            | tiou_protocol.means_of(results.of(protocol).mAP)
+            for protocol in PROTOCOLS
+        }
+    )
+    lines = [table.T.rename_axis("mAP @ tIoU").to_string(float_format="%.3f")]
+    if results.classification is not None:
+        lines.append(classification_summary(results.classification))
+    if results.extra:
+        lines.append(extra_summary(results.extra))
+    return "\n".join(lines)
+
+
+def classification_summary(classification: Classification) -> str:
+    """The video classification of an evaluation as printed."""
+    mean = "n/a (no video has labels)" if classification.mAP is None else f"{classification.mAP:.3f}"
+    return f"video classification: mAP {mean}, accuracy {classification.accuracy:.3f}"
+
+
+def extra_summary(extra: Mapping[str, float | None]) -> str:
+    """Further metrics as printed."""
+    return ", ".join(f"{name} {'n/a' if value is None else f'{value:.3f}'}" for name, value in extra.items())

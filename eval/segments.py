@@ -1,0 +1,91 @@
+"""Segments of many videos, as the metrics take them: detections, and instances of the ground truth.
+
+Axes: n segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+AnySegments = TypeVar("AnySegments", bound="Segments")
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Segments with their videos and classes, for example the ground truth; `segments[index]` picks rows as numpy does.
+
+    Attributes:
+        video: `[n]` number of the video.
+        class_idx: `[n]`.
+        segment: `[n, 2]` start and end, in snippets or seconds.
+    """
+
+    video: np.ndarray
+    class_idx: np.ndarray
+    segment: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def __getitem__(self: AnySegments, index: np.ndarray | slice) -> AnySegments:
+        return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Detections(Segments):
+    """Segments with a score.
+
+    Attributes:
+        score: `[n]`.
+    """
+
+    score: np.ndarray
+
+    def ranked(self) -> Detections:
+        """The detections by falling score; of equal scores, the one listed first goes first."""
+        return self[np.argsort(-self.score, kind="stable")]
+
+
+def video_class_keys(first: Segments, second: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """Integers that are equal exactly for segments of the same video and class: `[n]` for each of both."""
+    num_class = 1 + max(segments.class_idx.max(initial=0) for segments in (first, second))
+    return first.video * num_class + first.class_idx, second.video * num_class + second.class_idx
+
+
+def to_segments(
+    detections: pd.DataFrame,
+    ground_truth: pd.DataFrame,
+    protocol: str,
+    rate: float,
+    videos: Sequence[str] | None = None,
+) -> tuple[Detections, Segments]:
+    """Detections and ground truth in the unit of a protocol.
+
+    Args:
+        detections: see `eval.tables.detection_table`.
+        ground_truth: a row per instance, `video, class_idx, start_sec, end_sec`.
+        protocol: `snippet`, with the ground truth rounded to whole snippets, or `seconds`.
+        rate: snippets per second.
+        videos: the names that the numbers of videos stand for; without them, videos are numbered as they appear.
+    """
+    names = pd.concat([detections["video"], ground_truth["video"]], ignore_index=True)
+    video = pd.factorize(names)[0] if videos is None else pd.Index(videos).get_indexer(names)
+    unit = {"snippet": "snip", "seconds": "sec"}[protocol]
+    truth_sec = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
+    scored = Detections(
+        video=video[: len(detections)],
+        class_idx=detections["class_idx"].to_numpy(np.int64),
+        segment=detections[[f"start_{unit}", f"end_{unit}"]].to_numpy(np.float64),
+        score=detections["score"].to_numpy(np.float64),
+    )
+    instances = Segments(
+        video=video[len(detections) :],
+        class_idx=ground_truth["class_idx"].to_numpy(np.int64),
+        segment=np.rint(truth_sec * rate) if protocol == "snippet" else truth_sec,
+    )
+    return scored, instances
