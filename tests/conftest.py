@@ -16,7 +16,7 @@ from prepare.make_demo import make_demo
 PARITY = Path(__file__).parent / "parity"
 
 # The same inputs every time, and few; `--hypothesis-profile long` draws many new ones.
-for name, options in {"short": {"max_examples": 200, "derandomize": True}, "long": {"max_examples": 20_000}}.items():
+for name, options in {"short": {"max_examples": 60, "derandomize": True}, "long": {"max_examples": 20_000}}.items():
     slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
     settings.register_profile(name, database=None, deadline=None, suppress_health_check=slow, **options)
 settings.load_profile("short")

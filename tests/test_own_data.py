@@ -273,7 +273,7 @@ def test_a_json_and_a_folder_give_the_digits_of_the_demo(demo_home, run_in, tmp_
         proposals = home / "proposals4Thumos14" / f"Proposals_Demo_{part}.json"
         shutil.copy(proposals, proposals.with_name(f"Proposals_Own_{part}.json"))
 
-    run, same = run_in(home), ("--batch_size", 8, "--max_epoch", 2, "--lr", 1e-4, "--sc_epochs", 35)
+    run, same = run_in(home), ("--batch_size", 8, "--max_epoch", 1, "--lr", 1e-4, "--sc_epochs", 35)
     status, out, err = run("--run_type", "descriptors", "--dataset_name", "Own", "--class_list", "classes.txt")
     assert status == 0 and "pseudo-labels of 80 labelled training videos" in out, err
     results = []
@@ -339,7 +339,7 @@ def test_another_frame_rate_changes_the_clock_and_nothing_else(demo_home, run_in
     results, detections = [], []
     for where, more in ((demo_home, ()), (home, ("--feature_fps", 50))):
         out = tmp_path / f"run{len(results)}"
-        run_in(where).train(out, "--max_epoch", 2, *more)
+        run_in(where).train(out, "--max_epoch", 1, *more)
         results.append(json.loads((out / "results.json").read_text()))
         detections.append(json.loads((out / "detections.json").read_text())["results"])
     assert results[0]["snippet"] == results[1]["snippet"] and results[0]["seconds"] == results[1]["seconds"]
