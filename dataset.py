@@ -87,18 +87,18 @@ def load_videos(
     kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
     if not kept and features.in_memory is not None:
         log.info(
-            f"notice: {features.path} stays in memory as a whole; python -m prepare.split_features makes a file "
-            "per video, which is read only when it is needed"
+            f"notice: {features.path} stays in memory as a whole; to have a file per video, read when it is needed: "
+            "python -m prepare.split_features"
         )
     stores = torch.empty(shape, dtype=pooled_dtype, device=device).split(sizes) if kept else [None] * len(sizes)
     videos = {}
     progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
     for i, pooled in zip(progress, stores, strict=True):
-        name, raw = annotations.videos[i], features.read(i)
+        name, raw = annotations.videos[i], features.read(i)  # [T, D]
         segments = proposals[name]
         check_range(raw, features.where(i), name, pooled_dtype)
         check_unit(segments, name, len(raw), rate)
-        if kept:
+        if pooled is not None:
             pooled.copy_(roi_pool(raw, torch.from_numpy(segments), roi_size))
             features.forget(i)
         videos[name] = Video(

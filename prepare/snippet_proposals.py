@@ -20,8 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from losses import multiple_instance_loss
+from prepare.activation_segments import nms, segments_above_thresholds
 from prepare.snippet_network import SnippetNetwork
-from proposals import snippets_to_seconds, tiou
+from proposals import snippets_to_seconds
 from readers.annotations import Annotations
 from readers.features import Features
 from utils import InputError, release_memory, seed_everything, to_device
@@ -123,16 +124,8 @@ def train_snippet_network(
     indices = torch.as_tensor(training)
     progress = tqdm(range(1, epochs + 1), desc="training the snippet network", unit="epoch", leave=False)
     for epoch in progress:
-        losses, batches = [], []
-        for batch in indices[torch.randperm(len(indices), generator=order)].split(batch_size):
-            videos = [features.read_again(i) for i in batch.tolist()]
-            rows, sizes = to_device(torch.cat(videos), device), [len(video) for video in videos]
-            loss = snippet_loss(network(rows, sizes), sizes, to_device(labels[batch], device))
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            batches.append(batch)
+        batches = indices[torch.randperm(len(indices), generator=order)].split(batch_size)
+        losses = [_training_step(network, optimizer, features, batch.tolist(), labels) for batch in batches]
         values = torch.stack(losses).cpu()  # the only wait for the device in an epoch
         if not values.isfinite().all():
             first = batches[int((~values.isfinite()).nonzero()[0])]
@@ -141,6 +134,24 @@ def train_snippet_network(
         progress.set_postfix(loss=f"{float(values.mean()):.3f}")
         release_memory()
     return network.eval()
+
+
+def _training_step(
+    network: SnippetNetwork,
+    optimizer: torch.optim.Optimizer,
+    features: Features,
+    batch: Sequence[int],
+    labels: Tensor,
+) -> Tensor:
+    """Train on a batch of videos; returns the loss, on the device."""
+    device = next(network.parameters()).device
+    videos = [features.read_again(i) for i in batch]
+    rows, sizes = to_device(torch.cat(videos), device), [len(video) for video in videos]
+    loss = snippet_loss(network(rows, sizes), sizes, to_device(labels[batch], device))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
 
 
 def snippet_loss(outputs: dict[str, Tensor], sizes: Sequence[int], labels: Tensor) -> Tensor:
@@ -256,105 +267,3 @@ def result_entries(proposals: Proposals, class_names: Sequence[str], rate: float
         {"segment": segment, "score": round(score, 4), "label": class_names[class_idx]}
         for segment, score, class_idx in zip(segments_sec, proposals.score.tolist(), proposals.class_idx, strict=True)
     ]
-
-
-def segments_above_thresholds(
-    sequences: np.ndarray,
-    contrast_of: np.ndarray,
-    *,
-    min_length: float = 3.0,
-    num_thresholds: int = 9,
-    factor: int = 8,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the segments in which activations stay above a threshold, at many thresholds.
-
-    The thresholds of a sequence divide its range evenly, so weak activations give segments as well as strong ones. If
-    no segment is long enough, as for a flat sequence, the whole video is returned.
-
-    Args:
-        sequences: `[Q, T]` activations of the snippets.
-        contrast_of: `[T]` the activation whose `outer_inner_contrast` is the score of a segment.
-        min_length: in snippets; shorter segments are left out. They are the most active parts of actions, and a method
-            that learns from proposals by multiple instances would prefer them to the whole actions.
-        num_thresholds: for each sequence. Twice as many reach few more instances, and add wrong segments.
-        factor: cells per snippet, so that boundaries can lie between snippets.
-
-    Returns:
-        Segments in snippets, `[M, 2]` within [0, T] and no two equal, and their scores `[M]`.
-    """
-    fine = upsample(np.vstack([sequences, contrast_of]), factor)  # [Q+1, L]
-    low, high = fine[:-1].min(1, keepdims=True), fine[:-1].max(1, keepdims=True)
-    levels = np.linspace(0, 1, num_thresholds + 2)[1:-1]
-    cells = runs_above(fine[:-1], low + (high - low) * levels)  # [M, 2]
-    cells = cells[cells[:, 1] - cells[:, 0] >= min_length * factor]
-    cells = np.unique(cells, axis=0) if len(cells) else np.array([[0, fine.shape[1]]])
-    return cells / factor, outer_inner_contrast(fine[-1], cells)
-
-
-def upsample(sequences: np.ndarray, factor: int) -> np.ndarray:
-    """Interpolate activations `[Q, T]` of snippets linearly, with `factor` cells per snippet: `[Q, factor·T]`."""
-    num_snippets = sequences.shape[1]
-    position = ((np.arange(factor * num_snippets) + 0.5) / factor - 0.5).clip(0, num_snippets - 1)
-    low = np.floor(position).astype(np.int64)
-    fraction = position - low
-    before, after = sequences[:, low], sequences[:, (low + 1).clip(max=num_snippets - 1)]
-    return before + fraction * (after - before)  # this order keeps flat sequences exactly flat
-
-
-def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Find the runs in which sequences stay at or above a threshold.
-
-    Args:
-        sequences: `[Q, L]`.
-        thresholds: `[Q, K]`, K for each sequence.
-
-    Returns:
-        `[M, 2]` the first cell of each run, for all sequences and thresholds, and the cell after its last.
-    """
-    above = sequences[:, None] >= thresholds[..., None]  # [Q, K, L]
-    change = np.diff(np.pad(above, ((0, 0), (0, 0), (1, 1))).astype(np.int8), axis=2).ravel()
-    return np.stack([np.flatnonzero(change == 1), np.flatnonzero(change == -1)], axis=1) % (sequences.shape[1] + 1)
-
-
-def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float = 0.25) -> np.ndarray:
-    """Mean activation inside a segment minus the mean in a margin around it; zero outside the video.
-
-    Args:
-        sequence: `[L]`.
-        cells: `[M, 2]` the first cell, and the cell after the last.
-        margin: width of the margin on each side, as a share of the segment's length.
-
-    Returns:
-        `[M]`.
-    """
-    total = np.append(0.0, sequence.cumsum())
-    at = np.arange(len(total))
-    start, end = cells.T
-    wide = (end - start) * margin
-
-    def sums(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        return np.interp(end, at, total) - np.interp(start, at, total)
-
-    inner = sums(start, end)
-    outer = sums(start - wide, end + wide) - inner
-    return inner / (end - start) - outer / np.maximum(2 * wide, 1e-9)
-
-
-def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
-    """Greedy non-maximum suppression.
-
-    Args:
-        segments: `[M, 2]`, highest score first.
-        max_tiou: of two segments that are kept.
-        limit: how many to keep at most; None for all.
-
-    Returns:
-        The indices of the segments kept, in order.
-    """
-    kept: list[int] = []
-    remaining: np.ndarray = np.arange(len(segments))
-    while len(remaining) and len(kept) != limit:  # a loop, since a removed segment removes no other
-        best, remaining = int(remaining[0]), remaining[1:]
-        kept.append(best)
-        remaining = remaining[tiou(segments[remaining], segments[best]) <= max_tiou]
-    return np.array(kept, dtype=np.int64)

@@ -133,40 +133,8 @@ def read_annotations(
     if path.is_dir() and class_list is not None:
         raise InputError(f"--class_list {class_list}: not used with {path}, which has its own, classlist.npy")
     raw = _read_folder(path) if path.is_dir() else _read_database(path, class_list, on_error)
-    for name, texts in (("videos", raw.videos), ("class_names", raw.class_names)):
-        twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
-        if twice:
-            raise InputError(f"{raw.files[name]}: {twice[0]} is listed more than once")
-    for video in raw.videos:
-        if not is_plain_name(video):
-            on_error(
-                f"{raw.files['videos']}: video {short_repr(video)} cannot be a file name: rename it without "
-                "slashes and control characters; not empty, . or .., and at most 200 bytes"
-            )
-    num_class = len(raw.class_names)
-    if num_class > _MAX_CLASSES or num_class * len(raw.videos) > _MAX_LABELS:
-        raise InputError(
-            f"{raw.files['class_names']}: {num_class} classes for {len(raw.videos)} videos are too many; "
-            "check that equal labels are spelled alike"
-        )
-
-    index = {name: i for i, name in enumerate(raw.class_names)}
-    labels = np.zeros((len(raw.videos), len(raw.class_names)), dtype=np.float32)
-    instances = []
-    per_video = zip(labels, raw.videos, raw.labels_all, raw.labels, raw.segments, strict=True)
-    for row, video, names_all, names, segments in per_video:
-        try:
-            row[_class_indices(raw, "labels_all", video, names_all, index)] = 1
-            classes = _class_indices(raw, "labels", video, names, index)
-            segments = _segments(raw.files["segments"], video, segments)
-            if len(classes) != len(segments):
-                raise InputError(f"{path}: video {video} has {len(classes)} labels but {len(segments)} segments")
-        except InputError as error:
-            on_error(str(error))
-        else:
-            instances += [(video, *instance) for instance in zip(classes, *segments.T.tolist(), strict=True)]
-    table = pd.DataFrame(instances, columns=["video", "class_idx", "start_sec", "end_sec"])
-    table = table.astype({"class_idx": np.int64, "start_sec": np.float64, "end_sec": np.float64})
+    _check_names(raw, on_error)
+    labels, table = _labels_and_instances(raw, path, on_error)
     empty = table["end_sec"] <= table["start_sec"]
     return Annotations(
         raw.class_names,
@@ -192,6 +160,48 @@ class _Raw:
     labels_all: list[Any] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     segments: list[Any] = field(default_factory=list)
+
+
+def _check_names(raw: _Raw, on_error: Callable[[str], None]) -> None:
+    """Check that the names of videos and classes are unique, can name files, and are not too many."""
+    for name, texts in (("videos", raw.videos), ("class_names", raw.class_names)):
+        twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
+        if twice:
+            raise InputError(f"{raw.files[name]}: {twice[0]} is listed more than once")
+    for video in raw.videos:
+        if not is_plain_name(video):
+            on_error(
+                f"{raw.files['videos']}: video {short_repr(video)} cannot be a file name: rename it without "
+                "slashes and control characters; not empty, . or .., and at most 200 bytes"
+            )
+    num_class = len(raw.class_names)
+    if num_class > _MAX_CLASSES or num_class * len(raw.videos) > _MAX_LABELS:
+        raise InputError(
+            f"{raw.files['class_names']}: {num_class} classes for {len(raw.videos)} videos are too many; "
+            "check that equal labels are spelled alike"
+        )
+
+
+def _labels_and_instances(raw: _Raw, path: Path, on_error: Callable[[str], None]) -> tuple[np.ndarray, pd.DataFrame]:
+    """Check the labels and instances of each video; returns `Annotations.labels`, and all instances."""
+    index = {name: i for i, name in enumerate(raw.class_names)}
+    labels = np.zeros((len(raw.videos), len(raw.class_names)), dtype=np.float32)
+    instances = []
+    per_video = zip(labels, raw.videos, raw.labels_all, raw.labels, raw.segments, strict=True)
+    for row, video, names_all, names, segments in per_video:
+        try:
+            row[_class_indices(raw, "labels_all", video, names_all, index)] = 1
+            classes = _class_indices(raw, "labels", video, names, index)
+            segments = _segments(raw.files["segments"], video, segments)
+            if len(classes) != len(segments):
+                raise InputError(f"{path}: video {video} has {len(classes)} labels but {len(segments)} segments")
+        except InputError as error:
+            on_error(str(error))
+        else:
+            instances += [(video, *instance) for instance in zip(classes, *segments.T.tolist(), strict=True)]
+    table = pd.DataFrame(instances, columns=["video", "class_idx", "start_sec", "end_sec"])
+    table = table.astype({"class_idx": np.int64, "start_sec": np.float64, "end_sec": np.float64})
+    return labels, table
 
 
 def _read_folder(folder: Path) -> _Raw:

@@ -6,18 +6,9 @@ import pytest
 import torch
 
 from eval.recall import average_recall
+from prepare.activation_segments import nms, outer_inner_contrast, runs_above, segments_above_thresholds, upsample
 from prepare.snippet_network import SnippetNetwork
-from prepare.snippet_proposals import (
-    nms,
-    outer_inner_contrast,
-    propose,
-    propose_all,
-    result_entries,
-    runs_above,
-    segments_above_thresholds,
-    train_snippet_network,
-    upsample,
-)
+from prepare.snippet_proposals import propose, propose_all, result_entries, train_snippet_network
 from proposals import SNIPPETS_PER_SECOND, snippets_to_seconds, tiou
 from readers.annotations import read_annotations
 from readers.features import Features
