@@ -4,20 +4,29 @@
 
 Axes: B videos of a batch, N rows (the proposals of all of them, one video under another), M proposals of one
 video, C classes without and C+1 with the background, which is the last column. `sizes` holds the M of each video.
-Loops run over the videos of a batch: ten short steps, because videos differ in M; none runs over proposals. What a
-term leaves out is masked, and cut out on the CPU alone: how much it is only the device knows, and no GPU is waited for.
+Loops run over the videos of a batch: ten short steps, because videos differ in M; none runs over proposals. Excluded
+rows are masked on GPU (their number is unknown without a sync) and dropped on the CPU.
+
+To add a term, write its function and its entry in `seal_terms`; its option goes into options.py and, under the same
+name, into `LossSettings` (docs/EXTENDING.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataset import Batch
+from descriptors import PseudoLabels
 from proposals import tiou
+from utils import exact_product
 
 
 def multiple_instance_loss(
@@ -110,11 +119,11 @@ def process_consistency_loss(
     per_video = (x.split(sizes) for x in (attention_prob.detach(), completeness_prob, proposals))
     for a, u, segments in zip(*per_video, strict=True):
         pseudo = ~(a < gamma * a.max())  # [M], never all false, even if a is nan
-        pseudo, pseudo_instances = _cut_if_free(pseudo, segments)  # [M], or [P] each
+        pseudo, pseudo_instances = compact_on_cpu(pseudo, segments)  # [M], or [P] each
         overlap = tiou(segments[:, None], pseudo_instances, epsilon=1e-6).where(pseudo, -1)  # [M, P]
         overlap, nearest = overlap.max(1)  # [M] each
         match = pseudo_instances[nearest]
-        kept, u, segments, match = _cut_if_free(overlap > 0, u, segments, match)  # [M], or [K] each
+        kept, u, segments, match = compact_on_cpu(overlap > 0, u, segments, match)  # [M], or [K] each
         kept, (start, end), (match_start, match_end) = kept.to(u.dtype), segments.T, match.T
         match_center = (match_start + match_end) / 2
 
@@ -164,7 +173,7 @@ def semantic_consistency_loss(
 
     member = F.one_hot(video, len(sizes)).T * chosen  # [B, N]
     mean_of = member / member.sum(1, keepdim=True).clamp(min=1)
-    descriptor = mean_of.to(fused.dtype) @ fused  # [B, D], zero where no proposal is chosen
+    descriptor = exact_product(mean_of.to(fused.dtype), fused)  # [B, D], zero where no proposal is chosen
     # One by one, not fused - descriptor[video]: the gradient of indexing adds up in an order that changes every time.
     per_video = zip(fused.split(sizes), descriptor, strict=True)
     distance = torch.cat([torch.linalg.vector_norm(f - d, dim=1) for f, d in per_video])  # [N]
@@ -173,11 +182,11 @@ def semantic_consistency_loss(
     return distance_weight * _masked_mean(distance, chosen) + F.mse_loss(logits.softmax(1), suppressed)
 
 
-def _cut_if_free(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """The mask and the values, on the CPU without the rows where the mask is false; elsewhere whole.
+def compact_on_cpu(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """The mask and the values; on the CPU without the rows where the mask is false.
 
-    Whoever calls this weighs rows by the mask it gets back, so cutting changes nothing but the time. On the CPU it
-    saves work; another device would have to be waited for, to learn how many rows are left.
+    Callers weigh rows by the mask that is returned, so dropping rows changes nothing but the time. On the CPU it saves
+    work. On a GPU the number of rows that are left is unknown without a sync, so all rows stay.
     """
     return tuple(x[mask] for x in (mask, *values)) if mask.is_cpu else (mask, *values)
 
@@ -187,112 +196,148 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a loss term may read of one training step."""
+
+    outputs: Mapping[str, Tensor]  # of the network, see `model.SEAL.forward`
+    batch: Batch
+    pseudo: PseudoLabels  # of the B videos of the batch
+    epoch: int  # from 1
+
+    @property
+    def class_logits(self) -> Tensor:
+        """x, `[N, C+1]`, background last."""
+        return self.outputs["class_logits"]
+
+    @cached_property
+    def attention_prob(self) -> Tensor:
+        """a, `[N]`."""
+        return self.outputs["attention_logits"].sigmoid()
+
+    @cached_property
+    def completeness_prob(self) -> Tensor:
+        """u, `[N]`."""
+        return self.outputs["completeness_logits"].sigmoid()
+
+
+class Term(NamedTuple):
+    """A loss term: what is logged under `name` is `loss`, and `weight(epoch) * loss` goes into the total."""
+
+    name: str
+    loss: Callable[[Step], Tensor]  # a scalar
+    weight: Callable[[int], float]  # of the epoch, from 1
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The options of the loss terms, each under the name of its command-line option (defaults: options.py)."""
+
+    max_epoch: int  # the last epoch, where the partially consistent videos of SME have faded out
+    topk_divisor: int  # of multiple-instance classification (--k)
+    weight_pc: float  # of PC (--alpha_1)
+    sc_epochs: int  # the last epoch of SC, and the length of its distance ramp (--alpha_2)
+    sme_epochs: int  # the last epoch of SME, H (--alpha_3)
+    sc_decay: float  # epochs in which the weight of SC falls to 1/e (--alpha_4)
+    weight_pc_distance: float  # of PC's distance term (--alpha_5)
+    weight_pc_penalty: float  # of PC's penalty term (--alpha_6)
+    pseudo_instance_ratio: float  # attention of a pseudo-instance, as a share of the video's largest (--gamma)
+    pc_center: str  # `all_pairs` or `matched`, see `process_consistency_loss`
+
+
+def seal_terms(settings: LossSettings) -> list[Term]:
+    """SEAL's five terms with their weights and schedules (SPEC section 5)."""
+    s = settings
+
+    def mil_original(step: Step) -> Tensor:
+        b = step.batch
+        return multiple_instance_loss(step.class_logits, b.sizes, b.labels, background=1.0, topk_divisor=s.topk_divisor)
+
+    def mil_suppressed(step: Step) -> Tensor:
+        """With its factor 0.5, as the release logs it."""
+        b, logits = step.batch, step.attention_prob[:, None] * step.class_logits
+        return 0.5 * multiple_instance_loss(logits, b.sizes, b.labels, background=0.0, topk_divisor=s.topk_divisor)
+
+    def sme(step: Step) -> Tensor:
+        partial_weight = 0.5 * (1 - step.epoch / s.max_epoch)
+        return similar_modality_loss(step.class_logits, step.batch.sizes, *step.pseudo, partial_weight=partial_weight)
+
+    def pc(step: Step) -> Tensor:
+        return process_consistency_loss(
+            step.attention_prob,
+            step.completeness_prob,
+            step.batch.proposals,
+            step.batch.sizes,
+            gamma=s.pseudo_instance_ratio,
+            weight_distance=s.weight_pc_distance,
+            weight_penalty=s.weight_pc_penalty,
+            center=s.pc_center,
+        )
+
+    def sc(step: Step) -> Tensor:
+        return semantic_consistency_loss(
+            step.class_logits,
+            step.attention_prob,
+            step.outputs["fused"],
+            step.batch.sizes,
+            step.batch.labels,
+            distance_weight=0.3 + 0.2 * step.epoch / s.sc_epochs,
+        )
+
+    return [
+        Term("loss_prop_mil_orig", mil_original, lambda epoch: 1.0),
+        Term("loss_prop_mil_supp", mil_suppressed, lambda epoch: 1.0),
+        Term("SME_loss", sme, lambda epoch: sme_weight(epoch, s.sme_epochs)),
+        Term("PC_loss", pc, lambda epoch: s.weight_pc),
+        Term("SC_loss", sc, lambda epoch: sc_weight(epoch, s.sc_epochs, s.sc_decay)),
+    ]
+
+
+def sme_weight(epoch: int, sme_epochs: int) -> float:
+    """exp(-0.05 t/H) (1 - exp(-10 t/H)) for t up to H = sme_epochs, then 0; epochs count from 1."""
+    t = epoch / sme_epochs
+    return math.exp(-0.05 * t) * (1 - math.exp(-10 * t)) if epoch <= sme_epochs else 0.0
+
+
+def sc_weight(epoch: int, sc_epochs: int, sc_decay: float) -> float:
+    """exp(-t / sc_decay) for t up to sc_epochs, then 0; epochs count from 1."""
+    return math.exp(-epoch / sc_decay) if epoch <= sc_epochs else 0.0
+
+
 class Criterion:
-    """The weighted sum of all terms; owns every weight and schedule.
+    """The weighted sum of loss terms.
 
     Args:
-        max_epoch: the last epoch, where the partially consistent videos of SME have faded out.
-        topk_divisor: of multiple-instance classification (`--k`).
-        weight_pc: of PC (`--alpha_1`).
-        sc_epochs: the last epoch of SC, and the length of its distance ramp (`--alpha_2`).
-        sme_epochs: the last epoch of SME, H (`--alpha_3`).
-        sc_decay: epochs in which the weight of SC falls to 1/e (`--alpha_4`).
-        weight_distance: of PC's distance term (`--alpha_5`).
-        weight_penalty: of PC's penalty term (`--alpha_6`).
-        gamma: attention of a pseudo-instance, as a share of the video's largest.
-        pc_center: `all_pairs` or `matched`, see `process_consistency_loss`.
+        terms: each with its name, its function and its schedule, e.g. `seal_terms(settings)`.
     """
 
-    def __init__(
-        self,
-        *,
-        max_epoch: int = 200,
-        topk_divisor: int = 8,
-        weight_pc: float = 3.4,
-        sc_epochs: int = 70,
-        sme_epochs: int = 160,
-        sc_decay: float = 8.0,
-        weight_distance: float = 0.6,
-        weight_penalty: float = 9.0,
-        gamma: float = 0.8,
-        pc_center: str = "all_pairs",
-    ) -> None:
-        self.max_epoch = max_epoch
-        self.topk_divisor = topk_divisor
-        self.weight_pc = weight_pc
-        self.sc_epochs = sc_epochs
-        self.sme_epochs = sme_epochs
-        self.sc_decay = sc_decay
-        self.weight_distance = weight_distance
-        self.weight_penalty = weight_penalty
-        self.gamma = gamma
-        self.pc_center = pc_center
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self.terms = list(terms)
 
-    def sme_weight(self, epoch: int) -> float:
-        """exp(-0.05 t/H) (1 - exp(-10 t/H)) for t up to H, then 0; epochs count from 1."""
-        t = epoch / self.sme_epochs
-        return math.exp(-0.05 * t) * (1 - math.exp(-10 * t)) if epoch <= self.sme_epochs else 0.0
-
-    def sc_weight(self, epoch: int) -> float:
-        """exp(-t / sc_decay) for t up to sc_epochs, then 0; epochs count from 1."""
-        return math.exp(-epoch / self.sc_decay) if epoch <= self.sc_epochs else 0.0
+    @property
+    def names(self) -> list[str]:
+        """What a call returns: `loss_total`, then the terms."""
+        return ["loss_total", *(term.name for term in self.terms)]
 
     def weights(self, epoch: int) -> dict[str, float]:
-        """The weight of each term at an epoch. The suppressed term carries its 0.5 already, as the release logs it."""
-        return {
-            "loss_prop_mil_orig": 1.0,
-            "loss_prop_mil_supp": 1.0,
-            "SME_loss": self.sme_weight(epoch),
-            "PC_loss": self.weight_pc,
-            "SC_loss": self.sc_weight(epoch),
-        }
+        """The weight of each term at an epoch."""
+        return {term.name: term.weight(epoch) for term in self.terms}
 
     def __call__(
-        self,
-        outputs: dict[str, Tensor],
-        proposals: Tensor,
-        sizes: Sequence[int],
-        labels: Tensor,
-        pseudo: tuple[Tensor, Tensor, Tensor],
-        epoch: int,
+        self, outputs: Mapping[str, Tensor], batch: Batch, pseudo: PseudoLabels, epoch: int
     ) -> dict[str, Tensor]:
         """All terms of a batch and their weighted sum.
 
         Args:
-            outputs: of the network, see `model.SEAL.forward`.
-            proposals: `[N, 2]` the proposals that the rows were pooled from, in snippets.
-            sizes: M of each video.
-            labels: `[B, C]` video labels, 0 or 1.
-            pseudo: pseudo-label, consistent, partial: `[B]` each, see `descriptors.PseudoLabels`.
+            outputs: of the network for the batch.
+            batch: B videos.
+            pseudo: the pseudo-labels of these B videos.
             epoch: from 1.
 
         Returns:
-            The unweighted terms under the names of `weights`, and `loss_total`.
+            `loss_total`, and the unweighted terms under their names; scalars.
         """
-        x = outputs["class_logits"]
-        a = outputs["attention_logits"].sigmoid()
-        u = outputs["completeness_logits"].sigmoid()
-
-        def mil(logits: Tensor, background: float) -> Tensor:
-            return multiple_instance_loss(logits, sizes, labels, background=background, topk_divisor=self.topk_divisor)
-
-        terms = {
-            "loss_prop_mil_orig": mil(x, background=1.0),
-            "loss_prop_mil_supp": 0.5 * mil(a[:, None] * x, background=0.0),
-            "SME_loss": similar_modality_loss(x, sizes, *pseudo, partial_weight=0.5 * (1 - epoch / self.max_epoch)),
-            "PC_loss": process_consistency_loss(
-                a,
-                u,
-                proposals,
-                sizes,
-                gamma=self.gamma,
-                weight_distance=self.weight_distance,
-                weight_penalty=self.weight_penalty,
-                center=self.pc_center,
-            ),
-            "SC_loss": semantic_consistency_loss(
-                x, a, outputs["fused"], sizes, labels, distance_weight=0.3 + 0.2 * epoch / self.sc_epochs
-            ),
-        }
-        total = sum(weight * terms[name] for name, weight in self.weights(epoch).items())
-        return {"loss_total": total, **terms}
+        step = Step(outputs, batch, pseudo, epoch)
+        losses = {term.name: term.loss(step) for term in self.terms}
+        total = reduce(torch.add, [weight * losses[name] for name, weight in self.weights(epoch).items()])
+        return {"loss_total": total, **losses}

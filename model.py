@@ -1,12 +1,15 @@
-"""The networks: SEAL, which scores proposals (SPEC section 4), and a small one whose scores proposals are made from."""
+"""SEAL's network, which scores proposals (SPEC section 4), and the one place where it is built."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dataset import Batch
 
 
 class PointwiseLinear(nn.Linear):
@@ -41,7 +44,7 @@ class ProposalBackbone(nn.Module):
         self.prop_completeness = _branch(feature_size, 1)
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
-        """See `SEAL.forward`."""
+        """Score pooled proposals `[N, 3, D]`; `SEAL.forward` documents the outputs."""
         fused = self.prop_fusion(rows.flatten(1))  # [N, D]
         return {
             "class_logits": self.prop_classifier(fused),  # [N, C+1], background last
@@ -51,48 +54,55 @@ class ProposalBackbone(nn.Module):
         }
 
 
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What a network is built from."""
+
+    feature_size: int  # D, RGB and flow together
+    num_class: int  # C, background excluded
+    dropout_ratio: float = 0.5  # of the fused features, in training
+    precision: torch.dtype = torch.float32  # of the matrix products, or bfloat16; weights are float32 in either case
+
+
 class SEAL(nn.Module):
-    """Scores proposals one by one; videos play no part here, so the rows of any videos can be mixed.
+    """Scores each proposal by itself.
 
     Args:
-        feature_size: D, RGB and flow together.
-        num_class: C, background excluded.
-        dropout_ratio: of the fused features, in training.
-        precision: of the matrix products, float32 or bfloat16. Weights are float32 in either case.
+        settings: widths, dropout and precision.
     """
 
-    def __init__(
-        self,
-        *,
-        feature_size: int,
-        num_class: int,
-        dropout_ratio: float = 0.5,
-        precision: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
-        self.precision = precision
-        self.prop_fused_backbone = ProposalBackbone(feature_size, num_class, dropout_ratio)
+        self.precision = settings.precision
+        self.prop_fused_backbone = ProposalBackbone(settings.feature_size, settings.num_class, settings.dropout_ratio)
 
-    def forward(self, rows: Tensor) -> dict[str, Tensor]:
-        """Score proposals.
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Score the proposals of a batch of videos (SPEC section 4).
 
         Args:
-            rows: `[N, 3, D]` pooled proposals, in any floating-point type.
+            batch: its `rows` are `[N, 3, D]` pooled proposals, in any floating-point type. SEAL reads nothing else;
+                `sizes` and `proposals` are there for networks in which the proposals of a video see each other.
 
         Returns:
             `class_logits` `[N, C+1]` with the background last, `attention_logits` `[N]`, `completeness_logits`
             `[N]` (the predicted IoU before its sigmoid), and `fused` `[N, D]`: float32 at any precision.
         """
         exact = self.precision == torch.float32
-        with nullcontext() if exact else torch.autocast(rows.device.type, self.precision):
-            outputs = self.prop_fused_backbone(rows.to(self.precision))
+        with nullcontext() if exact else torch.autocast(batch.rows.device.type, self.precision):
+            outputs = self.prop_fused_backbone(batch.rows.to(self.precision))
         return {name: value.float() for name, value in outputs.items()}
 
-    @torch.no_grad()
-    def scores(self, rows: Tensor) -> dict[str, Tensor]:
-        """The outputs of `forward` in evaluation mode and without gradients; the training mode is left as it was."""
-        was_training = self.training
-        self.eval()
-        outputs = self(rows)
-        self.train(was_training)
-        return outputs
+
+def build_network(settings: NetworkSettings) -> nn.Module:
+    """The network that is trained, tested, and that checkpoints are checked against."""
+    return SEAL(settings)
+
+
+@torch.no_grad()
+def scores(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The network's outputs in evaluation mode and without gradients; its training mode is restored."""
+    was_training = network.training
+    network.eval()
+    outputs = network(batch)
+    network.train(was_training)
+    return outputs

@@ -6,13 +6,14 @@ Options of the authors' release keep their names; one with an opaque name also h
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from eval.nms import NMS
 from eval.protocols import TIOU_PROTOCOLS
-from utils import is_plain_name
+from utils import InputError, is_plain_name
 
 # 9,337 training videos are 291 batches of 32, so 14 epochs have the steps of THUMOS14's 200, and the schedules of the
 # losses keep their share of them. Three epochs of the snippet network have seven times the steps of THUMOS14's 20.
@@ -42,13 +43,25 @@ PRESETS = {
 }
 
 
-# Options with which a run may go on that differ from those it began with: how long, how often and where; what the data
-# says anyway; and what is not for training.
-MAY_CHANGE = frozenset(
-    """max_epoch interval device cache exp_dir
-    dataset_root annotations class_list features proposals_root descriptors_root num_class feature_size
-    detections seeds compare curve_tiou proposals_from proposal_epochs proposals_per_video descriptor_pooling""".split()  # noqa: SIM905
-)
+# Options that may differ when a run is resumed: how long, how often and where it trains, where the data lie, and what
+# training does not read.
+MAY_CHANGE = frozenset({
+    "max_epoch", "interval", "device", "cache", "exp_dir", "resume", "overwrite",
+    "dataset_root", "annotations", "class_list", "features", "proposals_root", "descriptors_root",
+    "num_class", "feature_size", "seeds", "detections", "compare", "curve_tiou",
+    "proposals_from", "proposal_epochs", "proposals_per_video", "descriptor_pooling",
+})  # fmt: skip
+
+
+class Options(argparse.Namespace):
+    """The parsed command line; the options are attributes under their names."""
+
+    argv: Sequence[str]  # as typed
+
+    @property
+    def rate(self) -> float:
+        """Snippets per second."""
+        return self.feature_fps / self.snippet_frames
 
 
 def _number(kind: type, low: float, high: float, *, open_low: bool = False) -> Callable[[str], float]:
@@ -237,20 +250,33 @@ def _add_evaluation_options(add: Callable[..., argparse.Action]) -> None:
     )
 
 
-def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_options(argv: Sequence[str] | None = None) -> Options:
     """Read the command line: what is typed, over the dataset's preset, over the defaults.
 
     What cannot be used ends the program with one line and status 2, as argparse does.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     named = _Parser(add_help=False, allow_abbrev=False)
     named.add_argument("--dataset_name", default="Thumos14reduced")
     name = named.parse_known_args(argv)[0].dataset_name
 
     parser = build_parser()
     parser.set_defaults(**PRESETS.get(name, {}))
-    options = parser.parse_args(argv)
-    if not is_plain_name(name):
-        parser.error(f"--dataset_name {name!r}: expected a plain name, since it names folders and files")
+    options = parser.parse_args(argv, Options())
+    options.argv = argv
+    _refuse_contradictions(parser, options)
+    for option, value in _derived_defaults(options).items():
+        if getattr(options, option) is None:
+            setattr(options, option, value)
+    return options
+
+
+def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) -> None:
+    """End the program if options do not go together."""
+    if not is_plain_name(options.dataset_name):
+        parser.error(
+            f"--dataset_name {options.dataset_name!r}: expected a plain name, since it names folders and files"
+        )
     if options.run_type == "eval" and options.detections is None:
         parser.error("--run_type eval needs --detections FILE.json")
     if options.run_type != "proposals" and options.proposals_from:
@@ -266,15 +292,10 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if len(set(values)) < len(values):
             parser.error(f"--{name} has a value twice")
     if options.resume and (options.run_type != "train" or options.overwrite):
-        parser.error("--resume goes with --run_type train, and not with --overwrite, which removes what is there")
-    for option, value in _derived_defaults(options).items():
-        if getattr(options, option) is None:
-            setattr(options, option, value)
-    options.rate = options.feature_fps / options.snippet_frames  # snippets per second
-    return options
+        parser.error("--resume goes with --run_type train, and not with --overwrite, which replaces the run")
 
 
-def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str | list[float]]:
+def _derived_defaults(options: Options) -> dict[str, Path | str | list[float]]:
     """The defaults that follow from other options."""
     derived = {"dataset_root": Path("data") / options.dataset_name, "pooled_dtype": options.precision}
     derived["curve_tiou"] = [*TIOU_PROTOCOLS[options.tiou].curve_tiou]
@@ -283,41 +304,54 @@ def _derived_defaults(options: argparse.Namespace) -> dict[str, Path | str | lis
     return derived
 
 
-def plain_values(options: argparse.Namespace) -> dict[str, Any]:
-    """Every option as text or numbers, but for those that only say whether a run is begun or gone on with."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(part) for part in value]
-        return str(value) if isinstance(value, Path) else value
-
+def plain_values(options: Options) -> dict[str, Any]:
+    """Every option as a JSON value, except those that only say whether a run is started or resumed."""
     names = [action.dest for action in _actions() if action.dest not in ("resume", "overwrite")]
-    return {name: plain(getattr(options, name)) for name in names}
+    return {name: _plain(getattr(options, name)) for name in names}
 
 
-def differences(before: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    """What differs between the options a run began with, see `plain_values`, and those it is to go on with.
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
-    Left out are those of `MAY_CHANGE`, one that the run did not know and that has its default, and those that differ
-    only because each has the preset of another dataset. The texts are for a message.
+
+def resume_options(options: Options, saved: Mapping[str, Any]) -> Options:
+    """The options to resume a run with: those it was started with, and what is typed now where that may change.
+
+    Args:
+        options: the command line that resumes the run.
+        saved: `plain_values` of the run.
+
+    Raises:
+        InputError: a typed option contradicts the run; the message names it.
     """
-
-    def typed(name: str, value: Any) -> str:
-        if value is None or value is False:
-            return f"no --{name}"
-        return f"--{name}" if value is True else f"--{name} {value}"
-
+    names = {action.dest for action in _actions()}
+    typed = _typed_values(options.argv)
+    if contradictions := [
+        f"--{name} {_as_text(value)} (the run has {_as_text(saved[name])})"
+        for name, value in typed.items()
+        if name not in MAY_CHANGE and name in saved and _plain(value) != saved[name]
+    ]:
+        raise InputError(
+            f"{options.exp_dir}: the run to resume was started with other options than {'; '.join(contradictions)}. "
+            "Leave them out, or start another run in another --exp_dir"
+        )
     parser = build_parser()
-    presets = PRESETS.get(options.dataset_name, {})
-    presets_before = PRESETS.get(str(before.get("dataset_name")), {})
-    changed = []
-    for name, value in plain_values(options).items():
-        default = parser.get_default(name)
-        was = before.get(name, default)
-        are_presets = (value, was) == (presets.get(name, default), presets_before.get(name, default))
-        if name not in MAY_CHANGE and was != value and not are_presets:
-            changed.append(f"{typed(name, value)}, where it had {typed(name, was)}")
-    return changed
+    parser.set_defaults(**PRESETS.get(str(saved.get("dataset_name")), {}))
+    parser.set_defaults(**{name: value for name, value in saved.items() if name in names})
+    resumed = parser.parse_args(options.argv, Options())
+    for name in ("argv", "exp_dir", "seed", "seeds", "resume", "overwrite"):
+        setattr(resumed, name, getattr(options, name))
+    return resumed
+
+
+def _typed_values(argv: Sequence[str]) -> dict[str, Any]:
+    """The options that are on the command line, by name."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_args(argv))
 
 
 def _actions() -> list[argparse.Action]:
@@ -325,7 +359,7 @@ def _actions() -> list[argparse.Action]:
     return [action for action in build_parser()._actions if action.dest != "help"]
 
 
-def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list[str]:
+def describe(options: Options, *, changed_only: bool = False) -> list[str]:
     """One line per option, `name: value`, with the default behind those that differ from it."""
     derived = _derived_defaults(options)
     lines = []
@@ -333,12 +367,12 @@ def describe(options: argparse.Namespace, *, changed_only: bool = False) -> list
         value, default = getattr(options, action.dest), derived.get(action.dest, action.default)
         released = f" ({action.option_strings[1]})" if len(action.option_strings) > 1 else ""
         if value != default:
-            lines.append(f"{action.dest}{released}: {_typed(value)}    [default: {_typed(default)}]")
+            lines.append(f"{action.dest}{released}: {_as_text(value)}    [default: {_as_text(default)}]")
         elif not changed_only:
-            lines.append(f"{action.dest}{released}: {_typed(value)}")
+            lines.append(f"{action.dest}{released}: {_as_text(value)}")
     return lines
 
 
-def _typed(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """The value of an option as one types it."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

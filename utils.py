@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 log = logging.getLogger("seal")
 
@@ -64,7 +64,8 @@ def seed_everything(seed: int) -> torch.Generator:
 def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -> torch.device:
     """The device to run on: `auto` takes CUDA, else MPS, else the CPU; any other name is PyTorch's own.
 
-    `tf32` lets CUDA round what goes into float32 matrix products to TF32; on other devices it changes nothing.
+    `tf32` lets CUDA round the inputs of float32 matrix products and convolutions to TF32; on other devices it changes
+    nothing.
     `deterministic` has PyTorch use deterministic algorithms alone, and raise a RuntimeError where it has none.
 
     Raises:
@@ -81,7 +82,7 @@ def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch raises any of these
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: PyTorch cannot use it here ({reason}); try --device auto") from None
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     return device
 
 
@@ -90,6 +91,41 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` of float32 matrices, never rounded to TF32: `--tf32` is for the network, not for the losses."""
+    if a.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        return (a.double() @ b.double()).to(b.dtype)
+    return a @ b
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
+    """Take a step of the optimizer, unless this gradient or that of an earlier step is not finite.
+
+    The weights then stay as they are, so that a run can be resumed from them, and the cause can be found. The device is
+    not waited for: the fused Adam of the CPU and of CUDA decides there. Other optimizers cannot, nor can the fused Adam
+    of MPS, so their weights are put back.
+
+    Args:
+        optimizer: an attribute of it remembers that a gradient was not finite.
+        gradient_norm: scalar, the norm of the gradient of all parameters.
+    """
+    # The fused optimizers of the CPU and of CUDA read an attribute of this name; others refuse to step if it is there.
+    reads_it = optimizer.defaults.get("fused") and gradient_norm.device.type in ("cpu", "cuda")
+    name = "found_inf" if reads_it else "gradient_was_not_finite"
+    broken = (~gradient_norm.isfinite()).float()
+    broken = torch.maximum(broken, getattr(optimizer, name, broken))
+    setattr(optimizer, name, broken)
+    if reads_it:
+        optimizer.step()
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    with torch.no_grad():
+        before = [parameter.clone() for parameter in parameters]
+        optimizer.step()
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(torch.where(broken > 0, value, parameter))
 
 
 class _Unbreakable:

@@ -99,7 +99,7 @@ def left(run: Path) -> dict[str, str]:
     found = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if path.is_dir() or path.parent.name == "logs" or name == "opt.txt":  # which has a section for every start
+        if path.is_dir() or path.parent.name == "logs" or name in ("opt.txt", "options.json"):  # of the last start
             continue
         content = path.read_bytes()
         if name == "metrics.jsonl":

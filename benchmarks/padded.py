@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from dataset import Batch
+from descriptors import PseudoLabels
 from losses import Criterion
-from model import SEAL
 from proposals import roi_samples
 
 
@@ -30,13 +31,13 @@ def plain_roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12)
 
 
 def padded_step(
-    model: SEAL,
+    model: nn.Module,
     criterion: Criterion,
     optimizer: torch.optim.Optimizer,
     features: list[Tensor],
     segments_snip: list[Tensor],
     labels: Tensor,
-    pseudo: tuple[Tensor, Tensor, Tensor],
+    pseudo: PseudoLabels,
 ) -> Tensor:
     """One training step.
 
@@ -47,7 +48,7 @@ def padded_step(
         features: `[T, D]` of each video.
         segments_snip: `[M, 2]` of each video.
         labels: `[B, C]`.
-        pseudo: see `descriptors.PseudoLabels`.
+        pseudo: of the videos.
 
     Returns:
         The total loss.
@@ -56,10 +57,11 @@ def padded_step(
     bins = pad_sequence([plain_roi_align(f, s) for f, s in zip(features, segments_snip, strict=True)], batch_first=True)
     left, inside, right = (part.amax(2) for part in bins.split([2, 8, 2], dim=2))  # [B, M, D] each
     rows = torch.stack([inside - left, inside, inside - right], dim=2)  # [B, M, 3, D]
-    outputs = model(rows.flatten(0, 1))  # padding and all
+    batch = Batch([*range(len(sizes))], sizes, rows.flatten(0, 1), torch.cat(segments_snip).float(), labels)
+    outputs = model(batch)  # padding and all
     real = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).flatten()
     outputs = {name: value[real] for name, value in outputs.items()}
-    total = criterion(outputs, torch.cat(segments_snip).float(), sizes, labels, pseudo, 1)["loss_total"]
+    total = criterion(outputs, batch, pseudo, 1)["loss_total"]
     optimizer.zero_grad()
     total.backward()
     optimizer.step()

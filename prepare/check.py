@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dataset import check_unit
 from eval.recall import average_recall, recall_table
-from model import SEAL
+from model import NetworkSettings, build_network
 from proposals import seconds_to_snippets
 from readers.annotations import Annotations, require_trained, untrained_classes
 from readers.checkpoints import load_weights
@@ -162,7 +162,7 @@ def check_learned_files(
             read_descriptors(folder, num_class, feature_size, class_names)
     if feature_size and checkpoint is not None and checkpoint.exists():
         with findings.collecting():
-            load_weights(SEAL(feature_size=feature_size, num_class=num_class), checkpoint)
+            load_weights(build_network(NetworkSettings(feature_size, num_class)), checkpoint)
 
 
 def check_features(

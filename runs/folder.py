@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from utils import InputError, error_text, log, whole_file, writing
-
-if TYPE_CHECKING:
-    pass
+from utils import InputError, as_json, error_text, log, whole_file, writing
 
 try:
     import fcntl
@@ -71,6 +69,7 @@ class RunFolder:
             self.require_held()
             (self.path / ".lock").unlink()  # while it is locked, so that nobody else can have it
         os.close(self._lock)
+        self._lock = None
         self._remove_if_empty()
 
     def _try_lock(self) -> int | None:
@@ -145,23 +144,29 @@ class RunFolder:
                 with writing(path):
                     path.unlink()
 
-    def start(self, about: str, *, replace: bool = False) -> None:
-        """Note in `opt.txt` what is to be done, which is to be called once all input is known to be good.
+    def start(self, command: str, text: Sequence[str], options: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Note in `opt.txt` and `options.json` what is done here. Call it once all input is known to be good.
 
         Args:
-            about: text for the end of `opt.txt`.
+            command: the command line.
+            text: a line for each option.
+            options: the options as JSON values.
             replace: remove an earlier training run.
         """
         for folder in (self.path, self.path / "ckpt"):
-            for path in folder.glob(".*.part"):  # of a run or a report that was killed
+            for path in folder.glob(".*.part"):  # of a run that was killed
                 with writing(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if replace:
             self.clear()
-        options = self.path / "opt.txt"  # testing in a trained folder adds to it
-        before = options.read_bytes() if options.exists() else b""
-        with whole_file(options, "wb") as file:
-            file.write(before + about.encode())
+        opt = self.path / "opt.txt"  # testing in a trained folder adds to it
+        before = opt.read_bytes() if opt.exists() else b""
+        with whole_file(opt, "wb") as file:
+            file.write(before + "\n".join([f"# {command}", *text, "", ""]).encode())
+        content, path = as_json(dict(options)), self.path / "options.json"
+        if not path.exists() or path.read_text() != content:
+            with whole_file(path) as file:
+                file.write(content)
 
 
 def report_files(folder: Path) -> list[Path]:

@@ -1,48 +1,109 @@
-"""The network over test videos, and what is found in them."""
+"""The network over test videos: detections, their figures, and the files of both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from dataset import Video, evaluation_batches
+from dataset import evaluation_batches
+from eval.classification import classification_figures
+from eval.evaluation import evaluate
+from eval.metrics import EvaluationInput
 from eval.postprocess import LOGITS, PostProcess, VideoDetections
-from model import SEAL
-from utils import InputError, shorten_list
+from eval.protocols import TiouProtocol
+from eval.results import Results, classification_summary
+from eval.tables import detection_table, without_ambiguous
+from model import scores
+from runs.inputs import Data
+from runs.results import RunResults, write_evaluation, write_found
+from utils import InputError, keep_previous, log, shorten_list
 
 
-def detect_all(
-    model: SEAL,
-    videos: Sequence[Video],
-    ambiguous_sec: Mapping[str, np.ndarray],
-    post_process: PostProcess,
-) -> list[VideoDetections]:
-    """Run the network over videos.
+class Evaluation(NamedTuple):
+    """An evaluation of the network on the test videos."""
 
-    Args:
-        model: the network.
-        videos: with their proposals.
-        ambiguous_sec: `[A, 2]` of the videos that have any, see `eval.postprocess.PostProcess.detect`.
-        post_process: maps what the network says to detections.
+    results: Results
+    inputs: EvaluationInput
+    detections: pd.DataFrame  # see `eval.tables.detection_table`
+    videos: list[VideoDetections]  # of each test video
 
-    Raises:
-        InputError: outputs of the network are not finite; the message names the videos.
-    """
-    parts = []
-    with tqdm(total=len(videos), desc="testing", unit="video", leave=False) as progress:
-        for batch in evaluation_batches(videos, dtype=model.precision):
-            outputs = model.scores(batch.rows)
-            parts.append({name: outputs[name] for name in LOGITS})
-            progress.update(len(batch.videos))
-    logits = {name: torch.cat([part[name] for part in parts]) for name in LOGITS}
-    finite = sum(values.view(len(values), -1).sum(1) for values in logits.values()).isfinite()  # [N]
-    sizes = [len(video.proposals) for video in videos]
-    if bad := [video.name for video, own in zip(videos, finite.split(sizes), strict=True) if not own.all()]:
-        raise InputError(
-            f"outputs of the network are not finite on {shorten_list(bad)}; check their features, and the weights"
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Detects in the test videos, evaluates the detections, and writes both."""
+
+    data: Data
+    post_process: PostProcess
+    protocol: TiouProtocol
+    precision: torch.dtype  # of the rows that the network is given
+    folder: Path  # for the files
+    dataset_name: str
+    resumed: bool = False  # files that already hold the same are then left alone
+
+    def __call__(self, network: nn.Module) -> Evaluation:
+        """The figures of a network, and what they are made from."""
+        videos, detections = self.detect(network)
+        inputs = EvaluationInput(
+            without_ambiguous(detections),
+            self.data.truth,
+            self.data.annotations.class_names,
+            self.protocol,
+            self.post_process.rate,
+            videos=videos,
+            labels=self.data.test_labels(),
         )
-    segments = [video.segments_snip for video in videos]
-    return post_process(logits, segments, [ambiguous_sec.get(video.name) for video in videos])
+        return Evaluation(evaluate(inputs), inputs, detections, videos)
+
+    def detect(self, network: nn.Module) -> tuple[list[VideoDetections], pd.DataFrame]:
+        """The detections in each test video, and the table of all of them.
+
+        Raises:
+            InputError: outputs of the network are not finite; the message names the videos.
+        """
+        videos, parts = self.data.test, []
+        with tqdm(total=len(videos), desc="testing", unit="video", leave=False) as progress:
+            for batch in evaluation_batches(videos, dtype=self.precision):
+                outputs = scores(network, batch)
+                parts.append({name: outputs[name] for name in LOGITS})
+                progress.update(len(batch.videos))
+        logits = {name: torch.cat([part[name] for part in parts]) for name in LOGITS}
+        finite = torch.stack([values.view(len(values), -1).sum(1) for values in logits.values()]).isfinite().all(0)
+        sizes = [len(video.proposals) for video in videos]
+        if bad := [video.name for video, ok in zip(videos, finite.split(sizes), strict=True) if not ok.all()]:
+            raise InputError(
+                f"outputs of the network are not finite on {shorten_list(bad)}; check their features, and the weights"
+            )
+        ambiguous = [self.data.annotations.ambiguous.get(video.name) for video in videos]
+        detected = self.post_process(logits, [video.segments_snip for video in videos], ambiguous)
+        return detected, detection_table([video.name for video in videos], detected, self.post_process.rate)
+
+    def write(self, evaluation: Evaluation, results: RunResults) -> None:
+        """Write `results.json` with the error analysis, and the detections."""
+        write_evaluation(
+            self.folder,
+            results,
+            evaluation.inputs,
+            evaluation.detections,
+            self.data,
+            self.dataset_name,
+            unless_same=self.resumed,
+        )
+
+    def write_detections_alone(self, network: nn.Module) -> None:
+        """Write the detections in test videos that have no ground truth."""
+        videos, detections = self.detect(network)
+        keep_previous(self.folder / "results.json")  # which would be taken for that of these detections
+        rate = self.post_process.rate
+        write_found(self.folder, detections, self.data, self.dataset_name, rate, unless_same=self.resumed)
+        if (labels := self.data.test_labels()).any():
+            log.info(classification_summary(classification_figures(videos, labels)))
+        log.info(
+            "mAP not computed: the annotations have no instances for the test videos; detections in "
+            f"{self.folder / 'detections.json'}"
+        )

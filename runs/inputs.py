@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dataset import Video, load_videos, read_proposals
+from dataset import Batch, Video, load_videos, read_proposals
 from descriptors import PseudoLabels, pseudo_labels
+from options import Options
 from readers.annotations import Annotations
 from readers.descriptor_files import read_descriptors
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
@@ -22,7 +22,7 @@ from runs.folder import RESUME
 from utils import log, pick_device, shorten_list
 
 
-def dataset_files(options: Namespace) -> DatasetFiles:
+def dataset_files(options: Options) -> DatasetFiles:
     """Where the files of the dataset are."""
     name, root = options.dataset_name, options.dataset_root
     per_video = root / "features"
@@ -41,7 +41,7 @@ def dataset_files(options: Namespace) -> DatasetFiles:
     )
 
 
-def reading_settings(options: Namespace) -> ReadingSettings:
+def reading_settings(options: Options) -> ReadingSettings:
     """How to read the files of the dataset."""
     return ReadingSettings(
         train_subset=options.train_subset,
@@ -52,7 +52,7 @@ def reading_settings(options: Namespace) -> ReadingSettings:
     )
 
 
-def other_files(options: Namespace) -> dict[Path, str]:
+def other_files(options: Options) -> dict[Path, str]:
     """The files that a run reads beside the dataset's own, and what each is."""
     files = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
     if options.run_type in ("eval", "report") and options.detections:
@@ -64,14 +64,14 @@ def other_files(options: Namespace) -> dict[Path, str]:
     return files
 
 
-def uses_demo(options: Namespace) -> bool:
+def uses_demo(options: Options) -> bool:
     """Whether a run reads the demo dataset from where `make_demo` writes it."""
     elsewhere = options.dataset_root != Path("data/Demo") or options.annotations or options.features
     return options.dataset_name == "Demo" and not elsewhere
 
 
 def open_dataset(
-    options: Namespace, *, features: bool = False, proposals: Sequence[str] = (), descriptors: bool = False
+    options: Options, *, features: bool = False, proposals: Sequence[str] = (), descriptors: bool = False
 ) -> Source:
     """Check that the files that a run reads exist, and read the annotations.
 
@@ -116,6 +116,11 @@ class Data:
     pseudo: PseudoLabels | None  # of the training videos
     simulated: bool = False  # see `Source`
 
+    def pseudo_of(self, batch: Batch) -> PseudoLabels:
+        """The pseudo-labels of the videos of a batch of training videos."""
+        assert self.pseudo is not None, "only training data have pseudo-labels"
+        return self.pseudo.select(batch.videos)
+
     def test_labels(self) -> np.ndarray:
         """Labels of the test videos, `[V, C]`, 0 or 1."""
         return torch.stack([video.labels for video in self.test]).cpu().numpy()
@@ -143,12 +148,12 @@ class Data:
         return digest.hexdigest()
 
 
-def choose_device(options: Namespace) -> torch.device:
+def choose_device(options: Options) -> torch.device:
     """The device to run on, set up as the options say."""
     return pick_device(options.device, tf32=options.tf32, deterministic=options.deterministic)
 
 
-def load_data(options: Namespace, device: torch.device) -> Data:
+def load_data(options: Options, device: torch.device) -> Data:
     """Read what training or testing needs, and pool the proposals."""
     training = options.run_type == "train"
     parts_read = PARTS if training else ("test",)

@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP has come. `main.py` says so, and exits with the status that shells give such an end."""
+    """SIGINT, SIGTERM or SIGHUP was received. `main.py` exits with 128 + the signal's number, as shells expect."""
 
     hint = ""  # a second line: what to type
 
@@ -28,28 +28,28 @@ _SIGNALS = [signum for signum in (signal.SIGINT, signal.SIGTERM, _HANGUP) if sig
 
 
 class _Signals:
-    """Which signal has come, when, and how many blocks want to be finished first."""
+    """Which signal was received, when, and how many blocks must finish first."""
 
-    came: int | None = None
+    received: int | None = None
     when = 0.0
     blocks = 0
 
 
 @contextmanager
 def catching_signals() -> Iterator[None]:
-    """Have SIGINT, SIGTERM or SIGHUP raise `Interrupted` within the block; a second one ends the process at once.
+    """Raise `Interrupted` on SIGINT, SIGTERM or SIGHUP within the block; a second signal ends the process at once.
 
-    What comes within half a second is the same one: terminals and schedulers send some twice. SIGHUP, which comes when
-    a terminal is closed, never ends the process at once, and stays ignored if it is, as `nohup` has it.
+    Signals within half a second count as one: terminals and schedulers send some twice. SIGHUP, sent when a terminal is
+    closed, never ends the process at once, and stays ignored where `nohup` made it so.
     """
 
     def handle(signum: int, _: Any) -> None:
-        if _Signals.came is None:
-            _Signals.came, _Signals.when = signum, time.monotonic()
+        if _Signals.received is None:
+            _Signals.received, _Signals.when = signum, time.monotonic()
             if not _Signals.blocks:
                 raise Interrupted(signum)
             with suppress(OSError):  # not through `sys.stderr`, which may be in the middle of writing
-                os.write(2, b"\nfinishing the step; the same again stops at once\n")
+                os.write(2, b"\nfinishing the current step; press Ctrl-C again to quit now\n")
         elif signum != _HANGUP and time.monotonic() - _Signals.when > 0.5:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
@@ -57,7 +57,7 @@ def catching_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread alone
         yield
         return
-    _Signals.came, _Signals.blocks = None, 0
+    _Signals.received, _Signals.blocks = None, 0
     before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in _SIGNALS}
     if before.get(_HANGUP) == signal.SIG_IGN:
         del before[_HANGUP]
@@ -72,11 +72,11 @@ def catching_signals() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Finish the block even when a signal comes; `Interrupted` is raised at the end of the outermost such block."""
+    """Finish the block even when a signal is received; `Interrupted` is raised at the end of the outermost block."""
     _Signals.blocks += 1
     try:
         yield
     finally:
         _Signals.blocks -= 1
-    if _Signals.came is not None and not _Signals.blocks:
-        raise Interrupted(_Signals.came)
+    if _Signals.received is not None and not _Signals.blocks:
+        raise Interrupted(_Signals.received)

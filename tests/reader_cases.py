@@ -5,16 +5,15 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from building import batch_of, network
 
 from dataset import read_proposals
 from eval.results import Results
-from model import SEAL
-from options import parse_options, plain_values
+from options import parse_options, plain_values, resume_options
 from readers.annotations import read_annotations
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
@@ -23,8 +22,8 @@ from readers.features import Features
 from runs.detections import read_detections
 from runs.log import read_metrics
 from runs.results import RunResults, read_results
-from runs.resume import TrainingState, run_to_resume
 from runs.seeds import read_seeds, seeds_table, summarise
+from runs.state import TrainingState, read_resume
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"  # real files, where they are at hand
 VIDEOS = ["clip 1", "clip é", "v3"]
@@ -71,10 +70,6 @@ def saved(content: Any) -> bytes:
     return file.getvalue()
 
 
-def network() -> SEAL:
-    return SEAL(feature_size=4, num_class=2)
-
-
 def features(folder: Path, name: str) -> None:
     found = Features(folder / name, VIDEOS[:2])
     for i in found.require(range(2)):
@@ -82,18 +77,24 @@ def features(folder: Path, name: str) -> None:
         found.read_again(i)
 
 
-OPTIONS = parse_options(["--resume"])
-ABOUT = {"options": plain_values(OPTIONS), "data": "digest", "terms": ["loss", "gradient"], "machine": {"device": "x"}}
-
-
 def training_state(path: Path) -> TrainingState:
-    model = network()
+    model = network(4, 2)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    return TrainingState(path, ABOUT, model, optimizer, torch.Generator())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    return TrainingState(
+        path,
+        options=plain_values(parse_options([])),
+        data="digest",
+        terms=["loss", "gradient"],
+        model=model,
+        optimizer=optimizer,
+        generator=torch.Generator(),
+        others={"scheduler": scheduler},
+    )
 
 
 def a_step(state: TrainingState) -> None:
-    state.model(torch.ones(3, 3, 4))["class_logits"].sum().backward()
+    state.model(batch_of(torch.ones(3, 3, 4)))["class_logits"].sum().backward()
     for parameter in state.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     state.optimizer.step()
@@ -101,9 +102,11 @@ def a_step(state: TrainingState) -> None:
 
 def resume(folder: Path) -> None:
     state = training_state(folder / "resume.pt")
-    state.restore(run_to_resume(SimpleNamespace(path=folder, resume=folder / "resume.pt"), OPTIONS))
+    saved = read_resume(folder / "resume.pt")
+    resume_options(parse_options(["--resume"]), saved.options)
+    state.restore(saved)
     a_step(state)
-    state.finish_epoch(state.best.results if state.best else None)
+    state.finish_epoch(state.best and state.best.results)
 
 
 PROTOCOL = {"tiou": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "mAP": [40.0] * 7, "average": 40.0}

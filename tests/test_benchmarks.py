@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
+from building import batch_of, criterion, network
 
 from benchmarks import run, workload
 from benchmarks.padded import padded_step, plain_roi_align
 from descriptors import PseudoLabels
-from losses import Criterion
 from main import main
-from model import SEAL
 from proposals import roi_align, roi_pool
 from readers.annotations import read_annotations
 
@@ -21,14 +20,14 @@ def test_the_padded_step_is_the_same_step():
     segments = [torch.rand(m, 2, generator=rng).double().sort(1).values * 20 for m in (7, 1, 12)]
     labels = torch.eye(3)
     pseudo = PseudoLabels(torch.arange(3), torch.tensor([True, False, True]), torch.tensor([False, True, False]))
-    torch.manual_seed(0)
-    model = SEAL(feature_size=8, num_class=3, dropout_ratio=0.0)
+    model = network(8, dropout_ratio=0.0)
     rows = torch.cat([roi_pool(f, s) for f, s in zip(features, segments, strict=True)])
     sizes = [len(s) for s in segments]
     with torch.no_grad():
-        expected = Criterion()(model(rows), torch.cat(segments).float(), sizes, labels, pseudo, 1)["loss_total"]
+        batch = batch_of(rows, sizes, torch.cat(segments).float(), labels)
+        expected = criterion()(model(batch), batch, pseudo, 1)["loss_total"]
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    assert float(padded_step(model, Criterion(), optimizer, features, segments, labels, pseudo)) == pytest.approx(
+    assert float(padded_step(model, criterion(), optimizer, features, segments, labels, pseudo)) == pytest.approx(
         float(expected), rel=1e-5
     )
 

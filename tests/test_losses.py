@@ -4,16 +4,12 @@ import math
 
 import pytest
 import torch
+from building import batch_of, criterion
 from torch.autograd import gradcheck
 
 import losses
-from losses import (
-    Criterion,
-    multiple_instance_loss,
-    process_consistency_loss,
-    semantic_consistency_loss,
-    similar_modality_loss,
-)
+from descriptors import PseudoLabels
+from losses import multiple_instance_loss, process_consistency_loss, semantic_consistency_loss, similar_modality_loss
 
 PC = {"gamma": 0.8, "weight_distance": 0.6, "weight_penalty": 9.0}
 
@@ -40,7 +36,8 @@ def batch(sizes, num_class=3, width=4, seed=0):
 
 
 def loss(outputs, proposals, sizes, labels, pseudo, epoch=5, **options):
-    return Criterion(**options)(outputs, proposals, sizes, labels, pseudo, epoch)
+    whole = batch_of(sizes=sizes, proposals=proposals, labels=labels)
+    return criterion(**options)(outputs, whole, PseudoLabels(*pseudo), epoch)
 
 
 def test_mil_by_hand():
@@ -221,17 +218,17 @@ def test_total_is_the_weighted_sum():
     sizes = [5, 8]
     for epoch in (1, 70, 71, 160, 161):
         terms = loss(*batch(sizes)[:2], sizes, *batch(sizes)[2:], epoch=epoch)
-        expected = sum(weight * terms[name] for name, weight in Criterion().weights(epoch).items())
+        expected = sum(weight * terms[name] for name, weight in criterion().weights(epoch).items())
         assert float(terms["loss_total"]) == pytest.approx(float(expected))
-    assert Criterion().sc_weight(71) == 0 and Criterion().sme_weight(161) == 0
+    assert criterion().weights(71)["SC_loss"] == criterion().weights(161)["SME_loss"] == 0
 
 
 @pytest.mark.parametrize("center", ["all_pairs", "matched"])
 def test_cutting_rows_out_changes_nothing(center, monkeypatch):
     """On the CPU, PC cuts out the proposals that it leaves out; other devices keep them, with no weight."""
     found = []
-    for cut in (losses._cut_if_free, lambda mask, *values: (mask, *values)):
-        monkeypatch.setattr(losses, "_cut_if_free", cut)
+    for cut in (losses.compact_on_cpu, lambda mask, *values: (mask, *values)):
+        monkeypatch.setattr(losses, "compact_on_cpu", cut)
         outputs, proposals, _, _ = batch([30, 1, 12])
         proposals[3] = 500.0  # overlaps nothing, not even itself
         u = outputs["completeness_logits"].sigmoid().requires_grad_()

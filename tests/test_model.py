@@ -2,23 +2,18 @@
 
 import pytest
 import torch
+from building import batch_of, criterion, network
 
 import main
 from dataset import Video, training_batches
 from descriptors import PseudoLabels
-from losses import Criterion
-from model import SEAL
+from model import scores
 from runs.inputs import Data
-
-
-def network(**options) -> SEAL:
-    torch.manual_seed(0)
-    return SEAL(feature_size=16, num_class=3, **options)
 
 
 def test_bfloat16_is_near_float32_and_comes_out_as_float32():
     rows = torch.randn(50, 3, 16)
-    exact, rounded = (network(precision=dtype).scores(rows) for dtype in (torch.float32, torch.bfloat16))
+    exact, rounded = (scores(network(precision=dtype), batch_of(rows)) for dtype in (torch.float32, torch.bfloat16))
     for name, value in exact.items():
         assert rounded[name].dtype == value.dtype == torch.float32
         difference = float((rounded[name] - value).abs().max() / value.abs().max())
@@ -27,7 +22,7 @@ def test_bfloat16_is_near_float32_and_comes_out_as_float32():
 
 def test_bfloat16_trains_float32_weights():
     model = network(precision=torch.bfloat16)
-    sum(value.square().sum() for value in model(torch.randn(5, 3, 16)).values()).backward()
+    sum(value.square().sum() for value in model(batch_of(torch.randn(5, 3, 16))).values()).backward()
     assert all(p.dtype == p.grad.dtype == torch.float32 and p.grad.any() for p in model.parameters())
 
 
@@ -35,13 +30,13 @@ def test_bfloat16_trains_float32_weights():
 def test_rows_may_be_kept_in_another_type(kept):
     rows = torch.randn(5, 3, 16).to(kept)
     model = network()
-    assert torch.equal(model.scores(rows)["fused"], model.scores(rows.float())["fused"])
+    assert torch.equal(scores(model, batch_of(rows))["fused"], scores(model, batch_of(rows.float()))["fused"])
 
 
 def test_an_epoch_waits_for_the_device_once():
     """On the meta device nothing has a value, so whatever asks for one, or for how many there are, fails."""
     with torch.device("meta"):
-        model = SEAL(feature_size=16, num_class=3)
+        model = network()
         videos = [
             Video(
                 name=f"v{i}",
@@ -59,9 +54,9 @@ def test_an_epoch_waits_for_the_device_once():
         pseudo = PseudoLabels(truths.long(), truths, truths)
     data = Data(annotations=None, truth=None, test=[], train=videos, pseudo=pseudo)
     batches = list(training_batches(videos, 2, 20, torch.Generator().manual_seed(0)))
-    used = []
     optimizer = torch.optim.Adam(model.parameters())
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
-        main.train_epoch(model, (used.append(b) or b for b in batches), data, Criterion(), optimizer, 1)
-    assert len(used) == 3  # it failed where the losses of the whole epoch are read, after the last step
+    steps = [main.training_step(model, batch, data, criterion(), optimizer, 1) for batch in batches]
+    assert len(steps) == 3
     assert all(state["step"] == 3 for state in optimizer.state.values())
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        torch.stack(steps).cpu()  # as `Run.end_epoch` reads them

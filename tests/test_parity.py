@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from building import batch_of, criterion, network
 
 from descriptors import PseudoLabels, pseudo_labels
 from eval.postprocess import PostProcess
-from losses import Criterion, semantic_consistency_loss
-from model import SEAL
+from losses import semantic_consistency_loss
+from model import scores
 from proposals import SNIPPETS_PER_SECOND, roi_align, roi_pool
 
 CASES = ["single_e1", "equal_e5", "padded_e12", "mixed_e20", "late_e90", "end_e170"]
@@ -47,7 +48,8 @@ def run_case(case: dict) -> tuple[dict, dict]:
     sizes = case["sizes"].tolist()
     proposals = torch.cat([torch.from_numpy(case[f"proposals{i}"]) for i in range(len(sizes))])
     pseudo = PseudoLabels(*(torch.from_numpy(case[name]) for name in ("pseudo_label", "consistent", "partial")))
-    terms = Criterion()(outputs, proposals, sizes, torch.from_numpy(case["labels"]), pseudo, int(case["epoch"]))
+    batch = batch_of(sizes=sizes, proposals=proposals, labels=torch.from_numpy(case["labels"]))
+    terms = criterion()(outputs, batch, pseudo, int(case["epoch"]))
     terms["loss_total"].backward()
     return {name: float(value.detach()) for name, value in terms.items()}, outputs
 
@@ -102,10 +104,11 @@ def test_pseudo_labels_follow_from_features(parity, thumos, name):
 
 def test_schedules(parity):
     expected = json.loads((parity / "schedules.json").read_text())
-    criterion = Criterion()
+    whole = criterion()
     for epoch, (sme, sc) in enumerate(zip(expected["sme"], expected["sc"], strict=True), start=1):
-        assert criterion.sme_weight(epoch) == pytest.approx(sme, abs=1e-9)
-        assert criterion.sc_weight(epoch) == pytest.approx(sc, abs=1e-9)
+        weights = whole.weights(epoch)
+        assert weights["SME_loss"] == pytest.approx(sme, abs=1e-9)
+        assert weights["SC_loss"] == pytest.approx(sc, abs=1e-9)
 
 
 def test_roi_align(parity):
@@ -117,12 +120,12 @@ def test_roi_align(parity):
 @pytest.mark.parametrize("video", "01")
 def test_network(parity, video):
     case = np.load(parity / "network.npz")
-    model = SEAL(feature_size=16, num_class=20)
+    model = network(num_class=20)
     model.load_state_dict(
         {name.removeprefix("state."): torch.from_numpy(case[name]) for name in case.files if name.startswith("state.")}
     )
     segments = torch.from_numpy(case[f"proposals{video}"].astype(np.float64))
-    outputs = model.scores(roi_pool(torch.from_numpy(case[f"features{video}"]), segments))
+    outputs = scores(model, batch_of(roi_pool(torch.from_numpy(case[f"features{video}"]), segments)))
     for theirs, ours in (("cas", "class_logits"), ("attn", "attention_logits"), ("iou", "completeness_logits")):
         expected = case[f"prop_fused_{theirs}{video}"]
         assert np.abs(outputs[ours].numpy().reshape(expected.shape) - expected).max() <= 1e-5

@@ -9,8 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from building import batch_of
 
-from model import SEAL
+from model import NetworkSettings, build_network, scores
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
 from runs.weights import save_weights
@@ -210,7 +211,7 @@ def test_missing_array(tmp_path):
 
 
 def small(**options):
-    return SEAL(**{"feature_size": 4, "num_class": 3} | options)
+    return build_network(NetworkSettings(**{"feature_size": 4, "num_class": 3} | options))
 
 
 def test_weights_survive_the_file(tmp_path):
@@ -240,7 +241,7 @@ def test_weights_of_other_programs(tmp_path, wrap, new_format):
 
 def test_state_dict_is_the_releases(parity):
     names = {name.removeprefix("state.") for name in np.load(parity / "network.npz").files if name.startswith("state.")}
-    state = SEAL(feature_size=16, num_class=20).state_dict()
+    state = small(feature_size=16, num_class=20).state_dict()
     assert set(state) == names
     assert state["prop_fused_backbone.prop_classifier.0.weight"].shape == (8, 16, 1)
 
@@ -277,7 +278,7 @@ def test_broken_checkpoints(tmp_path, content):
 
 def test_evaluation_leaves_the_training_mode():
     model = small().train()
-    first, second = (model.scores(torch.ones(5, 3, 4))["fused"] for _ in range(2))
+    first, second = (scores(model, batch_of(torch.ones(5, 3, 4)))["fused"] for _ in range(2))
     assert model.training and torch.equal(first, second) and not first.requires_grad
 
 

@@ -1,0 +1,406 @@
+"""A training run: its folder and lock, how far it is, what it logs, and how it goes on after a stop.
+
+`main.train` drives it:
+
+    with Run(exp_dir, resume=..., ...) as run:        # folder, lock, resume.pt
+        run.plan(...)                                 # how long, how often
+        run.attach(data, criterion, ..., model=network, optimizer=optimizer)
+        for epoch in run.epochs():
+            for batch in run.batches():               # of an interrupted epoch, those that are left
+                run.steps.append(...)
+            run.end_epoch()                           # checks, means, logs
+            if run.evaluation_due():
+                run.record_evaluation(...)
+            run.save_epoch()                          # resume.pt, then the weights
+        run.finish(...)
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dataset import Batch, training_batches
+from eval.protocols import TiouProtocol
+from eval.results import released_figures, summary
+from losses import Criterion
+from runs.folder import RunFolder
+from runs.inference import Evaluation
+from runs.inputs import Data
+from runs.log import RunLog
+from runs.signals import Interrupted, uninterrupted
+from runs.state import SavedRun, Stateful, TrainingState, read_resume
+from runs.weights import save_weights
+from utils import CannotWrite, InputError, log, release_memory, shorten_list
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch.utils.tensorboard import SummaryWriter
+
+    from eval.postprocess import VideoDetections
+
+
+class Board(Protocol):
+    """What TensorBoard shows beside the log's scalars; `report.dashboard.Dashboard` is one."""
+
+    def begin(self, board: SummaryWriter, epoch: int) -> None:
+        """TensorBoard's file has been opened, after this epoch."""
+
+    def of_epoch(self, epoch: int, lr: float, means: dict[str, float], steps: int, seconds: float) -> dict[str, float]:
+        """Further scalars of an epoch."""
+
+    def evaluation(
+        self, board: SummaryWriter, epoch: int, best: float, detections: pd.DataFrame, videos: list[VideoDetections]
+    ) -> None:
+        """An evaluation is over; `best` is the best average so far."""
+
+    def end(self, board: SummaryWriter) -> None:
+        """The last epoch is over."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run trains, and the options that it records."""
+
+    max_epoch: int
+    interval: int  # epochs between evaluations; 0 never evaluates
+    batch_size: int
+    max_proposal: int  # proposals of a video in a step
+    precision: torch.dtype  # of a batch's rows
+    options: Mapping[str, Any]  # every option by name, as JSON values
+    options_text: Sequence[str]  # a line an option, for opt.txt
+    protocol: TiouProtocol
+
+
+EXTRA_TERMS = ("gradient", "proposals", "agreement")  # recorded of each step beside the losses
+
+
+class Run:
+    """A training run in a folder, to be used in a `with` block, which holds the folder's lock.
+
+    Leaving the block by a signal saves what was done of the epoch. The hint of an `Interrupted` or `CannotWrite` that
+    leaves it is the command that resumes the run.
+
+    Args:
+        exp_dir: the folder.
+        resume: None starts a run, `always` resumes one, `auto` resumes one if there is one.
+        overwrite: replace an earlier run.
+        pretrained_ckpt: weights to start from; they must not lie in the run that is replaced.
+        argv: the command line, to say how to resume.
+
+    Attributes:
+        saved: what `resume.pt` holds, when the run is resumed; None after `attach`.
+        steps: the K values of each step so far of this epoch, `[K]` each on the device: `Criterion.names`, then
+            `EXTRA_TERMS`.
+    """
+
+    def __init__(
+        self,
+        exp_dir: Path,
+        *,
+        resume: str | None = None,
+        overwrite: bool = False,
+        pretrained_ckpt: Path | None = None,
+        argv: Sequence[str] = (),
+    ) -> None:
+        self.folder = RunFolder(exp_dir)
+        self._resume, self._overwrite, self._pretrained_ckpt, self._argv = resume, overwrite, pretrained_ckpt, argv
+        self.saved: SavedRun | None = None
+        self.resumed = False
+        self._has_begun = False  # else a `resume.pt` there is that of the run which this one is to replace
+        self._epoch_began: tuple[int, float, Tensor] | None = None  # number, time, state of the generator
+        self._evaluation: Evaluation | None = None  # of the last epoch, if it was evaluated
+        self._mean_loss: float | None = None  # of the last epoch, if this process trained it
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Run:
+        self._stack.enter_context(self.folder)
+        try:
+            self.saved = self._find_saved()
+        except BaseException:
+            self._stack.close()
+            raise
+        self.resumed = self._has_begun = self.saved is not None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            try:
+                if isinstance(error, Interrupted):
+                    self._save_interrupted_epoch()
+            finally:
+                self._stack.__exit__(kind, error, traceback)
+        except (Interrupted, CannotWrite) as fault:  # saving ends with the same `Interrupted` again
+            self._add_hint(fault)
+            raise
+        if isinstance(error, (Interrupted, CannotWrite)):
+            self._add_hint(error)
+
+    def _add_hint(self, error: Interrupted | CannotWrite) -> None:
+        if self._has_begun and self.folder.resume.exists():
+            words = [word for word in self._argv if word != "--overwrite"]
+            command = shlex.join(["python", "main.py", *words, *([] if self._resume else ["--resume"])])
+            error.hint = f"go on with: {command}"
+
+    def _find_saved(self) -> SavedRun | None:
+        """What to resume; None to start a run.
+
+        Raises:
+            InputError: there is nothing to resume, or a run that must not be replaced.
+        """
+        folder = self.folder
+        if self._resume is None or (self._resume == "auto" and not folder.resume.exists()):
+            folder.require_free(self._overwrite, self._pretrained_ckpt)
+            return None
+        if not folder.resume.exists():
+            raise InputError(f"{folder.path}: no run to resume ({folder.resume} is missing); --resume auto starts one")
+        return read_resume(folder.resume)
+
+    # -------------------------------------------------------------------------------------------- start
+
+    def plan(self, plan: Plan) -> None:
+        """Say how the run trains; before any data are read.
+
+        Raises:
+            InputError: the run to resume has more epochs already.
+        """
+        self._plan = plan
+        if self.saved is None:
+            return
+        epoch, steps = self.saved.epoch, len(self.saved.steps)
+        if epoch + (steps > 0) > plan.max_epoch:
+            rest = f" and {steps} steps of the next" if steps else ""
+            raise InputError(f"--max_epoch {plan.max_epoch}: the run to resume already has {epoch} epochs{rest}")
+        step = f", step {steps} of the next" if steps else ""
+        log.info(f"resuming the run in {self.folder.path} after epoch {epoch}{step}")
+        if (planned := self.saved.options.get("max_epoch")) != plan.max_epoch:
+            log.info(
+                f"notice: --max_epoch was {planned}. The schedule of the SME loss depends on it, so the result differs "
+                f"from that of a run of {plan.max_epoch} epochs from the start"
+            )
+
+    def attach(
+        self,
+        data: Data,
+        criterion: Criterion,
+        generator: torch.Generator,
+        dashboard: Board,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        on_start: Callable[[], None] = lambda: None,
+        **others: Stateful,
+    ) -> None:
+        """Give the run what it trains; of a resumed run, put each back into the state it had.
+
+        Args:
+            data: of the run.
+            criterion: of the run.
+            generator: of the order of the training videos.
+            dashboard: what TensorBoard shows.
+            model: the network, on its device.
+            optimizer: of the network.
+            on_start: called when all input is known to be good, before anything is written.
+            others: whatever else has `state_dict` and `load_state_dict`, such as `scheduler=…`. Like the network and
+                the optimizer, it is kept in `resume.pt`.
+
+        Raises:
+            InputError: `resume.pt` is damaged, or is of other data, another network or other loss terms.
+        """
+        self._data, self._criterion, self._dashboard = data, criterion, dashboard
+        self.state = TrainingState(
+            self.folder.resume,
+            options=self._plan.options,
+            data=data.digest(),
+            terms=[*criterion.names, *EXTRA_TERMS],
+            model=model,
+            optimizer=optimizer,
+            generator=generator,
+            others=others,
+        )
+        resumed_after = None
+        if self.saved is not None:
+            self.state.restore(self.saved)
+            resumed_after = (self.state.epoch, self.state.evaluated)
+            self.saved = None  # as large as the network and its optimizer
+
+        on_start()
+        command = shlex.join(["python", "main.py", *self._argv])
+        self.folder.start(command, self._plan.options_text, self._plan.options, replace=self._overwrite)
+        self._has_begun = True
+        if not self.resumed:
+            self.state.save()
+        self._log = self._stack.enter_context(RunLog(self.folder.path, resumed_after, dashboard.begin))
+        self._save_due_weights()  # the process before may have ended between `resume.pt` and these
+
+    # ------------------------------------------------------------------------------------------- epochs
+
+    @property
+    def steps(self) -> list[Tensor]:
+        """The values of each step so far of this epoch; append those of the next."""
+        return self.state.steps
+
+    def epochs(self) -> Iterator[int]:
+        """The numbers of the epochs that are left to train, from 1."""
+        first, last = self.state.epoch + 1, self._plan.max_epoch
+        progress = tqdm(range(first, last + 1), "training", last, unit="epoch", initial=first - 1)
+        for epoch in progress:
+            self._evaluation = None
+            self._epoch_began = (epoch, time.perf_counter(), self.state.generator.get_state())
+            yield epoch
+            self._epoch_began = None
+            progress.set_postfix(loss=f"{self._mean_loss:.3f}")
+
+    def batches(self, skip: int | None = None) -> Iterator[Batch]:
+        """The batches of this epoch but the first `skip`; by default those that are left of it."""
+        return training_batches(
+            self._data.train,
+            self._plan.batch_size,
+            self._plan.max_proposal,
+            self.state.generator,
+            self._plan.precision,
+            len(self.steps) if skip is None else skip,
+        )
+
+    def end_epoch(self) -> None:
+        """Record the mean of each value over the steps of this epoch.
+
+        Raises:
+            InputError: a loss or a gradient is not finite; the message names the term and the videos.
+        """
+        epoch, began, order = self._epoch
+        values = self._finite_steps(order)  # here the program waits for the device
+        means = dict(zip(self.state.terms, values.mean(0).tolist(), strict=True))
+        self._mean_loss = means["loss_total"]
+        self.folder.require_held()
+        seconds = self.state.seconds + time.perf_counter() - began
+        lr = self.state.optimizer.param_groups[0]["lr"]
+        scalars = self._dashboard.of_epoch(epoch, lr, means, len(self.steps), seconds)
+        self._log.epoch(epoch, {name: means[name] for name in self._criterion.names}, seconds, scalars)
+        if epoch == self._plan.max_epoch:
+            with self._log.board() as board:
+                self._dashboard.end(board)
+        release_memory()  # epochs leave gaps of many sizes, which would add up
+
+    def save_epoch(self) -> None:
+        """Note that this epoch is over: `resume.pt`, then the weights that are due."""
+        with uninterrupted():
+            self.state.finish_epoch(self._evaluation.results if self._evaluation else None)
+            self.state.save()
+            self._save_due_weights()
+
+    def _due(self, epoch: int) -> bool:
+        """Whether an epoch's weights are saved and, unless `interval` is 0, evaluated."""
+        return epoch % (self._plan.interval or 10) == 0 or epoch == self._plan.max_epoch
+
+    @property
+    def _epoch(self) -> tuple[int, float, Tensor]:
+        assert self._epoch_began is not None, "only inside the loop over epochs()"
+        return self._epoch_began
+
+    def _finite_steps(self, order: Tensor) -> Tensor:
+        """The values of all S steps of this epoch, `[S, K]` on the CPU.
+
+        Raises:
+            InputError: some are not finite.
+        """
+        values = torch.stack(self.steps).cpu() if self.steps else torch.empty(0, len(self.state.terms))
+        bad = ~values.isfinite()
+        if bad.any():
+            step = int(bad.any(1).nonzero()[0])
+            names = [name for name, is_bad in zip(self.state.terms, bad[step].tolist(), strict=True) if is_bad]
+            raise InputError(self._explain(step, names, order))
+        return values
+
+    def _explain(self, step: int, names: Sequence[str], order: Tensor) -> str:
+        """What to say of values that are not finite; `order` is the generator's state at the start of the epoch."""
+        epoch, _, _ = self._epoch
+        self.state.generator.set_state(order)
+        batch = next(self.batches(skip=step))
+        losses = [name for name in names if name != "gradient"]
+        what = losses[-1] if losses else f"the gradient of {self._term_of_gradient(batch, epoch)}"
+        videos = shorten_list([self._data.train[i].name for i in batch.videos], None)
+        return (
+            f"epoch {epoch}, step {step + 1}: {what} is not finite, on the videos {videos}; check their features, or "
+            f"start another run with a lower --lr, for example from --pretrained_ckpt {self.folder.resume}, which was "
+            "saved before"
+        )
+
+    def _term_of_gradient(self, batch: Batch, epoch: int) -> str:
+        """The loss term whose gradient is not finite on a batch; `loss_total` if, with other dropout, none is."""
+        network = self.state.model
+        parameters = [*network.parameters()]
+        losses = self._criterion(network(batch), batch, self._data.pseudo_of(batch), epoch)
+        for name, weight in self._criterion.weights(epoch).items():
+            gradients = torch.autograd.grad(weight * losses[name], parameters, retain_graph=True, allow_unused=True)
+            if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
+                return name
+        return "loss_total"
+
+    def _save_interrupted_epoch(self) -> None:
+        if self._epoch_began is None or self.state.epoch >= self._epoch[0]:  # else all of it is saved
+            return
+        _, began, order = self._epoch
+        self._finite_steps(order)  # what is not finite must not get into `resume.pt`
+        self.folder.require_held()
+        self.state.seconds += time.perf_counter() - began
+        self.state.save(order)
+
+    # --------------------------------------------------------------------------------------- evaluation
+
+    def evaluation_due(self) -> bool:
+        """Whether this epoch is to be evaluated."""
+        return self._due(self._epoch[0]) and self._plan.interval > 0 and not self._data.truth.empty
+
+    def record_evaluation(self, evaluation: Evaluation) -> None:
+        """Log and print the results of this epoch."""
+        self._record_evaluation(self._epoch[0], evaluation)
+
+    def _record_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+        results, protocol = evaluation.results, self._plan.protocol
+        self._log.evaluation(epoch, results, released_figures(results, protocol))
+        averages = [results.snippet.average]
+        if self.state.best is not None:
+            averages.append(self.state.best.results.snippet.average)
+        with self._log.board() as board:
+            self._dashboard.evaluation(board, epoch, max(averages), evaluation.detections, evaluation.videos)
+        loss = "" if self._mean_loss is None else f", mean loss {self._mean_loss:.4f}"
+        log.info(f"\nepoch {epoch}{loss}\n{summary(results, protocol)}")
+
+    def _save_due_weights(self) -> None:
+        """Save the weights at the end of an epoch if they are due, or the best; `resume.pt` has been written before."""
+        state = self.state
+        if not state.epoch or state.steps:  # the weights are not those at the end of an epoch
+            return
+        if self._due(state.epoch):
+            save_weights(state.model, self.folder.last)
+        if state.best is not None and state.best.epoch == state.epoch:
+            save_weights(state.model, self.folder.best)
+
+    # -------------------------------------------------------------------------------------------- end
+
+    def last_evaluation(self, evaluate: Callable[[], Evaluation]) -> Evaluation:
+        """The evaluation of the last epoch, done now if the process that trained it did not get that far."""
+        if self._evaluation is not None:
+            return self._evaluation
+        evaluation = evaluate()
+        if self.state.evaluated < self.state.epoch:
+            self._record_evaluation(self.state.epoch, evaluation)
+            with uninterrupted():
+                self.state.note_evaluation(evaluation.results)
+                self.state.save()
+                self._save_due_weights()
+        return evaluation

@@ -1,0 +1,283 @@
+"""`ckpt/resume.pt`: all that a training run needs to go on as if it had never stopped.
+
+It is the one file that says how far a run is. An epoch is recorded in this order: its lines in the log, `resume.pt`,
+its weights. So a run can be killed at any moment: log lines that are newer than `resume.pt` are dropped when it is
+resumed, and weights that did not get onto the disk are in `resume.pt`.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eval.results import DAMAGED, EpochResults, Results
+from readers.checkpoints import read_checkpoint, use_weights
+from runs.weights import save_checkpoint
+from utils import InputError, error_text, is_finite_number, log
+
+FORMAT = 3
+REMEDY = (
+    "Start another run in another --exp_dir, with --pretrained_ckpt and the last_model.pkl beside it if there is one"
+)
+
+
+class Stateful(Protocol):
+    """Whatever `resume.pt` can keep: a network, an optimizer, an LR scheduler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Take over a state."""
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """The content of a `resume.pt`."""
+
+    options: dict[str, Any]  # by name, as JSON values
+    data: str  # `runs.inputs.Data.digest`
+    terms: list[str]  # K names of what is recorded of each step
+    machine: dict[str, Any]
+    epoch: int  # the last finished one; 0 at the start
+    steps: Tensor  # [S, K] of the epoch that was interrupted; S is 0 if none was
+    seconds: float  # spent on that epoch so far
+    evaluated: int  # the last epoch whose evaluation is recorded; 0 before the first
+    best: EpochResults | None
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    others: dict[str, dict[str, Any]]  # the states of whatever else is resumed
+    random: dict[str, Any]  # of all generators but the next
+    generator: Tensor  # of the order of training videos, at the start of the epoch
+
+    def to_file(self, path: Path) -> None:
+        """Write `resume.pt` whole.
+
+        Raises:
+            CannotWrite: it cannot be written; the previous one is still there.
+        """
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        best = self.best and self.best.to_json()
+        save_checkpoint(path, on_cpu({"format": FORMAT, **content, "best": best}))
+
+
+def read_resume(path: Path) -> SavedRun:
+    """Read a `resume.pt`.
+
+    Raises:
+        InputError: it is damaged, or of another version of the program.
+    """
+    try:
+        content = read_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}. {REMEDY}") from None
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != FORMAT:
+        raise InputError(f"{path}: not a resume.pt of this version of the program. {REMEDY}")
+    try:
+        best = content["best"] and EpochResults.from_json(content["best"])
+        saved = SavedRun(**{field.name: content[field.name] for field in fields(SavedRun)} | {"best": best})
+        kinds = {"options": dict, "terms": list, "epoch": int, "evaluated": int, "steps": Tensor}
+        kinds |= dict.fromkeys(("weights", "optimizer", "others", "random"), dict)
+        if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(saved, name), kind)]:
+            raise TypeError(f"{wrong[0]} is of another kind")
+        if min(saved.epoch, saved.evaluated) < 0 or not is_finite_number(saved.seconds):
+            raise ValueError("its epochs or seconds are not valid numbers")
+        if saved.steps.dim() != 2 or saved.steps.shape[1] != len(saved.terms) or not saved.steps.isfinite().all():
+            raise ValueError("the values of the steps are not finite, or not of these terms")
+    except DAMAGED as error:
+        raise damaged(path, error) from None
+    return saved
+
+
+def damaged(path: Path, error: BaseException | str) -> InputError:
+    """The error to raise for a `resume.pt` that cannot be used."""
+    return InputError(f"{path}: damaged ({error_text(error)}). {REMEDY}")
+
+
+class TrainingState:
+    """What training changes, and how far it is.
+
+    Args:
+        path: of `resume.pt`.
+        options: of the run, as JSON values.
+        data: `runs.inputs.Data.digest` of what it trains on.
+        terms: K names of what is recorded of each step.
+        model: in training.
+        optimizer: of the model.
+        generator: of the order of training videos.
+        others: whatever else is to be resumed, by name, such as an LR scheduler.
+
+    Attributes:
+        epoch, seconds, evaluated, best: as in `SavedRun`.
+        steps: the K values of each step so far of the next epoch, `[K]` each on the device.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        options: Mapping[str, Any],
+        data: str,
+        terms: Sequence[str],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        others: Mapping[str, Stateful],
+    ) -> None:
+        self.path, self.options, self.data, self.terms = path, dict(options), data, list(terms)
+        self.model, self.optimizer, self.generator, self.others = model, optimizer, generator, dict(others)
+        self.device = next(model.parameters()).device
+        self.epoch, self.evaluated, self.seconds = 0, 0, 0.0
+        self.steps: list[Tensor] = []
+        self.best: EpochResults | None = None
+
+    def save(self, order: Tensor | None = None) -> None:
+        """Write `resume.pt`.
+
+        Args:
+            order: in the middle of an epoch, the state that the generator had at its start.
+
+        Raises:
+            CannotWrite: it cannot be written; the previous one is still there.
+        """
+        SavedRun(
+            options=self.options,
+            data=self.data,
+            terms=self.terms,
+            machine=about_machine(self.device),
+            epoch=self.epoch,
+            steps=torch.stack(self.steps) if self.steps else torch.empty(0, len(self.terms)),
+            seconds=self.seconds,
+            evaluated=self.evaluated,
+            best=self.best,
+            weights=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            others={name: part.state_dict() for name, part in self.others.items()},
+            random=random_states(self.device),
+            generator=self.generator.get_state() if order is None else order,
+        ).to_file(self.path)
+
+    def restore(self, saved: SavedRun) -> None:
+        """Put everything back into the state that was saved.
+
+        Raises:
+            InputError: it is of other data, other loss terms or another network, or damaged.
+        """
+        if saved.data != self.data:
+            raise InputError(
+                f"{self.path}: the data have changed since the run was started (videos, labels, proposals, descriptors "
+                "or ground truth); start another run in another --exp_dir"
+            )
+        if saved.terms != self.terms:
+            raise InputError(
+                f"{self.path}: the run was started with other loss terms, {', '.join(map(str, saved.terms))}; start "
+                "another run in another --exp_dir"
+            )
+        for name, value in about_machine(self.device).items():
+            if (was := saved.machine.get(name)) != value:
+                log.info(f"notice: {name} is {value} and was {was}: from here on, results are not bit for bit the same")
+        use_weights(self.model, saved.weights, self.path)
+        try:
+            self.optimizer.load_state_dict(fitting(saved.optimizer, self.optimizer))
+            for name, part in self.others.items():
+                part.load_state_dict(saved.others[name])
+            set_random_states(saved.random, self.device)
+            self.generator.set_state(saved.generator)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise damaged(self.path, error) from None
+        self.steps = [*saved.steps.to(self.device)]
+        self.epoch, self.evaluated, self.seconds, self.best = saved.epoch, saved.evaluated, saved.seconds, saved.best
+
+    def finish_epoch(self, results: Results | None) -> None:
+        """Note that an epoch is over, and its results if it was evaluated."""
+        self.epoch += 1
+        self.steps, self.seconds = [], 0.0
+        if results is not None:
+            self.note_evaluation(results)
+
+    def note_evaluation(self, results: Results) -> None:
+        """Note the results of the last epoch."""
+        self.evaluated = self.epoch
+        if self.best is None or results.snippet.average > self.best.results.snippet.average:
+            self.best = EpochResults(results, self.epoch)
+
+
+def about_machine(device: torch.device) -> dict[str, Any]:
+    """What results depend on beside options and data."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"PyTorch": str(torch.__version__), "device": name, "number of threads": torch.get_num_threads()}
+
+
+def fitting(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A saved optimizer state, after a check of each parameter's part; PyTorch compares only their number.
+
+    Raises:
+        ValueError: it does not fit the optimizer's parameters, or is not finite.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if state["state"] and len(state["state"]) != len(parameters):
+        raise ValueError("the optimizer's state is of another number of parameters")
+    kept: dict[int, dict[str, Any]] = {}
+    for i, values in state["state"].items():
+        for name, value in values.items():
+            if (
+                not isinstance(value, Tensor)
+                or value.shape not in ((), parameters[i].shape)
+                or not value.isfinite().all()
+            ):
+                raise ValueError(f"the optimizer's {name} of parameter {i} does not fit the network, or is not finite")
+        # Fused optimizers take for granted that numbers lie in order in memory.
+        kept[i] = {name: value.contiguous() for name, value in values.items()}
+    if len({frozenset(values) for values in kept.values()}) > 1:
+        raise ValueError("the optimizer's state lacks values of some parameters")
+    return {**state, "state": kept}
+
+
+def on_cpu(value: Any) -> Any:
+    """The same value with all tensors on the CPU, and one object for equal texts: equal content has equal bytes."""
+    if isinstance(value, dict):
+        return {on_cpu(name): on_cpu(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):  # files give back both as lists
+        return [on_cpu(part) for part in value]
+    if isinstance(value, Tensor):
+        return value.cpu()
+    return sys.intern(value) if type(value) is str else value
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of Python's, numpy's, PyTorch's and the device's global generators."""
+    kind, key, *position = np.random.get_state()  # noqa: NPY002 - the global one, see `seed_everything`
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(key.astype(np.int64)), *position),
+        "torch": torch.get_rng_state(),
+        "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(*_index(device)),
+    }
+
+
+def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    """Set all global generators; `random_states` gave the states.
+
+    Raises:
+        RuntimeError, ValueError, TypeError, LookupError, AttributeError: they are not valid states.
+    """
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))  # files give back tuples as lists
+    kind, key, *position = states["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *position))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if device.type != "cpu" and states["device"] is not None:
+        torch.get_device_module(device).set_rng_state(states["device"], *_index(device))
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    """The argument of `get_rng_state` and `set_rng_state`: the device, or none on MPS."""
+    return () if device.type == "mps" else (device,)

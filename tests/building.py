@@ -1,0 +1,35 @@
+"""Small networks, criteria and batches for tests."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import main
+from dataset import Batch
+from losses import Criterion
+from model import NetworkSettings, build_network
+from options import parse_options
+
+
+def criterion(**options: object) -> Criterion:
+    """The criterion with the default options, but for those given."""
+    settings = parse_options([])
+    vars(settings).update(options)
+    return main.build_criterion(settings)
+
+
+def network(feature_size: int = 16, num_class: int = 3, **settings: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_network(NetworkSettings(feature_size, num_class, **settings))
+
+
+def batch_of(
+    rows: Tensor | None = None,
+    sizes: Sequence[int] | None = None,
+    proposals: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Batch:
+    """A batch of which a test gives what matters to it."""
+    sizes = [len(rows)] if sizes is None else list(sizes)
+    return Batch(list(range(len(sizes))), sizes, rows, proposals, labels)
