@@ -76,6 +76,14 @@ class _Bounded:
         return self._file.read(min(count, self._size))
 
 
+# Instructions that put their argument on the stack.
+_VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+}
+
+
 def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any]) -> Any:
     """Run a pickle; returns its value, with stand-ins in it."""
     stack: list[Any] = []
@@ -108,11 +116,7 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any]) -> Any:
                 return stack.pop()
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[instruction.name])
-            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "FLOAT" | "BINFLOAT":
-                stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
-                stack.append(argument)
-            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
+            case value if value in _VALUES:
                 stack.append(argument)
             case "STRING" | "BINSTRING" | "SHORT_BINSTRING":  # of Python 2, also the raw data of arrays
                 stack.append(argument.encode("latin1"))
@@ -125,8 +129,7 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any]) -> Any:
             case "TUPLE":
                 stack.append(tuple(above_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(instruction.name[-1])
-                values = [stack.pop() for _ in range(count)]
+                values = [stack.pop() for _ in range(int(instruction.name[-1]))]
                 stack.append(tuple(values[::-1]))
             case "APPEND":
                 value = stack.pop()
