@@ -86,22 +86,7 @@ _VALUES = {
 
 def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any]) -> Any:
     """Run a pickle; returns its value, with stand-ins in it."""
-    stack: list[Any] = []
-    marks: list[int] = []  # heights of the stack
-    memo: dict[int, Any] = {}
-    frame_end = 0
-
-    def above_mark() -> list[Any]:
-        height = marks.pop()
-        values = stack[height:]
-        del stack[height:]
-        return values
-
-    def top(kind: type) -> Any:
-        if not isinstance(stack[-1], kind):
-            raise pickle.UnpicklingError(f"an instruction needs a {kind.__name__} on the stack")
-        return stack[-1]
-
+    machine, frame_end = _Machine(admitted), 0
     argument: Any
     position: Any
     for instruction, argument, position in pickletools.genops(cast("IO[bytes]", file)):
@@ -113,52 +98,82 @@ def _run(file: _Bounded, admitted: Mapping[tuple[str, str], Any]) -> Any:
             case "FRAME":
                 frame_end = file.tell() + argument
             case "STOP":
-                return stack.pop()
+                return machine.stack.pop()
+            case name:
+                machine.step(name, argument)
+    raise pickle.UnpicklingError("it has no end")
+
+
+class _Machine:
+    """What a pickle's instructions change."""
+
+    def __init__(self, admitted: Mapping[tuple[str, str], Any]) -> None:
+        self.admitted = admitted
+        self.stack: list[Any] = []
+        self.marks: list[int] = []  # heights of the stack
+        self.memo: dict[int, Any] = {}
+
+    def above_mark(self) -> list[Any]:
+        """Take off the stack what lies above the last mark."""
+        height = self.marks.pop()
+        values = self.stack[height:]
+        del self.stack[height:]
+        return values
+
+    def top(self, kind: type) -> Any:
+        """The value on top of the stack, which must be of this kind."""
+        if not isinstance(self.stack[-1], kind):
+            raise pickle.UnpicklingError(f"an instruction needs a {kind.__name__} on the stack")
+        return self.stack[-1]
+
+    def step(self, name: str, argument: Any) -> None:
+        """Run one instruction."""
+        stack = self.stack
+        match name:
             case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[instruction.name])
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
             case value if value in _VALUES:
                 stack.append(argument)
             case "STRING" | "BINSTRING" | "SHORT_BINSTRING":  # of Python 2, also the raw data of arrays
                 stack.append(argument.encode("latin1"))
             case "MARK":
-                marks.append(len(stack))
+                self.marks.append(len(stack))
             case "EMPTY_LIST" | "EMPTY_TUPLE":
-                stack.append({"EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[instruction.name]())
+                stack.append({"EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
             case "LIST":
-                stack.append(above_mark())
+                stack.append(self.above_mark())
             case "TUPLE":
-                stack.append(tuple(above_mark()))
+                stack.append(tuple(self.above_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                values = [stack.pop() for _ in range(int(instruction.name[-1]))]
+                values = [stack.pop() for _ in range(int(name[-1]))]
                 stack.append(tuple(values[::-1]))
             case "APPEND":
                 value = stack.pop()
-                top(list).append(value)
+                self.top(list).append(value)
             case "APPENDS":
-                values = above_mark()
-                top(list).extend(values)
+                values = self.above_mark()
+                self.top(list).extend(values)
             case "PUT" | "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
+                self.memo[argument] = stack[-1]
             case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+                self.memo[len(self.memo)] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
+                stack.append(self.memo[argument])
             case "GLOBAL":
-                stack.append(_named(admitted, *argument.split(" ", 1)))
+                stack.append(_named(self.admitted, *argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
-                stack.append(_named(admitted, module, name))
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(_named(self.admitted, module, attribute))
             case "REDUCE":
-                arguments = top(tuple)
+                arguments = self.top(tuple)
                 stack.pop()
-                factory = top(Factory)
+                factory = self.top(Factory)
                 stack[-1] = factory(*arguments)
             case "BUILD":
                 state = stack.pop()
-                top(StandIn).build(state)
+                self.top(StandIn).build(state)
             case other:
                 raise pickle.UnpicklingError(f"unexpected pickle instruction {other}")
-    raise pickle.UnpicklingError("it has no end")
 
 
 def _named(admitted: Mapping[tuple[str, str], Any], module: Any, name: Any) -> Any:
