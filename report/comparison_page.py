@@ -139,17 +139,11 @@ def _option(value: object) -> str:
 
 
 def _rows(table: pd.DataFrame) -> list[list[object]]:
+    columns = ("difference", "low", "high", "more_than_noise", "p", "first", "second")
+    values = zip(map(str, table.index), *(table[name].tolist() for name in columns), strict=True)
     return [
-        [
-            str(row.Index),
-            signed(row.difference),
-            f"{signed(row.low)} to {signed(row.high)}",
-            "yes" if row.more_than_noise else "no",
-            f"{row.p:.3f}",
-            row.first,
-            row.second,
-        ]
-        for row in table.itertuples()
+        [name, signed(difference), f"{signed(low)} to {signed(high)}", "yes" if noted else "no", f"{p:.3f}", *averages]
+        for name, difference, low, high, noted, p, *averages in values
     ]
 
 

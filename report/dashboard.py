@@ -79,18 +79,19 @@ class Dashboard:
             lines.insert(0, "**simulated data: no figure says anything about real videos**\n")
         board.add_text("options", "\n".join(lines), epoch)
         for summary in self._hyper_parameters()[:2]:
-            board.file_writer.add_summary(summary)
+            _add_summary(board, summary)
 
     def end(self, board: SummaryWriter) -> None:
         """Write that the run is complete."""
-        board.file_writer.add_summary(self._hyper_parameters()[2])
+        _add_summary(board, self._hyper_parameters()[2])
 
     def _hyper_parameters(self) -> tuple[Any, Any, Any]:
         """The summaries of the HPARAMS tab: names of all values and metrics, values of this run, end of the run."""
         from torch.utils.tensorboard.summary import hparams  # takes seconds to import; only training needs it
 
         scalars = {name: v for name, v in self._settings.options.items() if isinstance(v, (bool, int, float, str))}
-        scalars["dataset_name"] += " (simulated)" if self._data.simulated else ""
+        if self._data.simulated:
+            scalars["dataset_name"] = f"{scalars['dataset_name']} (simulated)"
         metrics = []
         if self._evaluates:
             protocol = self._settings.tiou_protocol
@@ -121,6 +122,7 @@ class Dashboard:
     def _pseudo_label_quality(self) -> dict[str, float]:
         """Shares of the training videos, which do not change during training: true, consistent, partially so."""
         pseudo, labels = self._data.pseudo, torch.stack([video.labels for video in self._data.train]).cpu()
+        assert pseudo is not None, "training data have pseudo-labels"
         true = labels.gather(1, pseudo.label.cpu()[:, None])
         shares = {"true": true, "consistent": pseudo.consistent, "partially_consistent": pseudo.partial}
         return {f"pseudo_labels/{name}": share.float().mean().item() for name, share in shares.items()}
@@ -195,3 +197,9 @@ class Dashboard:
         ]
         with styled():
             return as_pixels(timelines(lines, simulated=data.simulated))
+
+
+def _add_summary(board: SummaryWriter, summary: Any) -> None:
+    """Write a protocol buffer that `SummaryWriter` has no method for."""
+    assert board.file_writer is not None, "the board is open"
+    board.file_writer.add_summary(summary)

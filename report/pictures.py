@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -62,10 +63,10 @@ def styled() -> Iterator[None]:
 
 def new_figure(height: float, *, simulated: bool) -> Figure:
     """A figure of a height in inches, laid out to fit its content; marked if the data are simulated."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    top = 1 - 0.16 / height if simulated else 1
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(rect=(0, 0, 1, top)))
     if simulated:
         figure.text(0.005, 0.998, MARK, ha="left", va="top", fontsize=7, color=RED)
-        figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.16 / height))
     return figure
 
 
@@ -103,12 +104,12 @@ def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> F
     figure = new_figure(0.7 + each * (0.2 if columns == 1 else 0.022 * size), simulated=simulated)
     axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     for ax, start in zip(axes, range(0, each * columns, each), strict=True):
-        own = names[start : start + each]
-        heights = [values[name] for name in own]
-        ax.barh(range(len(own)), heights, color=BLUE, height=0.72)
+        column = names[start : start + each]
+        heights = [values[name] for name in column]
+        ax.barh(range(len(column)), heights, color=BLUE, height=0.72)
         for y, value in enumerate(heights):
             ax.text(value, y, f" {value:.1f}", va="center", fontsize=size - 0.5)
-        ax.set_yticks(range(len(own)), [short(name, 24) for name in own], fontsize=size)
+        ax.set_yticks(range(len(column)), [short(name, 24) for name in column], fontsize=size)
         ax.set_ylim(each - 0.4, -0.6)
         ax.set_xlim(0, 1.15 * max(1.0, *values.values()) + (0 if columns == 1 else 6))
         ax.xaxis.set_major_locator(MaxNLocator(5 if columns == 1 else 2))
@@ -136,9 +137,9 @@ def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Fi
     figure = new_figure(1.5 + 0.2 * len(names) if few else 6.3, simulated=simulated)
     ax = figure.subplots()
     colours = mpl.colormaps["Blues"].with_extremes(bad=FAINT)
-    shape = "auto" if few else "equal"
     edges = None if few else (0.5, len(names) + 0.5, len(names) + 0.5, 0.5)  # numbers in a list count from 1
-    image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, aspect=shape, interpolation="nearest", extent=edges)
+    image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, interpolation="nearest", extent=edges)
+    ax.set_aspect("auto" if few else "equal")
     figure.colorbar(image, ax=ax, label="% of the videos of a class", shrink=0.9)
     ax.set(xlabel="class reported", ylabel="class of the video")
     if few:
@@ -165,7 +166,7 @@ def training_curves(losses: pd.DataFrame, maps: pd.DataFrame, *, simulated: bool
     for i, name in enumerate(losses):
         ax = figure.add_subplot(grid[i // columns, i % columns])
         ax.plot(losses.index, losses[name], color=BLUE, linewidth=1.1, marker="." if len(losses) == 1 else None)
-        ax.set_title(name, fontsize=8.5)
+        ax.set_title(str(name), fontsize=8.5)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         ax.grid()
         if i + columns >= losses.shape[1]:  # the lowest of its column
@@ -197,7 +198,7 @@ def error_shares(analysis: ErrorAnalysis, k: int, *, simulated: bool) -> Figure:
         for x, value, middle in zip(rank, share, below + share / 2, strict=True):
             if value >= 6:
                 colour_of_text = "white" if kind == KINDS[0] else "black"
-                ax.text(x, middle, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour_of_text)
+                ax.text(float(x), middle, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour_of_text)
         below += share
     ax.set(xlabel="top detections of each class, in multiples of its number of instances", ylabel="share, %")
     ax.set_xticks(rank, [f"{i}×" for i in rank])
@@ -212,7 +213,7 @@ def error_gains(analysis: ErrorAnalysis, *, simulated: bool) -> Figure:
     figure = new_figure(2.3, simulated=simulated)
     ax = figure.subplots()
     gains = {kind: gain.average for kind, gain in analysis.gain.items()}
-    ax.barh(range(len(gains)), gains.values(), color=[TYPE_COLOURS[kind] for kind in gains], height=0.7)
+    ax.barh(range(len(gains)), list(gains.values()), color=[TYPE_COLOURS[kind] for kind in gains], height=0.7)
     for y, value in enumerate(gains.values()):
         ax.text(value, y, f" +{value:.1f}", va="center")
     ax.set_yticks(range(len(gains)), gains)
@@ -237,6 +238,7 @@ def bucket_name(bucket: Bucket, name: str) -> str:
     if name == "instances":
         return f"> {low}" if high is None else f"{high}" if low + 1 == high else f"{low + 1}–{high}"
     if name == "coverage":
+        assert high is not None, "coverage is at most 1"
         return f"{100 * low:g}–{100 * high:g}"
     return f"> {low:g}" if high is None else f"{low:g}–{high:g}"
 
@@ -284,13 +286,14 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
     figure = new_figure(1.0 + each * 0.0235 * size, simulated=simulated)
     axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     for ax, start in zip(axes, range(0, each * columns, each), strict=True):
-        own = table.iloc[start : start + each]
-        for y, row in enumerate(own.itertuples()):
-            colour = (BLUE if row.difference > 0 else RED) if row.more_than_noise else GREY
-            ax.plot([row.low, row.high], [y, y], color=colour, linewidth=1.4)
-            ax.plot(row.difference, y, "o", color=colour, markersize=3.5)
+        rows = table.iloc[start : start + each]
+        values = zip(*(rows[name].tolist() for name in ("difference", "low", "high", "more_than_noise")), strict=True)
+        for y, (difference, low, high, is_significant) in enumerate(values):
+            colour = (BLUE if difference > 0 else RED) if is_significant else GREY
+            ax.plot([low, high], [y, y], color=colour, linewidth=1.4)
+            ax.plot(difference, y, "o", color=colour, markersize=3.5)
         ax.axvline(0, color=INK, linewidth=0.8)
-        ax.set_yticks(range(len(own)), [short(str(name), 24) for name in own.index], fontsize=size)
+        ax.set_yticks(range(len(rows)), [short(str(name), 24) for name in rows.index], fontsize=size)
         ax.set_ylim(each - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x")

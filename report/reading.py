@@ -176,7 +176,7 @@ def read_file(settings: ReportSettings, source: Source, path: Path, description:
     annotations = source.annotations
     evaluable = read_to_evaluate(path, source, settings.tiou_protocol, settings.rate)
     inputs = evaluable.inputs
-    labels = pd.DataFrame(annotations.labels, index=annotations.videos, columns=inputs.class_names)
+    labels = pd.DataFrame(annotations.labels, index=annotations.videos, columns=list(inputs.class_names))
     return ReportData(
         dataset=settings.dataset_name,
         subset=source.subsets["test"],

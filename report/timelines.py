@@ -22,7 +22,7 @@ TYPES_AT = 0.5  # tIoU at which detections are sorted into error types
 DETECTIONS_SHOWN = 3  # per instance of a class in a video; for a class that the video does not have, in all
 MAX_DETECTIONS = 600  # of a class in a video
 MAX_CLASSES, MAX_LANES = 4, 6  # of a timeline; a lane is a row of detections that do not overlap
-EDGE = {"edgecolors": "white", "linewidths": 0.4}
+EDGE: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.4}
 
 
 class ClassDetections(NamedTuple):
@@ -48,10 +48,14 @@ class Timeline:
 
 def timeline_truth(truth: pd.DataFrame, class_names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """The ground truth of each video: class -> `[n, 2]` seconds, the class with most instances first."""
-    segments = {key: group[["start_sec", "end_sec"]].to_numpy() for key, group in truth.groupby(["video", "class_idx"])}
+    name_of: dict[Any, str] = dict(enumerate(class_names))
+    groups = [
+        (str(video), name_of[class_idx], group[["start_sec", "end_sec"]].to_numpy())
+        for (video, class_idx), group in truth.groupby(["video", "class_idx"])
+    ]
     by_video: dict[str, dict[str, np.ndarray]] = {}
-    for video, class_idx in sorted(segments, key=lambda key: -len(segments[key])):
-        by_video.setdefault(video, {})[class_names[class_idx]] = segments[video, class_idx]
+    for video, name, segments in sorted(groups, key=lambda group: -len(group[2])):
+        by_video.setdefault(video, {})[name] = segments
     return by_video
 
 
@@ -72,12 +76,13 @@ def timeline_detections(
     type_idx = error_types(ranked, instances, match_detections(ranked, instances, thresholds), thresholds)[:, 0]
     table = detections.iloc[order].assign(type=np.array(KINDS, dtype=object)[type_idx])
     num_instances = truth.groupby(["video", "class_idx"]).size().to_dict()
+    name_of: dict[Any, str] = dict(enumerate(class_names))
     by_video: dict[str, dict[str, ClassDetections]] = {}
     for (video, class_idx), group in table.groupby(["video", "class_idx"], sort=False):
         count = DETECTIONS_SHOWN * max(1, num_instances.get((video, class_idx), 0))
         best = group.head(min(MAX_DETECTIONS, count))
         shown = ClassDetections(best[["start_sec", "end_sec"]].to_numpy(), best["type"].tolist())
-        by_video.setdefault(video, {})[class_names[class_idx]] = shown
+        by_video.setdefault(str(video), {})[name_of[class_idx]] = shown
     return by_video
 
 
