@@ -1,1 +1,1 @@
-"""What is looked at: TensorBoard, pictures, pages."""
+"""Shows runs: TensorBoard, pictures and HTML pages. The only package that imports matplotlib."""
