@@ -1,4 +1,4 @@
-"""Every reader of the program, with whole files for it to read, for tests that damage them."""
+"""All readers of the program with valid files, for tests that damage these."""
 
 import io
 import json
@@ -32,7 +32,7 @@ RATE = 25 / 16
 
 
 class Reader:
-    """A function that reads files in a folder; `others` lie there too, but are not to be damaged."""
+    """A function that reads files in a folder; `others` are needed too, but are not damaged."""
 
     def __init__(self, read: Callable[[Path], Any], files: dict[str, bytes], others: dict[str, bytes] | None = None):
         self.read, self.files, self.others = read, files, others or {}
@@ -128,7 +128,7 @@ def resume_file(folder: Path) -> bytes:
 
 
 def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
-    """The readers; their whole files are the demo's and made here, and some real ones where they are at hand."""
+    """The readers; their valid files are made here, and some are real ones if these are available."""
     database = {
         VIDEOS[0]: {"subset": "training", "duration": 10.5, "annotations": [{"label": "Jump", "segment": [1.0, 2.5]}]},
         VIDEOS[1]: {"subset": "training", "annotations": [{"label": "Throw"}, {"label": "Jump", "segment": []}]},
@@ -209,7 +209,7 @@ def members(archive: bytes) -> dict[str, bytes]:
 
 
 def archived(content: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A ZIP archive of members, with proper sums."""
+    """A ZIP archive of members, with correct checksums."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in content.items():

@@ -1,4 +1,4 @@
-"""`--run_type check`: one defect of each kind, alone and all at once; and the words of the runs that meet it."""
+"""`--run_type check` finds each kind of defect, alone and all together, and runs stop with the same message."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def with_nan(array):
     return array
 
 
-# What is done to the demo, what `check` says of it, and the run types that meet it and stop with those words.
+# How the demo is damaged, what `check` says, and the run types that stop with the same message.
 # demo_train_0001 is of class HighJump, 0002 of LongJump, and so on.
 LEARNING = ("train", "descriptors")
 ERRORS = {
@@ -216,7 +216,7 @@ def test_the_demo_is_sound(home, run_in):
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_stops_runs_with_the_words_of_check(home, run_in, tmp_path, name):
+def test_an_error_stops_runs_with_the_same_message(home, run_in, tmp_path, name):
     defect, message, run_types = ERRORS[name]
     defect(home)
     run = run_in(home)
@@ -274,7 +274,7 @@ def test_classes_without_training_video(home, run_in):
     assert re.search(r"classes without a training video.*\n  Nothing", out)
 
 
-def test_what_is_missing_is_said_and_the_rest_is_checked(home, run_in):
+def test_missing_files_are_listed_and_the_rest_is_checked(home, run_in):
     shutil.rmtree(home / DESCRIPTORS)
     (home / "proposals4Thumos14/Proposals_Demo_test.json").unlink()
     change_features(home, "demo_train_0004", with_nan)
@@ -286,8 +286,8 @@ def test_what_is_missing_is_said_and_the_rest_is_checked(home, run_in):
     assert status == 1 and "Demo-Annotations: annotations: this folder, or a file annotations.json" in out
 
 
-def test_it_goes_on_after_what_cannot_be_used(home, run_in):
-    """A name that can name no file, bad lines, a subset without videos: what is behind them is found, too."""
+def test_it_continues_after_unusable_entries(home, run_in):
+    """A video name that cannot be a file name, bad lines, a subset without videos: later errors are found, too."""
     change_array(home, ANNOTATIONS / "videoname.npy", lambda array: put(array, 10, b"x/y"))
     change_features(home, "demo_train_0004", with_nan)
     (home / ANNOTATIONS / "Ambiguous_test.txt").write_text("one line\n\nanother\n")
@@ -297,8 +297,8 @@ def test_it_goes_on_after_what_cannot_be_used(home, run_in):
     assert "no video has subset 'nothing'" in out and "\nerrors: 6, " in out  # and the proposals of x/y
 
 
-def test_the_width_that_is_usual_is_right(home, run_in, tmp_path):
-    """Whichever video is read first; both sentences are true."""
+def test_the_most_frequent_width_is_right(home, run_in, tmp_path):
+    """Whichever video `check` reads first; a run compares with the first video."""
     change_features(home, "demo_train_0001", lambda array: array[:, :30])
     run = run_in(home)
     status, out = check(run)
@@ -315,13 +315,13 @@ def test_test_videos_without_instances(home, run_in):
     assert "recall of the train" in out and "recall of the test" not in out
 
 
-def test_videos_that_are_taken_as_having_no_proposals(home, run_in):
+def test_missing_proposals_may_be_empty(home, run_in):
     change_proposals(home, "test", lambda results: [results.pop(f"demo_test_{i:04d}") for i in range(1, 61)])
     status, out = check(run_in(home), "--missing_proposals", "empty")
     assert status == 0 and "videos without proposals (60)" in out
 
 
-def test_a_file_of_other_videos_is_none(home, run_in, tmp_path):
+def test_a_proposal_file_of_other_videos_is_refused(home, run_in, tmp_path):
     change_proposals(home, "test", lambda results: (results.clear(), results.update(other=[])))
     run = run_in(home)
     status, out = check(run, "--missing_proposals", "empty")
@@ -341,7 +341,7 @@ def test_rgb_and_flow_of_different_length(home, run_in):
     assert f"RGB and flow of different length (1):\n  demo_train_0001: {count} and {count - 20} snippets" in out
 
 
-def test_what_is_likely_to_be_meant(home, run_in):
+def test_hints_at_the_likely_cause(home, run_in):
     """Another rate, descriptors of other classes, a class written in two ways, a test video without instances."""
     run = run_in(home)
     _, out = check(run, "--feature_fps", 50)
@@ -403,7 +403,7 @@ def test_real_thumos_annotations(thumos, run_in, tmp_path):
 
 @pytest.mark.parametrize(("year", "empty"), [("1.2", 10), ("1.3", 11)])
 def test_real_activitynet_annotations(activitynet, run_in, tmp_path, year, empty):
-    """Instances of zero length are reported; the missing files are, too, and what to do about them."""
+    """Instances of zero length and missing files are reported."""
     name = f"ActivityNet{year}"
     (tmp_path / "data").mkdir()
     shutil.copytree(activitynet / f"{name}-Annotations", tmp_path / "data" / name / f"{name}-Annotations")

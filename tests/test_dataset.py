@@ -1,4 +1,4 @@
-"""Annotations, features and batches, and what is said when they are wrong."""
+"""Annotations, features and batches, and the messages about wrong ones."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def objects(*items):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two videos of two classes; strings as bytes here and unicode there, as the public files have them."""
+    """Two videos of two classes; some strings as bytes and some as unicode, as in the public files."""
     np.save(tmp_path / "videoname.npy", np.array([b"v1", b"v2"]))
     np.save(tmp_path / "subset.npy", np.array(["validation", "test"]))
     np.save(tmp_path / "classlist.npy", np.array([b"Jump", b"Throw"]))
@@ -153,7 +153,7 @@ def test_without_a_cache_the_numbers_are_the_same(folder, dtype):
 
 
 def test_a_file_is_looked_for_once(folder, monkeypatch):
-    """On a network file system every look takes a round trip."""
+    """On a network file system, each `stat` is a round trip."""
     looks, stat = [], os.stat
     monkeypatch.setattr(os, "stat", lambda path, **options: looks.append(str(path)) or stat(path, **options))
     videos = list(load_folder(folder, {"v1": np.ones((7, 4)), "v2": np.ones((5, 4))}, cache="none").values())
@@ -250,7 +250,7 @@ def test_proposals_in_another_unit(folder):
 
 
 def test_equally_long_lists_may_be_stacked(folder):
-    """numpy makes one array of them by itself."""
+    """numpy stacks them by default."""
     np.save(folder / "labels_all.npy", np.array([["Jump"], ["Throw"]]))
     np.save(folder / "labels.npy", np.array([["Jump"], ["Throw"]]))
     np.save(folder / "segments.npy", np.array([[[0, 1.0]], [[2, 3.0]]]))
@@ -317,7 +317,7 @@ def test_testing_sees_every_video_once_in_order():
     assert [b.videos for b in batches] == [[0, 1], [2], [3]]
 
 
-def test_batches_made_ahead_are_the_same_and_few():
+def test_prefetched_batches_are_the_same_and_few():
     made = []
 
     def count():
@@ -336,7 +336,7 @@ def test_batches_made_ahead_are_the_same_and_few():
     assert len(made) <= 3
 
 
-def test_what_goes_wrong_while_a_batch_is_made_is_told():
+def test_errors_in_prefetching_are_raised():
     def broken():
         yield 1
         raise InputError("v1.npy: no such file")
@@ -373,7 +373,7 @@ def test_real_activitynet_annotations(activitynet, year, num_class, counts):
 
 
 def test_a_copy_under_another_name_is_the_same(thumos, tmp_path):
-    """np.save by today's numpy writes other pickles than the public files'; both read alike."""
+    """Current numpy writes other pickles than those in the public files; both are read."""
     source = thumos / "Thumos14reduced-Annotations"
     before = read_annotations(source)
     for path in source.glob("*.txt"):

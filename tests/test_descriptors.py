@@ -1,4 +1,4 @@
-"""Descriptors, and the pseudo-labels that they give."""
+"""Descriptors and pseudo-labels."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_consistent_partial_and_neither():
     assert chosen.label.tolist() == [1, 1] and chosen.consistent.tolist() == [False, True]
 
 
-def test_a_zero_vector_resembles_nothing_and_breaks_nothing():
+def test_zero_vectors():
     """A class without a video, or a video of black frames."""
     descriptors = torch.cat([DESCRIPTORS[:, :2], torch.zeros(2, 1, 3)], dim=1)
     found = pseudo_labels(torch.stack([torch.tensor([0.0, 1.0, 0.0] * 2), torch.zeros(6)]), descriptors)

@@ -1,4 +1,4 @@
-"""Files that are damaged in every way: a reader takes them or says in one line what is wrong, and does nothing else.
+"""Randomly damaged files: a reader accepts them or says in one line what is wrong, and does nothing else.
 
     python -m pytest tests/test_fuzz.py --hypothesis-profile long -s     # 20,000 inputs for each reader
 
@@ -96,7 +96,7 @@ def test_damaged_files(name, everything, tmp_path_factory, which, how, edits):
 
 
 def damage(name: str, content: bytes, how: int, edits: list[tuple[int, int, int]]) -> bytes:
-    """The file damaged: as bytes, or, for some ways, in the parts that it has."""
+    """Damage a file: its bytes, or the members or values in it."""
     if how and name.endswith((".pkl", ".pt", ".npz")):
         parts = readers.members(content)
         part = list(parts)[edits[0][1] % len(parts)]
@@ -116,7 +116,7 @@ def damage(name: str, content: bytes, how: int, edits: list[tuple[int, int, int]
 
 
 def edited(content: bytes, edits: list[tuple[int, int, int]]) -> bytes:
-    """Some bytes changed, removed, doubled or put in."""
+    """Change, remove, repeat or insert some bytes."""
     for kind, place, value in edits:
         at, run = place % (len(content) + 1), 1 + value % 40
         before, rest = content[:at], content[at:]
@@ -136,7 +136,7 @@ def edited(content: bytes, edits: list[tuple[int, int, int]]) -> bytes:
 
 
 def with_odd_value(document, place, value):
-    """A JSON document with one of its values, the `place`-th of all, exchanged."""
+    """Replace the `place`-th value of a JSON document."""
     nodes = []
 
     def visit(node, put):

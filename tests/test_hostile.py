@@ -1,4 +1,4 @@
-"""A corpus of files that were made to do harm: each is refused in one line, and nothing of it runs.
+"""Malicious files: each is refused with a message of one line, and no code from it runs.
 
 Pickles stand in object arrays and in checkpoints; archives and headers promise more than they hold; names would leave
 their folder or steer a terminal.
@@ -132,7 +132,7 @@ def protocol_0(module: str, name: str, arguments: str) -> bytes:
 
 
 def on_the_stack(module: str, name: str, arguments: str) -> bytes:
-    """The name put together on the stack, as protocol 4 does."""
+    """The name is built on the stack, as in protocol 4."""
     texts = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
     return b"\x80\x04" + texts + b"\x93(" + arguments.encode() + b"tR."
 
@@ -178,7 +178,7 @@ OLD_START = OLD_START.getvalue()
 
 
 def refused(path, read, content: bytes | None = None, message: str = "", most: int = 64 << 20) -> None:
-    """See that a reader refuses a file in one line that names it, and that nothing else happens."""
+    """Check that a reader refuses a file with one line that names it, and does nothing else."""
     if content is not None:
         path.write_bytes(content)
     with watching() as watched, pytest.raises(InputError) as error:
@@ -191,8 +191,8 @@ def refused(path, read, content: bytes | None = None, message: str = "", most: i
     assert not (path.parent / "owned").exists()
 
 
-def test_what_happens_is_noticed(tmp_path):
-    """The watch itself, on what readers must not do."""
+def test_the_watch_notices(tmp_path):
+    """The watch notices what readers must not do."""
     for harm in (
         lambda: subprocess.run(["true"], check=True),
         lambda: (tmp_path / "owned").write_text(""),
@@ -234,7 +234,7 @@ def test_pickles_that_call_in_other_ways(tmp_path, call, form):
     refused_everywhere(tmp_path, form(*call))
 
 
-def test_it_is_said_what_a_pickle_wanted(tmp_path):
+def test_the_message_names_the_function(tmp_path):
     payload = protocol_0("os", "system", "S'touch owned'\n")
     refused(tmp_path / "x.npy", read_array, npy(payload), r"os\.system")
     refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload), r"os\.system")
@@ -256,7 +256,7 @@ def tensor(numel: int = 4, size: int = 4, stride: int = 1, offset: int = 0, key:
 NUMBERS = np.arange(4, dtype=np.float32).tobytes()
 
 
-def test_the_tensor_that_the_following_are_made_of_is_read(tmp_path):
+def test_a_valid_tensor_is_read(tmp_path):
     path = tmp_path / "x.pkl"
     path.write_bytes(checkpoint(tensor(), data__0=NUMBERS))
     assert read_checkpoint(path).tolist() == [0, 1, 2, 3]
@@ -281,7 +281,7 @@ def test_the_tensor_that_the_following_are_made_of_is_read(tmp_path):
         b"\x80\x02" + b"]" * 50 + b"a" * 49 + b".",  # nested too deeply
     ],
 )
-def test_tensors_that_are_none(tmp_path, payload):
+def test_invalid_tensors(tmp_path, payload):
     refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload, data__0=NUMBERS), "not a readable checkpoint")
 
 
@@ -307,8 +307,8 @@ def test_names_in_a_checkpoint_cannot_steer_a_terminal(tmp_path):
 
 
 @pytest.mark.parametrize("of", ["arrays", "scalars", "texts", "lists"])
-def test_short_pickles_of_much(tmp_path, of):
-    """A few bytes ask for the same long thing again and again."""
+def test_short_pickles_with_large_content(tmp_path, of):
+    """A few bytes ask for the same long object many times."""
     array = b"cnumpy.core.multiarray\n_reconstruct\nq\x01(cnumpy\nndarray\nq\x02(I0\ntS'b'\ntR"
     of_objects = b"(I1\n(I%d\ntcnumpy\ndtype\n(S'O8'\ntRq\x03I00\n" % 10_000
     payloads = {
@@ -324,14 +324,14 @@ def test_short_pickles_of_much(tmp_path, of):
 
 
 def with_annotations(tmp_path, **arrays: bytes):
-    """Lay out annotations of which some files are exchanged."""
+    """Write annotations with some files replaced."""
     reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
     reader.lay_out(tmp_path, {f"a/{name}.npy": content for name, content in arrays.items()})
     return tmp_path / "a"
 
 
 def header(descr: str, shape: tuple) -> bytes:
-    """A `.npy` file that is no more than its header."""
+    """A `.npy` file that ends after its header."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     return file.getvalue()
@@ -350,7 +350,7 @@ def header(descr: str, shape: tuple) -> bytes:
         ("duration", readers.npy(np.array([1.0, np.inf, 2.0]))),
     ],
 )
-def test_annotations_that_are_none(tmp_path, name, content):
+def test_invalid_annotations(tmp_path, name, content):
     folder = with_annotations(tmp_path, **{name: content})
     refused(folder / f"{name}.npy", lambda _: read_annotations(folder))
 
@@ -359,18 +359,18 @@ def test_annotations_that_are_none(tmp_path, name, content):
     "content",
     [header("<f8", (3, 10**9, 0)), readers.npy(readers.objects(np.empty((10**7, 0)), [[0, 1]], []))],
 )
-def test_arrays_of_a_thousand_million_nothings(tmp_path, content):
+def test_huge_arrays_without_elements(tmp_path, content):
     refused(with_annotations(tmp_path, segments=content), read_annotations, None, "1 labels but 0 segments")
 
 
-def test_one_list_again_and_again(tmp_path):
+def test_one_list_many_times(tmp_path):
     """Three videos share a long list; each of them counts."""
     array = readers.objects(*[["Jump"] * 4000] * 3)
     folder = with_annotations(tmp_path, labels=readers.npy(array), segments=readers.npy(array))
     refused(folder / "labels.npy", lambda _: read_annotations(folder), None, "more entries than bytes")
 
 
-def test_features_that_are_no_size(tmp_path):
+def test_features_without_elements(tmp_path):
     path = tmp_path / "f.npy"
     refused(path, lambda path: Features(path, ["v1"]), header("<f4", (10**9, 0, 2)), "holds 1000000000 videos")
     wide = readers.npy(readers.objects(np.ones((1, 8194), np.float16)))
@@ -378,7 +378,7 @@ def test_features_that_are_no_size(tmp_path):
 
 
 def test_long_proposals_are_pooled_a_few_at_a_time():
-    """Each reads a hundred thousand samples; all at once would take gigabytes. The numbers are the same."""
+    """Each reads a hundred thousand samples; all at once would take gigabytes. The values are the same."""
     features = torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0))
     segments = torch.tensor([[-80_000.0, 90_000.0]] * 100 + [[10.0, 20.0]]).double()
     with watching() as watched:
@@ -388,7 +388,7 @@ def test_long_proposals_are_pooled_a_few_at_a_time():
         assert torch.equal(pooled[i], roi_pool(features, segments[i : i + 1])[0])
 
 
-def test_tables_of_pairs_are_made_in_parts():
+def test_tables_of_pairs_are_made_in_chunks():
     rng = np.random.default_rng(0)
     proposals, instances = (np.sort(rng.uniform(0, 1e5, (n, 2)), axis=1) for n in (20_000, 3_000))
     truth = pd.DataFrame({"video": "v", "start_sec": instances[:, 0], "end_sec": instances[:, 1]})
@@ -461,19 +461,19 @@ DEEP = 100_000
         b"\x00" * 100,
     ],
 )
-def test_json_that_is_none(tmp_path, content):
+def test_invalid_json(tmp_path, content):
     refused(tmp_path / "x.json", read_json, content, "not a readable JSON file")
 
 
 @pytest.mark.parametrize(
     "segment", ["[0, NaN]", "[0, Infinity]", "[0, 1e999]", "[0, 1e10]", "[-1e10, 0]", "[0, 1" + "0" * 400 + "]"]
 )
-def test_times_that_nobody_means(tmp_path, segment):
+def test_invalid_times(tmp_path, segment):
     content = f'{{"results": {{"v": [{{"segment": {segment}}}]}}}}'.encode()
     refused(tmp_path / "x.json", parse_results, content, "video v: bad segment")
 
 
-def test_more_entries_than_a_video_has(tmp_path):
+def test_too_many_entries_of_a_video(tmp_path):
     entries = [{"segment": [0, 1]}] * (MAX_PER_VIDEO + 1)
     refused(
         tmp_path / "x.json", parse_results, json.dumps({"results": {"v": entries}}).encode(), "video v: 50001 segments"
@@ -481,7 +481,7 @@ def test_more_entries_than_a_video_has(tmp_path):
 
 
 def test_many_proposals_need_no_table_of_pairs():
-    """With 20,000 it would take 3 GB; what comes out is what the table gives for fewer."""
+    """A table for 20,000 would take 3 GB; the result is the same as with a table."""
     rng = np.random.default_rng(0)
     logits, segments = rng.normal(size=(20_000, 4)), np.sort(rng.uniform(0, 1e6, (20_000, 2)), axis=1)
     with watching() as watched:
@@ -530,14 +530,14 @@ def test_names_of_classes_and_in_results(tmp_path, name):
     refused(tmp_path / "a" / "classlist.npy", lambda path: read_annotations(path.parent), None, "expected text, found")
 
 
-def test_more_labels_than_can_be_meant(tmp_path):
+def test_too_many_labels(tmp_path):
     database = {f"v{i}": {"subset": "training", "annotations": [{"label": str(i)}]} for i in range(20_000)}
     content = json.dumps({"database": database}).encode()
     refused(tmp_path / "a.json", read_annotations, content, "20000 classes for 20000 videos", most=256 << 20)
 
 
-def test_what_is_shown_is_printable(run, tmp_path):
-    """Labels of a result file come into a message; what they hold does not come onto the terminal."""
+def test_messages_are_printable(run, tmp_path):
+    """A message escapes the control characters of labels in a result file."""
     path = tmp_path / "d.json"
     label = "\x1b]0;owned\x07\u202e"
     path.write_text(json.dumps({"results": {"demo_test_0001": [{"segment": [0, 1], "score": 1, "label": label}]}}))
@@ -566,7 +566,7 @@ def test_a_name_cannot_add_a_line_to_what_check_prints(run, tmp_path):
     assert status == 1 and "\nerrors: 0" not in out and r"'x\nerrors: 0" in out
 
 
-def test_what_is_not_a_proposal_is_not_copied(run_in, demo_home, tmp_path):
+def test_only_valid_fields_of_proposals_are_copied(run_in, demo_home, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(demo_home, home)
     merged = {}
@@ -594,7 +594,7 @@ def test_features_too_large_for_their_mean(run_in, demo_home, tmp_path):
     assert status == 2 and "video demo_train_0004: features are too large for their mean" in err
 
 
-def test_a_lock_that_leads_elsewhere(run, tmp_path):
+def test_a_lock_that_is_a_link(run, tmp_path):
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
@@ -610,7 +610,7 @@ def test_a_folder_where_a_file_should_be(run, tmp_path):
 
 @pytest.mark.parametrize("kind", ["array", "checkpoint", "proposals", "text"])
 def test_hostile_files_stop_a_run_in_one_line(run_in, demo_home, tmp_path, kind):
-    """The same through the command line: status 2, one line, and the folder of the run is not there."""
+    """Through the command line: status 2, one line, and no run folder."""
     home = tmp_path / "home"
     shutil.copytree(demo_home, home)
     run = run_in(home)
@@ -633,7 +633,7 @@ def test_hostile_files_stop_a_run_in_one_line(run_in, demo_home, tmp_path, kind)
 
 
 def test_pickles_of_everyday_numpy_are_read(tmp_path):
-    """So that refusing is not all that a reader can."""
+    """Safety does not make the reader refuse common files."""
     array = readers.objects(np.float64(1.5), [np.int64(3), "text", b"bytes"], np.ones((2, 2), ">f4"))
     for protocol in (0, 1, 2, 3, 4):
         (tmp_path / "x.npy").write_bytes(npy(pickle.dumps(array, protocol)).replace(b"(1,)", b"(3,)"))

@@ -71,7 +71,7 @@ def test_bad_command_lines(tmp_path, monkeypatch, capsys, argv, message):
 
 
 def test_features_over_given_annotations(thumos, tmp_path, monkeypatch, capsys):
-    """The command line, over the real annotations of a handful of videos."""
+    """The command line, for the real annotations of a few videos."""
     source = tmp_path / "given" / "Thumos14reduced-Annotations"
     shutil.copytree(thumos / "Thumos14reduced-Annotations", source)
     keep = np.r_[0:12, 200:212]

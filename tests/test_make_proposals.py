@@ -43,7 +43,7 @@ def test_batched_equals_one_by_one(kernel_size):
 
 
 def test_upsampling_by_hand():
-    """A snippet's value is that of its centre; before the first centre and behind the last it goes on unchanged."""
+    """A snippet's value is that of its centre; it is constant before the first centre and after the last."""
     assert upsample(np.array([[0.0, 1.0]]), 4).tolist() == [[0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1]]
     assert upsample(TOY[None], 1).tolist() == [TOY.tolist()]
     assert upsample(np.array([[3.0]]), 2).tolist() == [[3, 3]]
@@ -67,7 +67,7 @@ def test_contrast_by_hand():
     assert outer_inner_contrast(TOY, cells).tolist() == pytest.approx(expected)
 
 
-def test_distinct_by_hand():
+def test_nms_by_hand():
     segments = np.array([[0.0, 10.0], [0.0, 8.0], [0.0, 6.5], [20.0, 30.0], [0.0, 10.0]])
     # The second is too close to the first; the third only to the second, which is gone.
     assert nms(segments, max_tiou=0.75).tolist() == [0, 2, 3]
@@ -86,7 +86,7 @@ def test_grouping_of_a_toy_sequence():
     assert 0 < len(longer) < len(segments) and (longer[:, 1] - longer[:, 0] >= 1.5).all()
 
 
-def test_a_scaled_and_shifted_sequence_has_the_same_stretches():
+def test_a_scaled_and_shifted_sequence_has_the_same_segments():
     sequence = np.random.default_rng(0).random(40)
     segments, _ = segments_above_thresholds(sequence[None], sequence)
     assert np.array_equal(segments_above_thresholds(sequence[None] / 8 + 2, sequence)[0], segments)
@@ -127,7 +127,7 @@ def trained(demo) -> SnippetNetwork:
 
 
 def test_it_finds_actions(demo, trained):
-    """Far more than random segments do, as many and as long; that the videos are unseen makes it a test."""
+    """In unseen videos, with a far higher recall than as many random segments of the same lengths."""
     annotations, features, _, testing = demo
     found = propose_all(trained, features, testing)
     assert list(found) == testing
@@ -154,7 +154,7 @@ def test_proposals_are_sorted_distinct_and_inside_the_video(demo, trained):
 
 
 def test_classes_of_training_and_of_test_videos(demo, trained):
-    """Known labels are used as they are; else it is the classes that are probable, and one at least."""
+    """Known labels are used; without them the probable classes, at least one."""
     features = demo[1].read(demo[3][0])
     known = torch.tensor([0.0, 1, 0, 0, 1, 0])
     assert set(propose(trained, features, known_labels=known).class_idx) == {1, 4}
@@ -165,7 +165,7 @@ def test_classes_of_training_and_of_test_videos(demo, trained):
 
 
 def test_no_float64_on_the_device(demo, trained, monkeypatch):
-    """MPS has none: what is computed in float64 is moved to the CPU first."""
+    """MPS has no float64, so tensors are moved to the CPU before they are converted."""
     on_cpu, cpu, double = [], torch.Tensor.cpu, torch.Tensor.double
 
     def to_cpu(tensor):
@@ -189,7 +189,7 @@ def test_a_video_of_one_snippet(demo, trained):
     assert entries[0]["label"] == demo[0].class_names[found.class_idx[0]]
 
 
-def test_one_seed_gives_one_network_and_another_another(demo):
+def test_the_seed_decides_the_network(demo):
     same, again, other = (torch.cat([p.flatten() for p in train(demo, seed=seed).parameters()]) for seed in (3, 3, 4))
     assert torch.equal(same, again) and not torch.equal(same, other)
 

@@ -1,4 +1,4 @@
-"""Data of one's own: feature layouts, annotations as JSON, another frame rate, making descriptors."""
+"""Your own videos: feature layouts, annotations as JSON, another frame rate, making descriptors."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from utils import InputError
 
 @pytest.fixture
 def arrays():
-    """RGB and flow of one video; flow is a snippet shorter, as extractors often leave it."""
+    """RGB and flow of one video; flow is one snippet shorter, as from many extractors."""
     rng = np.random.default_rng(0)
     return rng.random((3, 7, 4), dtype=np.float32), rng.random((3, 6, 4), dtype=np.float32)  # [crops, T, D/2]
 
@@ -154,7 +154,7 @@ def test_annotations_from_json(tmp_path):
     assert list(annotations.ambiguous) == ["v"]
 
 
-def test_what_is_left_out_of_the_ground_truth_is_said(tmp_path, caplog):
+def test_empty_instances_are_left_out_with_a_notice(tmp_path, caplog):
     caplog.set_level("INFO")
     truth = read_annotations(write_database(tmp_path, DATABASE)).ground_truth("validation")
     assert len(truth) == 1 and "1 instance of zero or negative length, in v" in caplog.text
@@ -201,8 +201,8 @@ def test_bad_databases(tmp_path):
         read_annotations(path, tmp_path / "classes.txt")
 
 
-def test_names_said_twice(tmp_path):
-    """Python's reader would keep the last without a word."""
+def test_duplicate_names(tmp_path):
+    """Python's JSON reader would keep the last one silently."""
     (tmp_path / "a.json").write_text('{"database": {"v": {"subset": "training"}, "v": {"subset": "testing"}}}')
     with pytest.raises(InputError, match=r"a.json: not a readable JSON file \('v' is there more than once\)"):
         read_annotations(tmp_path / "a.json")
@@ -285,7 +285,7 @@ def test_a_json_and_a_folder_give_the_digits_of_the_demo(demo_home, run_in, tmp_
     assert results[0]["seconds"]["mAP"] == pytest.approx(results[1]["seconds"]["mAP"], abs=1e-6)
 
 
-def test_annotations_may_lie_anywhere(demo_home, run, tmp_path):
+def test_annotations_in_other_places(demo_home, run, tmp_path):
     """As a folder that holds annotations.json, or as a file of any name."""
     names = [f"demo_{part}_{i:04d}" for part, count in (("train", 80), ("test", 60)) for i in range(1, count + 1)]
     path = write_database(tmp_path, {name: {"subset": name.split("_")[1], "annotations": []} for name in names})
@@ -317,7 +317,7 @@ def test_a_video_whose_outputs_are_not_finite(demo_home, run_in, tmp_path):
     assert status == 2 and "video demo_test_0021: the snippet network's outputs are not finite" in err
 
 
-def test_another_frame_rate_changes_the_clock_and_nothing_else(demo_home, run_in, tmp_path):
+def test_another_frame_rate_changes_only_the_times(demo_home, run_in, tmp_path):
     """Every time halved and the rate doubled: the same snippets, so the same figures to the bit."""
     home = copy_demo(demo_home, tmp_path)
     folder = home / "data/Demo/Demo-Annotations"

@@ -39,7 +39,7 @@ def test_tiou_by_hand_in_numpy_and_torch():
 
 
 def test_roi_of_a_constant_sequence():
-    """Well inside the video every bin reads the constant, so context minus inside is nothing."""
+    """Well inside the video every bin reads the constant, so context minus inside is zero."""
     pooled = roi_pool(torch.full((100, 4), 3.0), torch.tensor([[40.0, 60.0]], dtype=torch.float64))
     assert torch.allclose(pooled[0, 1], torch.tensor(3.0)) and torch.allclose(
         pooled[0, [0, 2]], torch.tensor(0.0), atol=1e-5
@@ -47,7 +47,7 @@ def test_roi_of_a_constant_sequence():
 
 
 def test_roi_reads_zero_outside_the_video():
-    """A proposal over the whole video has empty context; one outside it has nothing."""
+    """The context of a proposal over the whole video is zero, and so is a proposal outside the video."""
     features = torch.ones(20, 1)
     bins = roi_align(features, torch.tensor([[0.0, 20.0], [30.0, 50.0], [-40.0, -20.0]], dtype=torch.float64))[..., 0]
     assert bins[0, 0] < 0.2 and bins[0, 11] < 0.2 and torch.allclose(bins[0, 3:9], torch.tensor(1.0))

@@ -1,4 +1,4 @@
-"""`--run_type proposals`: from result files of other methods, and from nothing but features and video labels."""
+"""`--run_type proposals`: from result files of other methods, and from features and video labels."""
 
 import json
 import re
@@ -69,7 +69,7 @@ def test_taken_from_one_result_file_of_both_parts(demo_home, proposals, tmp_path
     assert status == 2 and "temp_result.json: demo_train_0001" in err
 
 
-def test_files_in_their_place_are_reported_and_left_alone(demo_home, run):
+def test_existing_files_are_reported_and_not_changed(demo_home, run):
     paths = [demo_home / f"proposals4Thumos14/Proposals_Demo_{part}.json" for part in ("train", "test")]
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
     argv = ("--run_type", "proposals", "--dataset_name", "Demo", "--proposals_from")
@@ -90,7 +90,7 @@ def test_videos_that_a_result_file_lacks(demo_home, proposals, tmp_path):
 
 
 def test_a_source_among_the_targets_is_rewritten_if_it_lacks_videos(demo_home, proposals, tmp_path):
-    """Never silently: it needs --overwrite, since the file is there."""
+    """Only with --overwrite, since the file exists."""
     given = {part: read(demo_home / "proposals4Thumos14", part) for part in ("train", "test")}
     moved = {"demo_train_0001": given["train"].pop("demo_train_0001")}
     (tmp_path / "made").mkdir()

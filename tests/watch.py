@@ -1,4 +1,4 @@
-"""Notices what a reader of files does beside reading them: runs code, writes, connects, or takes memory."""
+"""Notices when a reader of files does more than read: runs code, writes, connects, or takes memory."""
 
 import encodings.cp437
 import encodings.raw_unicode_escape
@@ -63,7 +63,7 @@ class Watch:
 
 @contextmanager
 def watching():
-    """Notice what happens within the block."""
+    """Watch the block."""
     global _watching
     watch = Watch()
     _seen.clear()
