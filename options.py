@@ -328,6 +328,8 @@ def resume_options(options: Options, saved: Mapping[str, Any]) -> Options:
     """
     names = {action.dest for action in _actions()}
     typed = _typed_values(options.argv)
+    if "seeds" in typed:  # this is one of the runs, with its own seed
+        typed["seed"] = options.seed
     if contradictions := [
         f"--{name} {_as_text(value)} (the run has {_as_text(saved[name])})"
         for name, value in typed.items()
@@ -341,7 +343,7 @@ def resume_options(options: Options, saved: Mapping[str, Any]) -> Options:
     parser.set_defaults(**PRESETS.get(str(saved.get("dataset_name")), {}))
     parser.set_defaults(**{name: value for name, value in saved.items() if name in names})
     resumed = parser.parse_args(options.argv, Options())
-    for name in ("argv", "exp_dir", "seed", "seeds", "resume", "overwrite"):
+    for name in ("argv", "exp_dir", "seeds", "resume", "overwrite"):
         setattr(resumed, name, getattr(options, name))
     return resumed
 

@@ -266,6 +266,15 @@ def test_options_that_may_not_change(run, finished, argv, message):
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
+def test_options_that_are_not_typed_are_those_of_the_run(run, tmp_path):
+    out = tmp_path / "run"
+    run.train(out, *ARGV[2:], "--max_epoch", 1, "--interval", 0, "--seed", 3, "--lr", 1e-3)
+    assert run("--exp_dir", out, "--resume", "--max_epoch", 2)[0] == 0
+    options = json.loads((out / "options.json").read_text())
+    assert [options[name] for name in ("dataset_name", "seed", "lr", "max_epoch")] == ["Demo", 3, 1e-3, 2]
+    assert read_resume(out / "ckpt" / "resume.pt").options == options
+
+
 def test_what_the_data_says_and_what_is_not_for_training_may_change(run, finished):
     argv = ("--num_class", 6, "--feature_size", 32, "--proposal_epochs", 3)
     assert run(*ARGV, "--exp_dir", finished, "--resume", *argv)[0] == 0
