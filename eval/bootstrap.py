@@ -91,9 +91,9 @@ def differences(
         [values[present].mean(1) for values in observed],
         [values[:, present].mean(2) for values in draws],
     )
-    enough = np.bincount(in_video[0], minlength=first.num_class)[present] >= MIN_VIDEOS
+    tested = np.bincount(in_video[0], minlength=first.num_class)[present] >= MIN_VIDEOS
     stands_out = np.zeros(len(present), dtype=bool)
-    stands_out[enough] = rejected(by_class["p"].to_numpy()[enough])
+    stands_out[tested] = rejected(by_class["p"].to_numpy()[tested])
     by_class["more_than_noise"] = stands_out
     return by_threshold, by_class
 
@@ -112,7 +112,7 @@ def _table(names: Sequence[str], observed: Sequence[np.ndarray], draws: Sequence
     fewer = np.minimum((difference <= 0).sum(0), (difference >= 0).sum(0))
     columns = {"first": observed[0], "second": observed[1], "difference": observed[1] - observed[0]}
     columns |= {"low": low, "high": high, "p": np.minimum(1, 2 * (1 + fewer) / (1 + known))}
-    return pd.DataFrame(columns, index=names)
+    return pd.DataFrame(columns, index=list(names))
 
 
 def rejected(p: np.ndarray, level: float = LEVEL) -> np.ndarray:

@@ -51,7 +51,9 @@ def video_precision(matched: Matched) -> dict[int, float]:
     )
     order = np.argsort(detection_keys, kind="stable")
     keys, counts = np.unique(instance_keys, return_counts=True)  # a key is a class in a video
-    starts, ends = (np.searchsorted(detection_keys[order], keys, side=side) for side in ("left", "right"))
+    sorted_keys, places = detection_keys[order], np.asarray(keys)
+    starts = np.searchsorted(sorted_keys, places, side="left").tolist()
+    ends = np.searchsorted(sorted_keys, places, side="right").tolist()
     by_video: dict[int, list[float]] = {}
     for key, count, start, end in zip(keys.tolist(), counts.tolist(), starts, ends, strict=True):
         precision = average_precision(matched.true_positive[order[start:end]], count)
@@ -73,7 +75,7 @@ def label_confusion(detections: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFr
         `[C, C]` counts: videos with the row's label in which the column is reported.
     """
     reported = np.zeros(labels.shape, dtype=np.int64)
-    place = labels.index.get_indexer(detections["video"])
+    place = labels.index.get_indexer(pd.Index(detections["video"]))
     reported[place, detections["class_idx"].to_numpy(np.int64)] = 1
     has = labels.to_numpy() > 0
     right = np.diag((has & (reported > 0)).sum(0))

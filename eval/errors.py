@@ -231,9 +231,9 @@ def error_types(ranked: Detections, ground_truth: Segments, matched: np.ndarray,
         np.maximum.at(nearest, detection, overlap)
         same_class = ranked.class_idx[detection] == ground_truth.class_idx[instance]
         same[detection[same_class & (overlap == nearest[detection])]] = True
-    enough, same = nearest[:, None] >= thresholds, same[:, None]
+    enough, of_class = nearest[:, None] >= thresholds, same[:, None]
     return np.select(
-        [matched >= 0, (nearest < MIN_TIOU)[:, None], enough & same, enough, same],
+        [matched >= 0, (nearest < MIN_TIOU)[:, None], enough & of_class, enough, of_class],
         [TRUE, BACKGROUND, DOUBLE, WRONG_LABEL, LOCALISATION],
         CONFUSION,
     )

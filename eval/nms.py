@@ -72,7 +72,7 @@ def soft_nms(scores: np.ndarray, decay_of: Callable[[int], np.ndarray]) -> tuple
     kept_scores = np.empty(len(scores))
     # Sequential by definition: which proposal comes next depends on all that came before.
     for step in range(len(scores)):
-        best = remaining.argmax()
+        best = int(remaining.argmax())
         order[step], kept_scores[step] = best, remaining[best]
         remaining *= decay_of(best)
         remaining[best] = -np.inf  # stays -inf under every further decay, since a decay is above 0

@@ -59,10 +59,10 @@ class PostProcess:
             ambiguous_sec: `[A, 2]` of each video, see `detect`.
         """
         sizes = [len(segments) for segments in segments_snip]
-        by_output = [[rows.numpy() for rows in outputs[name].cpu().split(sizes)] for name in LOGITS]
+        by_video = zip(*(outputs[name].cpu().split(sizes) for name in LOGITS), strict=True)
         return [
-            self.detect(*logits, segments, ambiguous)
-            for *logits, segments, ambiguous in zip(*by_output, segments_snip, ambiguous_sec, strict=True)
+            self.detect(logits[0].numpy(), logits[1].numpy(), logits[2].numpy(), segments, ambiguous)
+            for logits, segments, ambiguous in zip(by_video, segments_snip, ambiguous_sec, strict=True)
         ]
 
     def detect(

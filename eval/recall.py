@@ -32,7 +32,7 @@ def average_recall(
     segments = ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64)
     best = np.zeros((len(counts), len(segments)))  # largest tIoU of each instance, by count
     for video, instances in ground_truth.groupby("video").indices.items():
-        of_video = proposals.get(video, np.empty((0, 2)))
+        of_video = proposals.get(str(video), np.empty((0, 2)))
         for part in chunks(len(instances), len(of_video)):
             overlap = tiou(segments[instances[part], None], of_video[None])  # [n, M]
             for row, count in zip(best, counts, strict=True):
@@ -43,7 +43,8 @@ def average_recall(
         index=["all" if count is None else count for count in counts],
     )
     table["mean"] = table.mean(axis=1)
-    table["proposals"] = [sizes.clip(max=count).sum() / max(1, len(sizes)) for count in counts]
+    used = [sizes if count is None else sizes.clip(max=count) for count in counts]
+    table["proposals"] = [number.sum() / max(1, len(sizes)) for number in used]
     return table
 
 

@@ -39,9 +39,11 @@ def write_detections(
     `read_detections` restore them to the bit: `eval` of this file gives the digits that `test` gave.
     """
     results: dict[str, list[dict[str, Any]]] = {}
-    for row in without_ambiguous(detections).itertuples(index=False):
-        entry = {"label": class_names[row.class_idx], "score": row.score, "segment": [row.start_sec, row.end_sec]}
-        results.setdefault(row.video, []).append(entry)
+    table = without_ambiguous(detections)
+    columns = (table[name].tolist() for name in ("video", "class_idx", "score", "start_sec", "end_sec"))
+    for video, class_idx, score, start, end in zip(*columns, strict=True):
+        entry = {"label": class_names[class_idx], "score": score, "segment": [start, end]}
+        results.setdefault(video, []).append(entry)
     external = {"snippet_decimals": 2, "video_seconds": dict(lengths or {})}
     content = {"version": version, "results": results, "external_data": external}
     write_beside_earlier(path, as_json(content), unless_same=unless_same)
@@ -69,7 +71,7 @@ def write_detection_csv(
         unless_same: leave a file alone that holds just this.
     """
     table = detections.copy()
-    table.insert(1, "label", np.array(class_names, dtype=object)[table.pop("class_idx")])
+    table["label"] = [class_names[i] for i in table["class_idx"].tolist()]
     table["ambiguous"] = table["ambiguous"].astype(int)
     end = table["video"].map(lengths)
     outside = (-table["start_sec"]).clip(lower=0) + (table["end_sec"] - end).clip(lower=0)
@@ -117,17 +119,22 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
         InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
     """
     content = parse_results(path)
-    labels = {}  # label -> a video that has it
-    rows = []
+    labels: dict[str, str] = {}  # label -> a video that has it
+    rows: list[tuple[str, str]] = []  # video and label
+    scores: list[float] = []
+    segments: list[list[float]] = []
     for video, entries in content.results.items():
         for entry in entries:
-            label, score = entry.get("label"), entry.get("score")
+            label: Any = entry.get("label")
+            score: Any = entry.get("score")
             if not isinstance(label, str) or has_control_characters(label):
                 raise InputError(f"{path}: video {video}: label {short_repr(label)} is not a class name")
             if not is_finite_number(score):
                 raise InputError(f"{path}: video {video}: score {short_repr(score)} is not a finite number")
             labels.setdefault(label, video)
-            rows.append((video, label, float(score), *map(float, entry["segment"])))
+            rows.append((video, label))
+            scores.append(float(score))
+            segments.append([float(time) for time in entry["segment"]])
     if unknown := sorted(set(content.results) - set(videos)):
         raise InputError(
             f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {shorten_list(unknown)}; "
@@ -140,11 +147,10 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
         )
 
     index = {name: i for i, name in enumerate(class_names)}
-    video, label, score, start, end = zip(*rows, strict=True) if rows else ((),) * 5
-    class_idx = np.array([index[name] for name in label], dtype=np.int64)
-    sec = np.column_stack([start, end]).astype(np.float64).reshape(-1, 2)
+    class_idx = np.array([index[label] for _, label in rows], dtype=np.int64)
+    sec = np.array(segments, dtype=np.float64).reshape(-1, 2)
     snip = sec * rate
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
-    table = rows_as_table(video, class_idx, np.array(score, dtype=np.float64), snip, sec)
+    table = rows_as_table([video for video, _ in rows], class_idx, np.array(scores, dtype=np.float64), snip, sec)
     return DetectionFile(table, content.simulated, content.lengths)
