@@ -15,10 +15,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -27,25 +25,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dataset import Batch
 from eval.evaluation import diagnose, evaluate
-from eval.nms import NMS
-from eval.postprocess import PostProcess
 from eval.protocols import TIOU_PROTOCOLS
 from eval.results import summary
 from losses import Criterion, LossSettings, mean_prediction, seal_terms
-from model import NetworkSettings, build_network
-from options import Options, describe, parse_options, plain_values, resume_options
+from options import Options, describe, parse_options, resume_options
 from prepare.check import CheckSettings
 from prepare.commands import check, make_descriptors, make_proposals, take_proposals
 from prepare.make_demo import make_demo_once
 from prepare.snippet_proposals import ProposalSettings
-from readers.checkpoints import load_weights
-from report.dashboard import Dashboard, DashboardSettings
-from report.reading import ReportSettings
+from report.dashboard import Dashboard
 from report.requirements import require_matplotlib
+from report.settings import dashboard_settings, report_settings
+from runs.console import exit_status, set_up_output
 from runs.folder import RunFolder
 from runs.inference import Evaluator
 from runs.inputs import (
@@ -59,19 +53,11 @@ from runs.inputs import (
     uses_demo,
 )
 from runs.results import RunResults, read_to_evaluate, write_results
-from runs.run import Plan, Run
+from runs.run import Run
 from runs.seeds import train_seeds
-from runs.signals import Interrupted, catching_signals, uninterrupted
-from utils import (
-    InputError,
-    __version__,
-    error_text,
-    log,
-    printable,
-    seed_everything,
-    step_if_finite,
-    unbreakable_output,
-)
+from runs.setup import build_evaluator, build_plan, load_network, open_run, start
+from runs.signals import uninterrupted
+from utils import __version__, log, seed_everything, step_if_finite, unbreakable_output
 
 # ------------------------------------------------------------------------------------------------ training
 
@@ -133,6 +119,17 @@ def training_step(
         agreement = (predicted == pseudo.label).float().mean()
     proposals = gradient.new_full((), len(batch.rows))
     return torch.stack([value.detach() for value in (*losses.values(), gradient, proposals, agreement)])
+
+
+def build_criterion(options: Options) -> Criterion:
+    """SEAL's loss terms; `LossSettings` has its fields under the names of their options."""
+    settings = {field.name: getattr(options, field.name) for field in fields(LossSettings)}
+    return Criterion(seal_terms(LossSettings(**settings)))
+
+
+def build_optimizer(options: Options, network: nn.Module) -> torch.optim.Optimizer:
+    """Adam, with the learning rate and weight decay of the options."""
+    return torch.optim.Adam(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
 def finish(run: Run, evaluator: Evaluator, network: nn.Module, evaluates: bool) -> RunResults | None:
@@ -264,111 +261,6 @@ RUN_TYPES: dict[str, Callable[[Options], int | None]] = {
 }
 
 
-# ------------------------------------------------------------------------- options, translated for each room
-
-
-def open_run(options: Options) -> Run:
-    """The training run in `--exp_dir`, to be entered."""
-    return Run(
-        options.exp_dir,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        pretrained_ckpt=options.pretrained_ckpt,
-        argv=options.argv,
-    )
-
-
-def build_plan(options: Options) -> Plan:
-    """How a run trains."""
-    return Plan(
-        max_epoch=options.max_epoch,
-        interval=options.interval,
-        batch_size=options.batch_size,
-        max_proposal=options.max_proposal,
-        precision=getattr(torch, options.precision),
-        options=plain_values(options),
-        options_text=describe(options),
-        protocol=TIOU_PROTOCOLS[options.tiou],
-    )
-
-
-def load_network(options: Options, data: Data, device: torch.device, weights: Path | None) -> nn.Module:
-    """The network for this data, with the weights of a checkpoint if one is given."""
-    settings = NetworkSettings(
-        feature_size=data.test[0].mean.numel(),
-        num_class=len(data.annotations.class_names),
-        dropout_ratio=options.dropout_ratio,
-        precision=getattr(torch, options.precision),
-    )
-    network = build_network(settings)
-    if weights is not None:
-        load_weights(network, weights)
-    return network.to(device)
-
-
-def build_criterion(options: Options) -> Criterion:
-    """SEAL's loss terms; `LossSettings` has its fields under the names of their options."""
-    settings = {field.name: getattr(options, field.name) for field in fields(LossSettings)}
-    return Criterion(seal_terms(LossSettings(**settings)))
-
-
-def build_optimizer(options: Options, network: nn.Module) -> torch.optim.Optimizer:
-    """Adam, with the learning rate and weight decay of the options."""
-    return torch.optim.Adam(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
-
-
-def build_post_process(options: Options) -> PostProcess:
-    """How outputs of the network become detections."""
-    return PostProcess(threshold_cls=options.threshold_cls, rate=options.rate, nms=NMS[options.nms]())
-
-
-def build_evaluator(options: Options, data: Data) -> Evaluator:
-    """What evaluates the network on the test videos."""
-    precision = getattr(torch, options.precision)
-    return Evaluator(
-        data,
-        build_post_process(options),
-        TIOU_PROTOCOLS[options.tiou],
-        precision,
-        options.exp_dir,
-        options.dataset_name,
-        resumed=options.resume is not None,
-    )
-
-
-def report_settings(options: Options) -> ReportSettings:
-    """What a report needs to know of the options."""
-    return ReportSettings(
-        exp_dir=options.exp_dir,
-        dataset_name=options.dataset_name,
-        tiou_protocol=TIOU_PROTOCOLS[options.tiou],
-        curve_tiou=options.curve_tiou,
-        rate=options.rate,
-        seed=options.seed,
-        detections=options.detections,
-        compare=options.compare or (),
-    )
-
-
-def dashboard_settings(options: Options) -> DashboardSettings:
-    """What TensorBoard shows of the options."""
-    return DashboardSettings(
-        options=plain_values(options),
-        options_text=describe(options),
-        batch_size=options.batch_size,
-        evaluates=bool(options.interval),
-        tiou_protocol=TIOU_PROTOCOLS[options.tiou],
-        curve_tiou=options.curve_tiou,
-        rate=options.rate,
-    )
-
-
-def start(folder: RunFolder, options: Options) -> None:
-    """Note the command in a folder, once all input has been read: bad input changes nothing."""
-    command = shlex.join(["python", "main.py", *options.argv])
-    folder.start(command, describe(options), plain_values(options))
-
-
 # ---------------------------------------------------------------------------------------- the command line
 
 
@@ -378,54 +270,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 2 when the input cannot be used, 1 when `check` finds that, 128 + n after signal n.
     """
-    for stream in (sys.stdout, sys.stderr):  # a name in a file may hold what the terminal cannot show
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     # PyTorch's switch for large pages under large CPU tensors: fewer page faults, and less memory lost between tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     options = parse_options(argv)
     with unbreakable_output():
-        logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
-        logging.getLogger().handlers[0].setFormatter(Printable())
+        set_up_output()
         versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
         log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
-        return run_type(options)
+        return exit_status(lambda: dispatch(options))
 
 
-def run_type(options: Options) -> int:
-    """Do what `--run_type` says; what the user can mend is told in one line. Returns the exit status."""
-    try:
-        with catching_signals(), logging_redirect_tqdm():
-            if uses_demo(options):
-                make_demo_once()
-            return RUN_TYPES[options.run_type](options) or 0
-    except InputError as error:
-        return say_end(f"error: {error}", error.hint, 2)
-    except Interrupted as stopped:
-        return say_end(f"stopped by {stopped}", stopped.hint, stopped.status)
-    except OSError as error:  # a folder where a file should be, or one that may not be looked into
-        if error.filename is None:
-            raise
-        return say_end(f"error: {error.filename}: {error.strerror}", "", 2)
-    except RuntimeError as error:
-        if not options.deterministic or "deterministic" not in str(error):
-            raise
-        reason = error_text(str(error).partition(", but")[0])
-        return say_end(f"error: --deterministic: {reason}; leave the option out", "", 2)
-
-
-class Printable(logging.Formatter):
-    """Escapes the control characters that a file may have brought into a message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The text to show."""
-        return printable(super().format(record))
-
-
-def say_end(message: str, hint: str, status: int) -> int:
-    """Say why the program ends early and, if there is a hint, what to do; returns the exit status."""
-    print(printable(f"{message}\n{hint}".rstrip()), file=sys.stderr)
-    return status
+def dispatch(options: Options) -> int | None:
+    """Do what `--run_type` says; the demo dataset is made where it is missing."""
+    if uses_demo(options):
+        make_demo_once()
+    return RUN_TYPES[options.run_type](options)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -46,12 +45,16 @@ from eval.metrics import EvaluationInput
 from eval.postprocess import LOGITS
 from eval.protocols import TIOU_PROTOCOLS
 from eval.segments import video_class_keys
-from options import parse_options
+from options import Options, parse_options, plain_values
 from prepare.make_demo import make_demo
 from proposals import SNIPPETS_PER_SECOND, roi_pool, tiou
 from readers.annotations import read_annotations
+from report.settings import dashboard_settings
 from runs.detections import read_detections
 from runs.inputs import Data, load_data
+from runs.run import Run
+from runs.setup import build_evaluator, build_plan, build_post_process, load_network
+from runs.state import TrainingState
 from utils import pick_device, seed_everything
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -142,11 +145,11 @@ def extra_memory(result: list[float]) -> Iterator[None]:
         result.append(read("VmHWM") - before)
 
 
-def at_precision(data: Data, options: argparse.Namespace, precision: str) -> tuple[Data, argparse.Namespace]:
+def at_precision(data: Data, options: Options, precision: str) -> tuple[Data, Options]:
     """Data and options as main.py has them at `--precision`: pooled proposals are kept in it."""
     dtype = getattr(torch, precision)
     train, test = ([replace(v, pooled=v.pooled.to(dtype)) for v in part] for part in (data.train, data.test))
-    return replace(data, train=train, test=test), argparse.Namespace(**vars(options) | {"precision": precision})
+    return replace(data, train=train, test=test), Options(**vars(options) | {"precision": precision})
 
 
 # ---------------------------------------------------------------------------------------------- the parts
@@ -173,21 +176,23 @@ def measure_pooling(table: Table, features: list[Tensor], segments: list[Tensor]
     table.add(f"pooling, {len(pooled)} proposals", took, moved / bandwidth, **extra)
 
 
-def training_times(data: Data, options: argparse.Namespace, features: list[Tensor]) -> pd.DataFrame:
+def training_times(data: Data, options: Options, features: list[Tensor]) -> pd.DataFrame:
     """Seconds of every step of an epoch, of its matrix products, and, every other time, of the padded step."""
     device = data.train[0].proposals.device
-    model, criterion = seal.build_model(options, data, device), seal.build_criterion(options)
+    model, criterion = load_network(options, data, device, None), seal.build_criterion(options)
     optimizer = seal.build_optimizer(options, model)
+    precision = getattr(torch, options.precision)
     most = sum(sorted(len(video.proposals) for video in data.train)[-options.batch_size :])
-    products = Products(most, WIDTH, workload.NUM_CLASS, model.precision, device)
+    products = Products(most, WIDTH, workload.NUM_CLASS, precision, device)
     segments = [torch.from_numpy(video.segments_snip) for video in data.train]
 
     def batches() -> Iterator[Batch]:
-        shuffler = torch.Generator().manual_seed(0)
-        return training_batches(data.train, options.batch_size, options.max_proposal, shuffler, model.precision)
+        generator = torch.Generator().manual_seed(0)
+        return training_batches(data.train, options.batch_size, options.max_proposal, generator, precision)
 
     def step(batch: Batch) -> None:
-        seal.train_epoch(model, [batch], data, criterion, optimizer, 1)
+        model.train()
+        seal.training_step(model, batch, data, criterion, optimizer, 1)
 
     for batch in itertools.islice(batches(), 2):  # warms up
         step(batch)
@@ -209,7 +214,7 @@ def training_times(data: Data, options: argparse.Namespace, features: list[Tenso
     return pd.DataFrame(times, columns=["step", "products", "padded"][: len(times[0])])
 
 
-def measure_training(table: Table, data: Data, options: argparse.Namespace, features: list[Tensor]) -> None:
+def measure_training(table: Table, data: Data, options: Options, features: list[Tensor]) -> None:
     """A training epoch in each precision beside its matrix products, and some steps beside the padded ones."""
     padded_float32 = None
     for precision in PRECISIONS:
@@ -226,15 +231,24 @@ def measure_training(table: Table, data: Data, options: argparse.Namespace, feat
             table.add(f"{len(some)} padded float32 steps over ours, {precision}", padded_float32, ours)
 
 
-def measure_saving(table: Table, data: Data, options: argparse.Namespace, folder: Path, repeats: int) -> None:
+def measure_saving(table: Table, data: Data, options: Options, folder: Path, repeats: int) -> None:
     """`resume.pt`, which is written after every epoch, beside a bare write of as many bytes."""
     device = data.train[0].proposals.device
-    model = seal.build_model(options, data, device)
+    model = load_network(options, data, device, None)
     optimizer = seal.build_optimizer(options, model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    state = seal.TrainingState(folder / "resume.pt", {}, model, optimizer, torch.Generator())
+    state = TrainingState(
+        folder / "resume.pt",
+        options=plain_values(options),
+        data=data.digest(),
+        terms=seal.build_criterion(options).names,
+        model=model,
+        optimizer=optimizer,
+        generator=torch.Generator(),
+        others={},
+    )
     state.save()
     content = state.path.read_bytes()
 
@@ -246,24 +260,24 @@ def measure_saving(table: Table, data: Data, options: argparse.Namespace, folder
     table.add(f"saving resume.pt, {len(content) / 1e6:.0f} MB", *medians(2 * repeats + 1, state.save, bare))
 
 
-def measure_testing(table: Table, data: Data, options: argparse.Namespace, repeats: int) -> None:
+def measure_testing(table: Table, data: Data, options: Options, repeats: int) -> None:
     """A test pass in each precision, and its post-processing alone."""
     device = data.test[0].proposals.device
     sizes = [len(video.proposals) for video in data.test]
     chunks = [2048] * (sum(sizes) // 2048) + [sum(sizes) % 2048]
     for precision in PRECISIONS:
         kept, chosen = at_precision(data, options, precision)
-        model = seal.build_model(chosen, kept, device)
-        products = Products(2048, WIDTH, workload.NUM_CLASS, model.precision, device)
+        model = load_network(chosen, kept, device, None)
+        products = Products(2048, WIDTH, workload.NUM_CLASS, getattr(torch, precision), device)
         forward = partial(map, partial(products, backward=False), chunks)
-        whole = partial(seal.evaluate_model, model, kept, chosen)
+        whole = partial(build_evaluator(chosen, kept), model)
         times = medians(repeats, whole, lambda run=forward: list(run()), device=device)
         table.add(f"test pass, {precision}", *times)
 
     logits = torch.randn(sum(sizes), workload.NUM_CLASS + 3) * 3
     outputs = dict(zip(LOGITS, (logits[:, :-2], logits[:, -2], logits[:, -1]), strict=True))
     segments = [video.segments_snip for video in data.test]
-    post_process = seal.build_post_process(options)
+    post_process = build_post_process(options)
     pairs = np.random.default_rng(0).random(max(sizes) ** 2)
     took, floor = medians(
         repeats,
@@ -273,33 +287,27 @@ def measure_testing(table: Table, data: Data, options: argparse.Namespace, repea
     table.add(f"post-processing, {sum(sizes)} proposals", took, floor)
 
 
-def measure_logging(
-    table: Table, name: str, data: Data, options: argparse.Namespace, folder: Path, repeats: int
-) -> None:
+def measure_logging(table: Table, name: str, data: Data, options: Options, folder: Path, repeats: int) -> None:
     """All that is recorded of an epoch, and of its share of an evaluation, beside the time that the epoch takes."""
     device = data.train[0].proposals.device
-    model, criterion = seal.build_model(options, data, device), seal.build_criterion(options)
-    optimizer, steps = seal.build_optimizer(options, model), []
-    began = clock(device)
-    shuffler = torch.Generator().manual_seed(0)
-    batches = training_batches(data.train, options.batch_size, options.max_proposal, shuffler, model.precision)
-    means = seal.train_epoch(model, batches, data, criterion, optimizer, 1, steps)
-    seconds = clock(device) - began
-    dashboard = seal.Dashboard(seal.dashboard_settings(options), data, criterion.weights)
-    evaluation = seal.evaluate_model(model, data, options)
-    state = SimpleNamespace(optimizer=optimizer, steps=steps, best=None)
-    with seal.RunLog(folder, begin=dashboard.begin) as log:
-        run = seal.Training(options, None, data, criterion, state, log, dashboard, evaluation)
-        epochs = itertools.count(1)
-
-        def record_epoch() -> None:
-            seal.record_epoch(run, next(epochs), means, seconds)
+    model, criterion = load_network(options, data, device, None), seal.build_criterion(options)
+    optimizer, generator = seal.build_optimizer(options, model), torch.Generator().manual_seed(0)
+    dashboard = seal.Dashboard(dashboard_settings(options), data, criterion.weights)
+    with Run(folder) as run:
+        run.plan(replace(build_plan(options), max_epoch=10**6))  # the last epoch records more
+        run.attach(data, criterion, generator, dashboard, model=model, optimizer=optimizer)
+        epochs = run.epochs()
+        next(epochs)
+        began = clock(device)
+        run.steps += [seal.training_step(model, batch, data, criterion, optimizer, 1) for batch in run.batches()]
+        seconds = clock(device) - began
+        evaluation = build_evaluator(options, data)(model)
 
         def record_evaluation() -> None:
-            seal.record_evaluation(run, next(epochs))
+            run.record_evaluation(evaluation)
 
-        once = medians(1, record_epoch, record_evaluation)
-        each = medians(repeats, record_epoch, record_evaluation)
+        once = medians(1, run.end_epoch, record_evaluation)
+        each = medians(repeats, run.end_epoch, record_evaluation)
     added = each[0] + each[1] / options.interval
     share = {"% of an epoch": round(100 * added / seconds, 2), "epoch": round(seconds, 3)}
     share |= {"evaluation": round(each[1], 4), "once, at the start": round(sum(once) - sum(each), 3)}
@@ -398,7 +406,7 @@ def measure_tenfold(table: Table, home: Path, clips: list[workload.Clip]) -> Non
 # ------------------------------------------------------------------------------------------------ the whole
 
 
-def load(home: Path, device: torch.device) -> tuple[Data, argparse.Namespace, list[Tensor]]:
+def load(home: Path, device: torch.device) -> tuple[Data, Options, list[Tensor]]:
     """The dataset under a folder, main.py's default options for it, and the features of its training videos."""
     root = home / "data" / workload.NAME
     argv = ["--dataset_name", workload.NAME, "--cache", "memory", "--dataset_root", str(root)]
@@ -408,7 +416,7 @@ def load(home: Path, device: torch.device) -> tuple[Data, argparse.Namespace, li
     return data, options, [torch.from_numpy(np.load(root / "features" / f"{v.name}.npy")) for v in data.train]
 
 
-def load_demo(home: Path, device: torch.device) -> tuple[Data, argparse.Namespace]:
+def load_demo(home: Path, device: torch.device) -> tuple[Data, Options]:
     """The demo, made under a folder, and main.py's default options for it."""
     root = home / "demo"
     make_demo(root, root, root)
@@ -445,8 +453,8 @@ def measure(args: argparse.Namespace, clips: list[workload.Clip], home: Path) ->
         if args.annotations:
             detections = real_detections(args.annotations, args.proposals)
         else:
-            model = seal.build_model(options, data, data.train[0].proposals.device)
-            detections = seal.evaluate_model(model, data, options).inputs
+            model = load_network(options, data, data.train[0].proposals.device, None)
+            detections = build_evaluator(options, data)(model).inputs
         measure_evaluation(table, "THUMOS14's size", detections, 2 * repeats - 1)
         measure_evaluation(table, "ActivityNet 1.3's size", activitynet_sized(args.activitynet), 2 * repeats - 1)
     if "logging" in args.parts:

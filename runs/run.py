@@ -38,6 +38,7 @@ from runs.folder import RunFolder
 from runs.inference import Evaluation
 from runs.inputs import Data
 from runs.log import RunLog
+from runs.not_finite import first_not_finite, term_not_finite
 from runs.signals import Interrupted, uninterrupted
 from runs.state import SavedRun, Stateful, TrainingState, read_resume
 from runs.weights import save_weights
@@ -281,7 +282,7 @@ class Run:
             InputError: a loss or a gradient is not finite; the message names the term and the videos.
         """
         epoch, began, order = self._epoch
-        values = self._finite_steps(order)  # here the program waits for the device
+        values = self._finite_steps(order)
         means = dict(zip(self.state.terms, values.mean(0).tolist(), strict=True))
         self._mean_loss = means["loss_total"]
         self.folder.require_held()
@@ -311,43 +312,28 @@ class Run:
         return self._epoch_began
 
     def _finite_steps(self, order: Tensor) -> Tensor:
-        """The values of all S steps of this epoch, `[S, K]` on the CPU.
+        """The values of all S steps of this epoch, `[S, K]` on the CPU: here the program waits for the device.
+
+        Args:
+            order: the generator's state at the start of the epoch.
 
         Raises:
-            InputError: some are not finite.
+            InputError: some are not finite; the message names the term and the videos.
         """
         values = torch.stack(self.steps).cpu() if self.steps else torch.empty(0, len(self.state.terms))
-        bad = ~values.isfinite()
-        if bad.any():
-            step = int(bad.any(1).nonzero()[0])
-            names = [name for name, is_bad in zip(self.state.terms, bad[step].tolist(), strict=True) if is_bad]
-            raise InputError(self._explain(step, names, order))
-        return values
-
-    def _explain(self, step: int, names: Sequence[str], order: Tensor) -> str:
-        """What to say of values that are not finite; `order` is the generator's state at the start of the epoch."""
-        epoch, _, _ = self._epoch
+        if (found := first_not_finite(values, self.state.terms)) is None:
+            return values
+        step, names = found
         self.state.generator.set_state(order)
         batch = next(self.batches(skip=step))
-        losses = [name for name in names if name != "gradient"]
-        what = losses[-1] if losses else f"the gradient of {self._term_of_gradient(batch, epoch)}"
+        pseudo, epoch = self._data.pseudo_of(batch), self._epoch[0]
+        term = term_not_finite(names, self.state.model, self._criterion, batch, pseudo, epoch)
         videos = shorten_list([self._data.train[i].name for i in batch.videos], None)
-        return (
-            f"epoch {epoch}, step {step + 1}: {what} is not finite, on the videos {videos}; check their features, or "
+        raise InputError(
+            f"epoch {epoch}, step {step + 1}: {term} is not finite, on the videos {videos}; check their features, or "
             f"start another run with a lower --lr, for example from --pretrained_ckpt {self.folder.resume}, which was "
             "saved before"
         )
-
-    def _term_of_gradient(self, batch: Batch, epoch: int) -> str:
-        """The loss term whose gradient is not finite on a batch; `loss_total` if, with other dropout, none is."""
-        network = self.state.model
-        parameters = [*network.parameters()]
-        losses = self._criterion(network(batch), batch, self._data.pseudo_of(batch), epoch)
-        for name, weight in self._criterion.weights(epoch).items():
-            gradients = torch.autograd.grad(weight * losses[name], parameters, retain_graph=True, allow_unused=True)
-            if not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
-                return name
-        return "loss_total"
 
     def _save_interrupted_epoch(self) -> None:
         if self._epoch_began is None or self.state.epoch >= self._epoch[0]:  # else all of it is saved
