@@ -555,7 +555,7 @@ def test_seeds_that_are_replaced_are_all_replaced_at_once(run, finished, monkeyp
     """A run that is stopped in the first seed leaves nothing of the old second one, and can be gone on with."""
     argv = (*ARGV, "--seeds", 3, 4, "--exp_dir", finished)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("main.run_epoch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr("main.Run.batches", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         assert run(*argv, "--overwrite", "--lr", 0.002)[0] == 143
     assert not (finished / "seeds.json").exists() and not [
         path for path in (finished / "seed_4").rglob("*") if path.is_file()
