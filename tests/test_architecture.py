@@ -70,6 +70,18 @@ def test_no_line_names_cuda_as_the_device():
     assert not [path for path in PRODUCT if ".cuda(" in (ROOT / path).read_text()]
 
 
+def test_namespaces_of_options_stop_at_main():
+    """Everything else takes what it needs, typed."""
+    naming = {
+        str(path)
+        for path in PRODUCT
+        for node in ast.walk(tree(path))
+        if (isinstance(node, ast.Attribute) and node.attr == "Namespace")
+        or (isinstance(node, ast.alias) and node.name == "Namespace")
+    }
+    assert naming <= {"main.py", "options.py", "runs/inputs.py"}
+
+
 def test_pre_commit_has_the_ruff_of_ci():
     pinned = re.search(r"^ruff==\S+$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)[0]
     assert re.findall(r"ruff==[^\s\]]+", (ROOT / ".pre-commit-config.yaml").read_text()) == [pinned, pinned]

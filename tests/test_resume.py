@@ -303,7 +303,7 @@ def test_other_data_is_refused(run_in, demo_home, finished, tmp_path):
         np.save(path, np.load(path)[::-1])
     argv = ("--resume", "--max_epoch", 5, "--descriptors_root", tmp_path / "descriptors")
     status, _, err = run(*ARGV, "--exp_dir", finished, *argv)
-    assert status == 2 and "descriptors or ground truth are not what they were" in err
+    assert status == 2 and "resume.pt: the data have changed" in err
 
 
 def test_another_number_of_threads_is_told(run, finished, restored_settings):
