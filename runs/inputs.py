@@ -160,14 +160,14 @@ def load_data(options: Options, device: torch.device) -> Data:
     source = open_dataset(options, features=True, proposals=parts_read, descriptors=training)
     files, annotations, subsets = source.files, source.annotations, source.subsets
     num_class = len(annotations.class_names)
-    names = {part: source.videos(part) for part in parts_read}
+    names_of = {part: source.videos(part) for part in parts_read}
     truth = annotations.ground_truth(subsets["test"])
     if truth.empty:
         log.info(f"notice: subset {subsets['test']!r} has no instances, so mAP is not computed")
 
-    proposals = {}
-    for part, videos in names.items():
-        proposals |= read_proposals(files.proposals[part], videos, options.rate, options.missing_proposals)
+    proposals: dict[str, np.ndarray] = {}
+    for part, names in names_of.items():
+        proposals |= read_proposals(files.proposals[part], names, options.rate, options.missing_proposals)
     loaded = load_videos(
         annotations,
         source.features(),
@@ -178,7 +178,7 @@ def load_data(options: Options, device: torch.device) -> Data:
         cache=options.cache,
         pooled_dtype=getattr(torch, options.pooled_dtype),
     )
-    parts = {part: [loaded[name] for name in videos] for part, videos in names.items()}
+    parts = {part: [loaded[name] for name in names] for part, names in names_of.items()}
     for part, videos in parts.items():
         log.info(
             f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "
