@@ -40,10 +40,6 @@ def trained(run_once, tmp_path_factory):
     """A folder with two seeds of a short run, and the report on the first, drawn once for all tests."""
     home = tmp_path_factory.mktemp("report")
     run_once(*ARGV, "--seeds", 3, 4, "--exp_dir", home / "runs")
-    for seed in (3, 4):
-        options = home / "runs" / f"seed_{seed}" / "options.json"
-        if not options.exists():
-            options.write_text(json.dumps({"dataset_name": "Demo", "seed": seed}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("report.pictures.DPI", COARSE)
         run_once(*REPORT, "--exp_dir", home / "runs" / "seed_3")
