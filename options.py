@@ -29,7 +29,7 @@ _ACTIVITYNET = {
 }
 
 # Defaults of a dataset where they differ from the general ones, which are those of THUMOS14.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "Demo": {
         "lr": 1e-4,
         "max_epoch": 100,

@@ -168,24 +168,37 @@ def unbreakable_output() -> Iterator[None]:
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Bytes that can still be taken: a GPU's own, else this machine's or container's; None where nothing says so.
+    """Bytes that can still be allocated: a GPU's own, else those of this machine, container or batch job.
 
-    `root` is where `/proc` and `/sys` are.
+    Args:
+        device: to allocate on.
+        root: where `/proc` and `/sys` are.
+
+    Returns:
+        None if the system does not say.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        free = 1024 * int(re.search(r"MemAvailable: +(\d+) kB", (root / "proc/meminfo").read_text())[1])
-    except (OSError, TypeError):  # not Linux
+        known = re.search(r"MemAvailable: +(\d+) kB", (root / "proc/meminfo").read_text())
+    except OSError:  # not Linux
         return None
-    try:  # the limit of a container or a batch job, where cgroups (version 2) set one
-        own = re.search(r"^0::/(.*)$", (root / "proc/self/cgroup").read_text(), re.MULTILINE)[1]
-        group = root / "sys/fs/cgroup" / own
-        taken = int(re.search(r"^anon (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)[1])
-        free = min(free, int((group / "memory.max").read_text()) - taken)
-    except (OSError, TypeError, ValueError):  # none, or "max", which is none
-        pass
-    return free
+    return None if known is None else min([1024 * int(known[1]), *_left_in_cgroups(root)])
+
+
+def _left_in_cgroups(root: Path) -> Iterator[int]:
+    """Bytes below the memory limit of each cgroup of this process; a batch system may set it on any of those above."""
+    v2 = (r"^0::/(.*)$", "sys/fs/cgroup", "memory.max", "anon")
+    v1 = (r"^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:/(.*)$", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss")
+    for own_group, mount, limit, taken in (v2, v1):
+        with suppress(OSError):
+            if (found := re.search(own_group, (root / "proc/self/cgroup").read_text(), re.MULTILINE)) is None:
+                continue
+            group = Path(found[1])
+            for folder in (root / mount / part for part in (group, *group.parents)):
+                with suppress(OSError, ValueError):  # without a limit, or "max", which is none
+                    used = re.search(rf"^{taken} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
+                    yield int((folder / limit).read_text()) - (int(used[1]) if used else 0)
 
 
 def release_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +13,9 @@ from typing import Any
 
 from utils import InputError, as_json, error_text, log, whole_file, writing
 
-try:
+HAS_LOCKS = sys.platform != "win32"
+if HAS_LOCKS:
     import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 RESUME = Path("ckpt") / "resume.pt"
 # What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. If the
@@ -68,7 +68,8 @@ class RunFolder:
         with suppress(OSError, InputError):
             self.require_held()
             (self.path / ".lock").unlink()  # while it is locked, so that nobody else can have it
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
         self._lock = None
         self._remove_if_empty()
 
@@ -77,7 +78,7 @@ class RunFolder:
         path = self.path / ".lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
-            if fcntl is not None:
+            if HAS_LOCKS:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = error_text(os.read(descriptor, 200).decode(errors="replace")) or "another run"
@@ -106,6 +107,7 @@ class RunFolder:
         Raises:
             InputError: it was moved or removed, and perhaps another run has begun there.
         """
+        assert self._lock is not None, "only inside the `with` block"
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").stat()):
                 return

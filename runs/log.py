@@ -101,6 +101,7 @@ def _add_scalars(board: SummaryWriter, scalars: dict[str, float], epoch: int) ->
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+    assert board.file_writer is not None, "the writer is open"
     board.file_writer.add_summary(Summary(value=values), epoch)
 
 

@@ -254,7 +254,9 @@ def on_cpu(value: Any) -> Any:
 
 def random_states(device: torch.device) -> dict[str, Any]:
     """The states of Python's, numpy's, PyTorch's and the device's global generators."""
-    kind, key, *position = np.random.get_state()  # noqa: NPY002 - the global one, see `seed_everything`
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one, see `seed_everything`
+    kind, key = state["bit_generator"], state["state"]["key"]
+    position = (state["state"]["pos"], state["has_gauss"], state["gauss"])
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(key.astype(np.int64)), *position),

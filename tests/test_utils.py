@@ -338,3 +338,23 @@ def test_free_memory(tmp_path):
     for limit, free in (("6000\n", 5000), ("max\n", 8192), ("100000\n", 8192)):
         (group / "memory.max").write_text(limit)
         assert free_memory(cpu, tmp_path) == free
+
+
+@pytest.mark.parametrize(
+    ("own", "mount", "limit", "taken"),
+    [
+        ("0::/slurm/job_1/step_0", "sys/fs/cgroup", "memory.max", "anon"),
+        ("9:cpu,memory:/slurm/job_1/step_0", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss"),
+    ],
+)
+def test_a_memory_limit_of_any_group_above_counts(tmp_path, own, mount, limit, taken):
+    """Batch systems set it on the job, and the group of the process itself says `max`, or more than there is."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable:       80 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(f"3:devices:/other\n{own}\n")
+    for folder, bytes_ in (("", 10**12), ("slurm", 10**12), ("slurm/job_1", 5000), ("slurm/job_1/step_0", 10**12)):
+        group = tmp_path / mount / folder
+        group.mkdir(parents=True, exist_ok=True)
+        (group / limit).write_text(f"{bytes_}\n" if bytes_ < 10**12 or taken == "total_rss" else "max\n")
+        (group / "memory.stat").write_text(f"file 7\n{taken} 1000\n")
+    assert free_memory(torch.device("cpu"), tmp_path) == 4000
