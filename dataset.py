@@ -83,14 +83,8 @@ def load_videos(
     features.require(chosen)
     features.read(chosen[0])  # sets `features.feature_size`
     sizes = [len(proposals[annotations.videos[i]]) for i in chosen]
-    shape = (sum(sizes), 3, features.feature_size)
-    kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, pooled_dtype, device))
-    if not kept and features.in_memory is not None:
-        log.info(
-            f"notice: {features.path} stays in memory as a whole; to have a file per video, read when it is needed: "
-            "python -m prepare.split_features"
-        )
-    stores = torch.empty(shape, dtype=pooled_dtype, device=device).split(sizes) if kept else [None] * len(sizes)
+    stores = _memory_for_pooled(features, sizes, cache, pooled_dtype, device)
+    kept = stores[0] is not None
     videos = {}
     progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
     for i, pooled in zip(progress, stores, strict=True):
@@ -113,6 +107,22 @@ def load_videos(
         )
     release_memory()
     return videos
+
+
+def _memory_for_pooled(
+    features: Features, sizes: list[int], cache: str, dtype: torch.dtype, device: torch.device
+) -> Sequence[Tensor | None]:
+    """For each video `[M, 3, D]` of uninitialised memory, or None where `cache` keeps nothing; see `load_videos`."""
+    shape = (sum(sizes), 3, features.feature_size)
+    kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, dtype, device))
+    if not kept and features.in_memory is not None:
+        log.info(
+            f"notice: {features.path} stays in memory as a whole; to have a file per video, read when it is needed: "
+            "python -m prepare.split_features"
+        )
+    if not kept:
+        return [None] * len(sizes)
+    return torch.empty(shape, dtype=dtype, device=device).split(sizes)
 
 
 def _pool(features: Features, i: int, roi_size: int, dtype: torch.dtype, segments_snip: np.ndarray) -> Tensor:

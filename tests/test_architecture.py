@@ -82,6 +82,20 @@ def test_namespaces_of_options_stop_at_main():
     assert naming <= {"main.py", "options.py", "runs/inputs.py"}
 
 
+def test_the_main_file_is_short():
+    assert len((ROOT / "main.py").read_text().splitlines()) <= 320
+
+
+def test_functions_fit_a_screen():
+    functions = [
+        (path, node)
+        for path in PRODUCT
+        for node in ast.walk(tree(path))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    assert not [f"{path}: {f.name}" for path, f in functions if f.end_lineno - f.lineno + 1 > 64]
+
+
 def test_pre_commit_has_the_ruff_of_ci():
     pinned = re.search(r"^ruff==\S+$", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)[0]
     assert re.findall(r"ruff==[^\s\]]+", (ROOT / ".pre-commit-config.yaml").read_text()) == [pinned, pinned]
