@@ -55,6 +55,7 @@ def commands(text: str) -> list[list[str]]:
 @each_page
 def test_options_exist(page, tool_options):
     known = options_in(options.build_parser().format_help()).union(OF_OTHER_PROGRAMS, *tool_options.values())
+    known |= set(re.findall(r'^\+.*\badd\("(--\w+)"', page.read_text(), re.MULTILINE))  # which a diff there adds
     assert options_in(page.read_text()) <= known
 
 
