@@ -1,11 +1,11 @@
-"""The method: what SEAL trains on, one pure function a term, and the criterion that weighs them (SPEC section 5).
+"""The losses of SEAL: one pure function for each term, and the criterion that sums them (SPEC section 5).
 
     total = MIL + 0.5 MIL_suppressed + w_SME(epoch) SME + 3.4 PC + w_SC(epoch) SC
 
 Axes: B videos of a batch, N rows (the proposals of all of them, one video under another), M proposals of one
 video, C classes without and C+1 with the background, which is the last column. `sizes` holds the M of each video.
-Loops run over the videos of a batch: ten short steps, because videos differ in M; none runs over proposals. Excluded
-rows are masked on GPU (their number is unknown without a sync) and dropped on the CPU.
+Loops run over the videos of a batch (ten by default), because videos differ in M; no loop runs over proposals. On a
+GPU, excluded rows are masked, because counting them would wait for the device; on the CPU they are dropped.
 
 To add a term, write its function and its entry in `seal_terms`; its option goes into options.py and, under the same
 name, into `LossSettings` (docs/EXTENDING.md).
@@ -254,7 +254,7 @@ def seal_terms(settings: LossSettings) -> list[Term]:
         return multiple_instance_loss(step.class_logits, b.sizes, b.labels, background=1.0, topk_divisor=s.topk_divisor)
 
     def mil_suppressed(step: Step) -> Tensor:
-        """With its factor 0.5, as the release logs it."""
+        """MIL on a·x. The 0.5 is here, not in the weight, so that the log shows the same value as the release's."""
         b, logits = step.batch, step.attention_prob[:, None] * step.class_logits
         return 0.5 * multiple_instance_loss(logits, b.sizes, b.labels, background=0.0, topk_divisor=s.topk_divisor)
 
@@ -335,7 +335,7 @@ class Criterion:
             epoch: from 1.
 
         Returns:
-            `loss_total`, and the unweighted terms under their names; scalars.
+            `loss_total`, and the terms under their names, before their weights; scalars.
         """
         step = Step(outputs, batch, pseudo, epoch)
         losses = {term.name: term.loss(step) for term in self.terms}

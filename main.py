@@ -90,7 +90,7 @@ def train(options: Options, on_start: Callable[[], None] = lambda: None) -> RunR
             network.train()
             for batch in run.batches():
                 with uninterrupted():
-                    run.steps.append(training_step(network, batch, data, criterion, optimizer, epoch))
+                    run.step_values.append(training_step(network, batch, data, criterion, optimizer, epoch))
             run.end_epoch()
             if run.evaluation_due():
                 run.record_evaluation(evaluator(network))
@@ -104,7 +104,7 @@ def training_step(
     """One step of the optimizer.
 
     Returns:
-        `[K]` on the device: the values of `criterion.names`, then of `runs.run.EXTRA_TERMS`: the norm of the gradient,
+        `[K]` on the device: the values of `criterion.names`, then of `runs.run.EXTRA_VALUES`: the norm of the gradient,
         the number of proposals, and the share of videos whose most likely class is their pseudo-label.
     """
     pseudo = data.pseudo_of(batch)
@@ -147,9 +147,9 @@ def finish(run: Run, evaluator: Evaluator, network: nn.Module, evaluates: bool) 
     last, epoch = evaluation.results, run.state.epoch
     results = RunResults(last, epoch, str(run.folder.last), best, str(run.folder.best))
     evaluator.write(evaluation, results)
-    log.info(f"\nlast checkpoint, epoch {epoch}: {run.folder.last}\n{summary(last, evaluator.protocol)}")
+    log.info(f"\nlast checkpoint, epoch {epoch}: {run.folder.last}\n{summary(last, evaluator.tiou_protocol)}")
     log.info(f"\nbest checkpoint, epoch {best.epoch}, chosen on the test set: {run.folder.best}")
-    log.info(summary(best.results, evaluator.protocol))
+    log.info(summary(best.results, evaluator.tiou_protocol))
     return results
 
 
@@ -191,21 +191,21 @@ def test(options: Options) -> None:
         start(folder, options)
         # A checkpoint holds weights alone and does not say which epoch it is of.
         evaluator.write(evaluation, RunResults(evaluation.results, checkpoint=str(options.pretrained_ckpt)))
-        log.info(summary(evaluation.results, evaluator.protocol))
+        log.info(summary(evaluation.results, evaluator.tiou_protocol))
 
 
 def evaluate_file(options: Options) -> None:
     """`--run_type eval`: figures of anyone's detections; needs the annotations and nothing else."""
     with RunFolder(options.exp_dir) as folder:
-        source, protocol = open_dataset(options), TIOU_PROTOCOLS[options.tiou]
-        evaluable = read_to_evaluate(options.detections, source, protocol, options.rate)
+        source, tiou_protocol = open_dataset(options), TIOU_PROTOCOLS[options.tiou]
+        evaluable = read_to_evaluate(options.detections, source, tiou_protocol, options.rate)
         results = evaluate(evaluable.inputs)
         analysis = diagnose(evaluable.inputs, evaluable.lengths)
         start(folder, options)
         file, simulated = str(options.detections), evaluable.simulated
         of_file = RunResults(results, detections=file, simulated=simulated, error_analysis=analysis)
         write_results(options.exp_dir, of_file)
-        log.info(summary(results, protocol))
+        log.info(summary(results, tiou_protocol))
 
 
 def report(options: Options) -> None:

@@ -1,6 +1,6 @@
 """The command line: every option with its default, and the presets of the datasets.
 
-Options of the authors' release keep their names; one with an opaque name also has a telling one.
+Options of the authors' release keep their names; one with an opaque name also has a descriptive one.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add("--detections", type=_path, help="for eval and report: detections in ActivityNet result format")
     add("--compare", type=_path, nargs="+", help="for report: folders of runs, each compared with the first")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
-    add("--deterministic", action="store_true", help="use PyTorch's deterministic algorithms alone, see the README")
+    add("--deterministic", action="store_true", help="use only PyTorch's deterministic algorithms, see docs/runs.md")
     add(
         "--seed",
         type=_number(int, 0, 2**32 - 1),
@@ -171,8 +171,14 @@ def _add_data_options(add: Callable[..., argparse.Action]) -> None:
         "--descriptors_root", type=_path, default=Path("descriptors"), help="folder that holds <name>/ with descriptors"
     )
     add("--missing_proposals", choices=("error", "empty"), default="error", help="a video without an entry")
-    add("--train_subset", help="subset of the training videos (training, else validation, when not given)")
-    add("--test_subset", help="subset of the test videos (validation beside training, else test, when not given)")
+    add(
+        "--train_subset",
+        help="subset of the training videos (training; validation if there is a test and no training subset)",
+    )
+    add(
+        "--test_subset",
+        help="subset of the test videos (validation, else testing, else test; test if training is on validation)",
+    )
     add("--num_class", type=_count, help="classes without background (what the data says when not given)")
     add("--feature_size", type=_count, help="feature width, RGB and flow together (what the data says when not given)")
     add("--roi_size", type=_number(int, 6, 1000), default=12, help="RoI bins of a proposal")
@@ -181,7 +187,7 @@ def _add_data_options(add: Callable[..., argparse.Action]) -> None:
         "--cache",
         choices=("auto", "memory", "none"),
         default="auto",
-        help="pooled proposals: kept in memory, pooled again for each batch, or kept if they fit",
+        help="pooled proposals: memory keeps them, none pools them again for each batch, auto keeps them if they fit",
     )
     add(
         "--pooled_dtype",
@@ -331,7 +337,8 @@ def resume_options(options: Options, saved: Mapping[str, Any]) -> Options:
     if "seeds" in typed:  # this is one of the runs, with its own seed
         typed["seed"] = options.seed
     if contradictions := [
-        f"--{name} {_as_text(value)} (the run has {_as_text(saved[name])})"
+        f"--{name}{'' if value is True else f' {_as_text(value)}'} (the run has "
+        f"{'none' if saved[name] is None or saved[name] is False else _as_text(saved[name])})"
         for name, value in typed.items()
         if name not in MAY_CHANGE and name in saved and _plain(value) != saved[name]
     ]:

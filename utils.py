@@ -1,4 +1,4 @@
-"""What every module needs: the error a user sees, seeding, the device, safe reading, whole-file writing, signals.
+"""What every module needs: errors that users see, seeding, the device, output, checks of values, whole files.
 
 `readers/arrays.py` reads arrays, `readers/checkpoints.py` checkpoints, and neither runs anything that is in them.
 """
@@ -73,7 +73,8 @@ def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it, read when it starts
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes a second of imports
+        torch.use_deterministic_algorithms(deterministic)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -426,6 +427,3 @@ def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise InputError(f"{shorten_list(there)}: there already; pass --overwrite to replace, or another {option}")
-
-
-# ------------------------------------------------------------------------------------------ interruption

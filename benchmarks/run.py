@@ -299,7 +299,9 @@ def measure_logging(table: Table, name: str, data: Data, options: Options, folde
         epochs = run.epochs()
         next(epochs)
         began = clock(device)
-        run.steps.extend(seal.training_step(model, batch, data, criterion, optimizer, 1) for batch in run.batches())
+        run.step_values.extend(
+            seal.training_step(model, batch, data, criterion, optimizer, 1) for batch in run.batches()
+        )
         seconds = clock(device) - began
         evaluation = build_evaluator(options, data)(model)
 

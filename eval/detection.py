@@ -99,15 +99,15 @@ def match_detections(ranked: Detections, ground_truth: Segments, thresholds: np.
         near = overlap >= thresholds.min()
         candidates.append((detection[near], instance[near], overlap[near]))
     detection, instance, overlap = (np.concatenate(arrays) for arrays in zip(*candidates, strict=True))
-    # A detection's wishes: the largest tIoU first; of equal ones the instance listed later.
-    wish = np.lexsort((-instance, -overlap, detection))
-    detection, instance, overlap = detection[wish], instance[wish], overlap[wish]
+    # Each detection's choices in order: the largest tIoU first; of equal ones the instance listed later.
+    order = np.lexsort((-instance, -overlap, detection))
+    detection, instance, overlap = detection[order], instance[order], overlap[order]
 
     matched = np.full((len(ranked), len(thresholds)), -1, dtype=np.int32)
     for k, threshold in enumerate(thresholds):
         enough = overlap >= threshold
-        served, instances = _serve_in_rank_order(detection[enough], instance[enough], len(ground_truth))
-        matched[served, k] = instances
+        rows, instances = _match_in_rank_order(detection[enough], instance[enough], len(ground_truth))
+        matched[rows, k] = instances
     return matched
 
 
@@ -131,28 +131,28 @@ def candidate_pairs(
         yield np.repeat(detections, n), order[np.repeat(first[detections], n) + within]
 
 
-def _serve_in_rank_order(
+def _match_in_rank_order(
     detection: np.ndarray, instance: np.ndarray, num_instances: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The detections that end up with an instance, and that instance, all videos and classes at once.
 
-    Serving detections one after another, best score first, is the stable matching in which every instance prefers
-    the better score. Deferred acceptance finds it in a few vectorised rounds: each detection asks for its next
-    wish, each instance keeps the best asker, the others move on.
+    Serving detections one after another, best score first, gives the stable matching in which every instance prefers
+    the higher score. This computes it in a few vectorised rounds (Gale and Shapley): each unmatched detection proposes
+    to its next choice, each instance keeps the detection with the highest score, the others try their next choice.
 
     Args:
-        detection: `[P]` rank of the asking detection, rising; its wishes follow in order.
-        instance: `[P]` the instance wished for.
+        detection: `[P]` rank of a detection, rising; its choices follow one another in order.
+        instance: `[P]` the instance chosen.
         num_instances: of the whole ground truth.
     """
-    asking, wish = np.unique(detection, return_index=True)
-    last = np.append(wish[1:], len(detection))
+    active, choice = np.unique(detection, return_index=True)
+    last = np.append(choice[1:], len(detection))
     while True:
         best = np.full(num_instances, len(detection) and detection[-1] + 1)
-        np.minimum.at(best, instance[wish], asking)
-        refused = best[instance[wish]] != asking
+        np.minimum.at(best, instance[choice], active)
+        refused = best[instance[choice]] != active
         if not refused.any():
-            return asking, instance[wish]
-        wish = wish + refused
-        still = wish < last
-        asking, wish, last = asking[still], wish[still], last[still]
+            return active, instance[choice]
+        choice = choice + refused
+        still = choice < last
+        active, choice, last = active[still], choice[still], last[still]

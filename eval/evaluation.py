@@ -10,7 +10,7 @@ from eval.classification import classification_figures
 from eval.detection import detection_map
 from eval.errors import ErrorAnalysis, analyse_errors
 from eval.metrics import EvaluationInput, further_metrics
-from eval.results import ProtocolResult, Results
+from eval.results import PROTOCOLS, ProtocolResult, Results
 from utils import log
 
 
@@ -19,7 +19,7 @@ def evaluate(inputs: EvaluationInput) -> Results:
     classification = None
     if inputs.labels is not None:
         classification = classification_figures(inputs.videos, inputs.labels)
-    snippet, seconds = (_detection_map(inputs, protocol) for protocol in ("snippet", "seconds"))
+    snippet, seconds = (_detection_map(inputs, protocol) for protocol in PROTOCOLS)
     without = np.setdiff1d(np.arange(len(inputs.class_names)), inputs.ground_truth["class_idx"])
     if len(without):
         names = ", ".join(inputs.class_names[i] for i in without)

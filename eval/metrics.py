@@ -29,7 +29,7 @@ class EvaluationInput:
         class_names: C names, background excluded.
         tiou_protocol: with the thresholds.
         rate: snippets per second.
-        videos: of the V test videos, all that the network says; empty for detections of a file.
+        videos: what the network predicts for each of the V test videos; empty when a file of detections is evaluated.
         labels: `[V, C]` 0 or 1, of the same videos.
     """
 

@@ -1,4 +1,4 @@
-"""The network that scores snippets; proposals are made from its activations (SPEC section 9)."""
+"""The network that scores snippets; proposals are made from its activations (SPEC section 11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes proposals from snippet features and the video-level labels of the training videos (SPEC section 9).
+"""Makes proposals from snippet features and the video-level labels of the training videos (SPEC section 11).
 
 A small network learns from these labels which class each snippet shows, and whether it shows any action
 (multiple-instance classification with background suppression). Segments in which its activations stay above a threshold

@@ -1,4 +1,4 @@
-"""Reads and writes the files of class descriptors (SPEC section 8)."""
+"""Reads and writes the files of class descriptors (files: SPEC section 1; how they are made: section 8)."""
 
 from __future__ import annotations
 

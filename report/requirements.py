@@ -1,4 +1,4 @@
-"""Whether matplotlib is installed, which this room alone needs."""
+"""Whether matplotlib is installed, which only reports and TensorBoard timelines need."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Evaluator:
 
     data: Data
     post_process: PostProcess
-    protocol: TiouProtocol
+    tiou_protocol: TiouProtocol
     precision: torch.dtype  # of the rows that the network is given
     folder: Path  # for the files
     dataset_name: str
@@ -53,7 +53,7 @@ class Evaluator:
             without_ambiguous(detections),
             self.data.truth,
             self.data.annotations.class_names,
-            self.protocol,
+            self.tiou_protocol,
             self.post_process.rate,
             videos=videos,
             labels=self.data.test_labels(),

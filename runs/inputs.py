@@ -132,7 +132,7 @@ class Data:
         return {name: known if known > 0 else of_features for name, (known, of_features) in lengths.items()}
 
     def digest(self) -> str:
-        """A text that is another for other videos, labels, proposals, classes, pseudo-labels or ground truth.
+        """A hash of videos, labels, proposals, classes, pseudo-labels and ground truth.
 
         Features count only through their lengths and the pseudo-labels: they may be stored in another precision.
         """

@@ -7,12 +7,12 @@
         run.attach(data, criterion, ..., model=network, optimizer=optimizer)
         for epoch in run.epochs():
             for batch in run.batches():               # of an interrupted epoch, those that are left
-                run.steps.append(...)
+                run.step_values.append(...)
             run.end_epoch()                           # checks, means, logs
             if run.evaluation_due():
                 run.record_evaluation(...)
             run.save_epoch()                          # resume.pt, then the weights
-        run.finish(...)
+    run.last_evaluation(...)                          # of the last epoch; see `main.finish`
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class Plan:
     precision: torch.dtype  # of a batch's rows
     options: Mapping[str, Any]  # every option by name, as JSON values
     options_text: Sequence[str]  # a line an option, for opt.txt
-    protocol: TiouProtocol
+    tiou_protocol: TiouProtocol
 
 
-EXTRA_TERMS = ("gradient", "proposals", "agreement")  # recorded of each step beside the losses
+EXTRA_VALUES = ("gradient", "proposals", "agreement")  # recorded of each step beside the losses
 
 
 class Run:
@@ -101,8 +101,8 @@ class Run:
 
     Attributes:
         saved: what `resume.pt` holds, when the run is resumed; None after `attach`.
-        steps: the K values of each step so far of this epoch, `[K]` each on the device: `Criterion.names`, then
-            `EXTRA_TERMS`.
+        step_values: the K values of each step so far of this epoch, `[K]` each on the device: `Criterion.names`, then
+            `EXTRA_VALUES`.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Run:
         self._resume, self._overwrite, self._pretrained_ckpt, self._argv = resume, overwrite, pretrained_ckpt, argv
         self.saved: SavedRun | None = None
         self.resumed = False
-        self._has_begun = False  # else a `resume.pt` there is that of the run which this one is to replace
+        self._has_begun = False  # if False, a `resume.pt` there is of the run that this one replaces
         self._epoch_began: tuple[int, float, Tensor] | None = None  # number, time, state of the generator
         self._evaluation: Evaluation | None = None  # of the last epoch, if it was evaluated
         self._mean_loss: float | None = None  # of the last epoch, if this process trained it
@@ -225,7 +225,7 @@ class Run:
             self.folder.resume,
             options=self._plan.options,
             data=data.digest(),
-            terms=[*criterion.names, *EXTRA_TERMS],
+            terms=[*criterion.names, *EXTRA_VALUES],
             model=model,
             optimizer=optimizer,
             generator=generator,
@@ -249,7 +249,7 @@ class Run:
     # ------------------------------------------------------------------------------------------- epochs
 
     @property
-    def steps(self) -> list[Tensor]:
+    def step_values(self) -> list[Tensor]:
         """The values of each step so far of this epoch; append those of the next."""
         return self.state.steps
 
@@ -272,7 +272,7 @@ class Run:
             self._plan.max_proposal,
             self.state.generator,
             self._plan.precision,
-            len(self.steps) if skip is None else skip,
+            len(self.step_values) if skip is None else skip,
         )
 
     def end_epoch(self) -> None:
@@ -288,7 +288,7 @@ class Run:
         self.folder.require_held()
         seconds = self.state.seconds + time.perf_counter() - began
         lr = self.state.optimizer.param_groups[0]["lr"]
-        scalars = self._dashboard.of_epoch(epoch, lr, means, len(self.steps), seconds)
+        scalars = self._dashboard.of_epoch(epoch, lr, means, len(self.step_values), seconds)
         self._log.epoch(epoch, {name: means[name] for name in self._criterion.names}, seconds, scalars)
         if epoch == self._plan.max_epoch:
             with self._log.board() as board:
@@ -320,7 +320,7 @@ class Run:
         Raises:
             InputError: some are not finite; the message names the term and the videos.
         """
-        values = torch.stack(self.steps).cpu() if self.steps else torch.empty(0, len(self.state.terms))
+        values = torch.stack(self.step_values).cpu() if self.step_values else torch.empty(0, len(self.state.terms))
         if (found := first_not_finite(values, self.state.terms)) is None:
             return values
         step, names = found
@@ -356,15 +356,15 @@ class Run:
 
     def _record_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
-        results, protocol = evaluation.results, self._plan.protocol
-        self._log.evaluation(epoch, results, released_figures(results, protocol))
+        results, tiou_protocol = evaluation.results, self._plan.tiou_protocol
+        self._log.evaluation(epoch, results, released_figures(results, tiou_protocol))
         averages = [results.snippet.average]
         if self.state.best is not None:
             averages.append(self.state.best.results.snippet.average)
         with self._log.board() as board:
             self._dashboard.evaluation(board, epoch, max(averages), evaluation.detections, evaluation.videos)
         loss = "" if self._mean_loss is None else f", mean loss {self._mean_loss:.4f}"
-        log.info(f"\nepoch {epoch}{loss}\n{summary(results, protocol)}")
+        log.info(f"\nepoch {epoch}{loss}\n{summary(results, tiou_protocol)}")
 
     def _save_due_weights(self) -> None:
         """Save the weights at the end of an epoch if they are due, or the best; `resume.pt` has been written before."""

@@ -1,4 +1,4 @@
-"""What a run is made of, from its options: the one place where these are translated for `runs`."""
+"""Builds the parts of a run from its options: plan, network, evaluator. Its input: `runs.inputs`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build_plan(options: Options) -> Plan:
         precision=getattr(torch, options.precision),
         options=plain_values(options),
         options_text=describe(options),
-        protocol=TIOU_PROTOCOLS[options.tiou],
+        tiou_protocol=TIOU_PROTOCOLS[options.tiou],
     )
 
 

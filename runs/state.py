@@ -178,7 +178,8 @@ class TrainingState:
             )
         if saved.terms != self.terms:
             raise InputError(
-                f"{self.path}: the run was started with other loss terms, {', '.join(map(str, saved.terms))}; start "
+                f"{self.path}: loss terms were added, removed or reordered since the run was started. It recorded "
+                f"{', '.join(map(str, saved.terms))}; now: {', '.join(self.terms)}. Start "
                 "another run in another --exp_dir"
             )
         for name, value in about_machine(self.device).items():

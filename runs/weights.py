@@ -15,7 +15,7 @@ def save_checkpoint(path: Path, content: Any) -> None:
     """Write a file of `torch.save` whole.
 
     Raises:
-        InputError: it cannot be written; what was there is still there.
+        CannotWrite: it cannot be written; what was there is still there.
     """
     with uninterrupted(), whole_file(path, "wb") as file:
         torch.save(content, file)
