@@ -50,66 +50,66 @@ LEARNING = ("train", "descriptors")
 ERRORS = {
     "features missing": (
         lambda home: (home / FEATURES / "demo_train_0001.npy").unlink(),
-        r"features: 1 of (140|80|60) videos have no file: demo_train_0001; expected <video>.npy, or",
+        r"features: 1 of (140|80|60) .*: demo_train_0001; .*<video>.npy",
         ("train", "descriptors", "proposals"),
     ),
     "features misshapen": (
         lambda home: change_features(home, "demo_train_0002", lambda array: array[0]),
-        r"features/demo_train_0002.npy: video demo_train_0002: expected a \[T, D\] array of floats, found",
+        r"features/demo_train_0002.npy: video demo_train_0002: .*\[T, D\]",
         ("train", "descriptors", "proposals"),
     ),
     "features of another width": (
         lambda home: change_features(home, "demo_train_0003", lambda array: array[:, :30]),
-        r"video demo_train_0003: features are 30 wide, but those of demo_train_000[1-6] are 32",
+        r"video demo_train_0003: features .*30 .*demo_train_000[1-6] .*32",
         ("train", "descriptors", "proposals"),
     ),
     "features not finite": (
         lambda home: change_features(home, "demo_train_0004", with_nan),
-        r"video demo_train_0004: snippet 3 is not finite in float32; extract this video again",
+        r"video demo_train_0004: snippet 3 .*finite",
         ("train", "descriptors", "proposals"),
     ),
     "features damaged": (
         lambda home: (home / FEATURES / "demo_train_0005.npy").write_text("nothing"),
-        r"features/demo_train_0005.npy: not a .npy file of numbers",
+        r"features/demo_train_0005.npy: not .*\.npy",
         ("train", "descriptors", "proposals"),
     ),
     "test features not finite": (
         lambda home: change_features(home, "demo_test_0002", with_nan),
-        r"video demo_test_0002: snippet 3 is not finite in float32",
+        r"video demo_test_0002: snippet 3 .*finite",
         ("train", "test", "proposals"),
     ),
     "video-level label unknown": (
         lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: put(array, 6, [b"Swim"])),
-        r"labels_all.npy: video demo_train_0007: not in classlist.npy: Swim",
+        r"labels_all.npy: video demo_train_0007: .*classlist.npy.*Swim",
         ("train", "test", "eval", "descriptors", "proposals"),
     ),
     "instance label unknown": (
         lambda home: change_array(home, ANNOTATIONS / "labels.npy", lambda array: put(array, 7, [b"Swim"])),
-        r"labels.npy: video demo_train_0008: not in classlist.npy: Swim",
+        r"labels.npy: video demo_train_0008: .*classlist.npy.*Swim",
         ("train", "test", "eval", "descriptors", "proposals"),
     ),
     "instance that is no segment": (
         lambda home: change_array(home, ANNOTATIONS / "segments.npy", lambda array: put(array, 8, [[1.0]])),
-        r"segments.npy: video demo_train_0009: expected \[start, end\] seconds, found \[\[1.0\]\]",
+        r"segments.npy: video demo_train_0009: .*\[start, end\].*\[\[1.0\]\]",
         ("train", "test", "eval", "descriptors", "proposals"),
     ),
     "proposals missing": (
         lambda home: change_proposals(home, "test", lambda results: results.pop("demo_test_0010")),
-        r"Proposals_Demo_test.json: 1 of 60 videos have no entry: demo_test_0010; add them, or pass",
+        r"Proposals_Demo_test.json: 1 of 60 .*: demo_test_0010; .*--missing_proposals",
         ("train", "test"),
     ),
     "proposal backwards": (
         lambda home: change_proposals(
             home, "test", lambda results: results["demo_test_0011"][2].update(segment=[9, 8])
         ),
-        r"Proposals_Demo_test.json: video demo_test_0011: bad segment \[9, 8\]; expected \[start, end\] seconds",
+        r"Proposals_Demo_test.json: video demo_test_0011: .*segment \[9, 8\]",
         ("train", "test"),
     ),
     "proposals in milliseconds": (
         lambda home: change_proposals(
             home, "test", lambda results: results["demo_test_0012"][0].update(segment=[1000, 9000])
         ),
-        r"proposals of video demo_test_0012: \[1000, 9000\] s lies far outside the video",
+        r"proposals .*demo_test_0012: \[1000, 9000\] s .*outside",
         ("train", "test"),
     ),
     "descriptors misshapen": (
@@ -117,30 +117,30 @@ ERRORS = {
             change_array(home, DESCRIPTORS / "general_motion_descriptors.npy", lambda array: None)
             or np.save(home / DESCRIPTORS / "general_appearance_descriptors.npy", np.ones((5, 16)))
         ),
-        r"general_appearance_descriptors.npy: expected numbers of shape \[6, 16\] for 6 classes",
+        r"general_appearance_descriptors.npy: .*\[6, 16\].* 6 classes",
         ("train",),
     ),
 }
 WARNINGS = {
     "length and duration": (
         lambda home: change_features(home, "demo_train_0020", lambda array: array[:-2]),
-        r"features and duration disagree \(1\):\n  demo_train_0020: \d+ snippets are [\d.]+ s, but the duration is",
+        r"features .*duration.* \(1\):\n  demo_train_0020: \d+ snippets .*[\d.]+ s",
     ),
     "video-level labels differ": (
         lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: array[20].append(b"Spin")),
-        r"video-level labels differ from those of instances \(\d\):(\n  .*)*\n  demo_train_0021: Throw, Spin against",
+        r"video-level labels .*\(\d\):(\n  .*)*\n  demo_train_0021: Throw, Spin",
     ),
     "video without a label": (
         lambda home: change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: put(array, 21, [])),
-        r"videos without a label \(1\):\n  demo_train_0022 \(train\)",
+        r"videos without .*label \(1\):\n  demo_train_0022 \(train\)",
     ),
     "instance past the end": (
         lambda home: change_array(home, ANNOTATIONS / "segments.npy", lambda array: put(array[22][-1], 1, 500.0)),
-        r"instances outside the video \(1\):\n  demo_train_0023: 1 of \d, the first \[[\d.]+, 500.0\] s, which has",
+        r"instances outside .*\(1\):\n  demo_train_0023: 1 of \d, .*\[[\d.]+, 500.0\] s",
     ),
     "empty instance": (
         lambda home: change_array(home, ANNOTATIONS / "segments.npy", lambda array: put(array[23], 0, [4.0, 4.0])),
-        r"instances of length <= 0 \(1\):\n  demo_train_0024: 1 of \d, the first \[4.0, 4.0\] s",
+        r"instances .*<= 0 \(1\):\n  demo_train_0024: 1 of \d, .*\[4.0, 4.0\] s",
     ),
     "doubled instance": (
         lambda home: [
@@ -153,13 +153,13 @@ WARNINGS = {
         lambda home: change_proposals(
             home, "train", lambda results: results["demo_train_0026"][0].update(segment=[5, 200])
         ),
-        r"proposals outside the video \(1\):\n  demo_train_0026: 1 of \d+, the first \[5.0, 200.0\] s, which has",
+        r"proposals outside .*\(1\):\n  demo_train_0026: 1 of \d+, .*\[5.0, 200.0\] s",
     ),
     "empty proposal": (
         lambda home: change_proposals(
             home, "train", lambda results: results["demo_train_0027"][0].update(segment=[5, 5])
         ),
-        r"proposals of length <= 0 \(1\):\n  demo_train_0027: 1 of \d+, the first \[5.0, 5.0\] s",
+        r"proposals .*<= 0 \(1\):\n  demo_train_0027: 1 of \d+, .*\[5.0, 5.0\] s",
     ),
     "doubled proposal": (
         lambda home: change_proposals(
@@ -205,13 +205,13 @@ def test_the_demo_is_sound(home, run_in):
     status, out = check(run)
     assert status == 0 and "\nerrors: 0, warnings: 0; " in out
     assert re.search(r"train  validation +80 +\d+ +6 +\d+ +\d+\ntest +test +60 ", out)
-    assert "recall of the train proposals" in out and "recall of the test proposals" in out
+    assert re.search("recall .*train", out) and re.search("recall .*test", out)
     assert check(run, "--dataset_root", "data/Demo", "--num_class", 7)[0] == 1
     status, out = check(run, "--feature_size", 64, "--batch_size", 81)
     assert (
         status == 1
-        and "features are 32 wide, but --feature_size is 64" in out
-        and "there are only 80 training videos" in out
+        and re.search(r"features .*32 .*--feature_size .*64", out)
+        and re.search(r"--batch_size 81: .* 80 training", out)
     )
 
 
@@ -271,7 +271,7 @@ def test_classes_without_training_video(home, run_in):
     path = home / ANNOTATIONS / "classlist.npy"
     np.save(path, np.append(read_array(path), b"Nothing"))
     _, out = check(run_in(home))
-    assert re.search(r"classes without a training video.*\n  Nothing", out)
+    assert re.search(r"classes without .*\n  Nothing", out)
 
 
 def test_missing_files_are_listed_and_the_rest_is_checked(home, run_in):
@@ -279,11 +279,12 @@ def test_missing_files_are_listed_and_the_rest_is_checked(home, run_in):
     (home / "proposals4Thumos14/Proposals_Demo_test.json").unlink()
     change_features(home, "demo_train_0004", with_nan)
     status, out = check(run_in(home), "--pretrained_ckpt", "none.pkl")
-    assert status == 1 and "4 files are missing" in out and "snippet 3 is not finite" in out
-    assert "make them with --run_type proposals" in out and "make them with --run_type descriptors" in out
+    assert status == 1 and re.search("4 files .*missing", out)
+    assert re.search("demo_train_0004: snippet 3 .*finite", out)
+    assert "--run_type proposals" in out and "--run_type descriptors" in out
     shutil.rmtree(home / ANNOTATIONS)
     status, out = check(run_in(home))
-    assert status == 1 and "Demo-Annotations: annotations: this folder, or a file annotations.json" in out
+    assert status == 1 and re.search(r"Demo-Annotations: .*annotations\.json", out)
 
 
 def test_it_continues_after_unusable_entries(home, run_in):
@@ -292,9 +293,10 @@ def test_it_continues_after_unusable_entries(home, run_in):
     change_features(home, "demo_train_0004", with_nan)
     (home / ANNOTATIONS / "Ambiguous_test.txt").write_text("one line\n\nanother\n")
     status, out = check(run_in(home), "--test_subset", "nothing")
-    assert status == 1 and "video 'x/y' cannot be a file name" in out and "demo_train_0004: snippet 3 is not" in out
+    assert status == 1 and re.search("video 'x/y' .*file name", out)
+    assert re.search("demo_train_0004: snippet 3 .*finite", out)
     assert "Ambiguous_test.txt: line 1" in out and "Ambiguous_test.txt: line 3" in out
-    assert "no video has subset 'nothing'" in out and "\nerrors: 6, " in out  # and the proposals of x/y
+    assert re.search("error: .*subset 'nothing'", out) and "\nerrors: 6, " in out  # and the proposals of x/y
 
 
 def test_the_most_frequent_width_is_right(home, run_in, tmp_path):
@@ -302,17 +304,18 @@ def test_the_most_frequent_width_is_right(home, run_in, tmp_path):
     change_features(home, "demo_train_0001", lambda array: array[:, :30])
     run = run_in(home)
     status, out = check(run)
-    assert status == 1 and "features are 30 wide, but those of demo_train_0002 are 32" in out and "errors: 1," in out
+    assert status == 1 and re.search("demo_train_0001: features .*30 .*demo_train_0002 .*32", out)
+    assert "errors: 1," in out
     status, _, err = run("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
-    assert status == 2 and "features are 32 wide, but those of demo_train_0001 are 30" in err
+    assert status == 2 and re.search("features .*32 .*demo_train_0001 .*30", err)
 
 
 def test_test_videos_without_instances(home, run_in):
     for name in ("labels", "segments"):
         change_array(home, ANNOTATIONS / f"{name}.npy", lambda array: array[80:].fill([]))
     status, out = check(run_in(home))
-    assert status == 0 and "mAP cannot be computed (1):\n  none of the 60 test videos has an instance" in out
-    assert "recall of the train" in out and "recall of the test" not in out
+    assert status == 0 and re.search(r"mAP .*\(1\):\n  .* 60 test videos .*instance", out)
+    assert re.search("recall .*train", out) and not re.search("recall .*test", out)
 
 
 def test_missing_proposals_may_be_empty(home, run_in):
@@ -325,10 +328,10 @@ def test_a_proposal_file_of_other_videos_is_refused(home, run_in, tmp_path):
     change_proposals(home, "test", lambda results: (results.clear(), results.update(other=[])))
     run = run_in(home)
     status, out = check(run, "--missing_proposals", "empty")
-    message = "Proposals_Demo_test.json: none of the 60 videos has an entry; the file has other videos: other"
-    assert status == 1 and message in out
+    message = "Proposals_Demo_test.json: none .* 60 .*: other\n"
+    assert status == 1 and re.search(message, out)
     status, _, err = run("--dataset_name", "Demo", "--missing_proposals", "empty", "--exp_dir", tmp_path / "run")
-    assert status == 2 and message in err
+    assert status == 2 and re.search(message, err)
 
 
 def test_rgb_and_flow_of_different_length(home, run_in):
@@ -338,30 +341,30 @@ def test_rgb_and_flow_of_different_length(home, run_in):
         np.savez(home / FEATURES / f"demo_train_0001-{name}.npz", feature=half)
     _, out = check(run_in(home))
     count = len(array)
-    assert f"RGB and flow of different length (1):\n  demo_train_0001: {count} and {count - 20} snippets" in out
+    assert re.search(rf"RGB and flow .*\(1\):\n  demo_train_0001: {count} .*{count - 20} snippets", out)
 
 
 def test_hints_at_the_likely_cause(home, run_in):
     """Another rate, descriptors of other classes, a class written in two ways, a test video without instances."""
     run = run_in(home)
     _, out = check(run, "--feature_fps", 50)
-    assert "most videos have about 1.5" in out and "see --feature_fps and --snippet_frames" in out
+    assert re.search(r"most videos .*1\.5", out) and re.search("--feature_fps .*--snippet_frames", out)
     change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, slice(None), array[::-1].copy()))
     status, out = check(run)
-    assert status == 1 and "classes.json: the descriptors are for other classes" in out
+    assert status == 1 and re.search(r"classes\.json: .*other classes", out)
     for name in ("labels", "segments"):
         change_array(home, ANNOTATIONS / f"{name}.npy", lambda array: put(array, 139, []))
     _, out = check(run)
-    assert "so every detection in them counts as wrong (1):\n  demo_test_0060" in out
+    assert re.search(r"wrong \(1\):\n  demo_test_0060", out)
     change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, 0, b"DIVE"))
     _, out = check(run)
-    assert "differ only in upper and lower case (2):\n  DIVE\n  Dive" in out
+    assert re.search(r"case \(2\):\n  DIVE\n  Dive", out)
 
 
 def test_a_bad_checkpoint_is_found(home, run_in):
     torch.save({"x": torch.ones(1)}, home / "weights.pkl")
     status, out = check(run_in(home), "--pretrained_ckpt", "weights.pkl")
-    assert status == 1 and "weights.pkl: not a SEAL checkpoint" in out
+    assert status == 1 and re.search(r"weights\.pkl: .*parameters .*prop_fused_backbone", out)
 
 
 def test_many_missing_videos_are_all_named(home, run_in):
@@ -386,13 +389,13 @@ def test_real_thumos_annotations(thumos, run_in, tmp_path):
         np.save(home / f"descriptors/Thumos14reduced/general_{name}_descriptors.npy", np.ones((20, 1)))
     status, out, err = run_in(home)("--run_type", "check", "--proposals_root", thumos)
     assert status == 0, err
-    assert "warning: video-level labels differ from those of instances (28):" in out
-    assert "videos without a label (1):\n  video_test_0000270 (test)" in out
+    assert re.search(r"warning: video-level labels .*\(28\):", out)
+    assert re.search(r"videos without .*label \(1\):\n  video_test_0000270 \(test\)", out)
     outside = out.split("instances outside the video (5):\n")[1].split("warning")[0]
     assert re.findall(r"video_(\w+): ", outside) == [
         "validation_0000364", "validation_0000856", "test_0000270", "test_0000814", "test_0001081"
     ]  # fmt: skip
-    assert "features and duration disagree" not in out and "instances of length" not in out
+    assert not re.search("warning: (features .*duration|instances .*<= 0)", out)
     recall = re.findall(r"^(50|100|all) +([\d.]+) +([\d.]+) +([\d.]+)", out, re.MULTILINE)
     assert recall[3:] == [
         ("50", "72.0", "53.2", "29.6"),
@@ -412,4 +415,4 @@ def test_real_activitynet_annotations(activitynet, run_in, tmp_path, year, empty
     status, out, _ = run_in(tmp_path)("--run_type", "check", "--dataset_name", name)
     counts = re.search(r"train +training +(\d+) .*\ntest +validation +(\d+) ", out).groups()
     assert status == 1 and counts == {"1.2": ("4819", "2383"), "1.3": ("9337", "4575")}[year]
-    assert re.search(rf"instances of length <= 0 \({empty}\):", out) and "5 files are missing" in out
+    assert re.search(rf"instances .*<= 0 \({empty}\):", out) and re.search("5 files .*missing", out)

@@ -217,9 +217,9 @@ def in_its_own_folder(tmp_path, monkeypatch):
 def refused_everywhere(tmp_path, payload: bytes) -> None:
     """A pickle is refused in object arrays and in checkpoints, of new and old formats."""
     refused(tmp_path / "x.npy", read_array, npy(payload))
-    refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload), "not a readable checkpoint")
-    refused(tmp_path / "bare.pkl", read_checkpoint, payload, "not a readable checkpoint")
-    refused(tmp_path / "old.pkl", read_checkpoint, OLD_START + payload, "not a readable checkpoint")
+    refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload), "readable checkpoint")
+    refused(tmp_path / "bare.pkl", read_checkpoint, payload, "readable checkpoint")
+    refused(tmp_path / "old.pkl", read_checkpoint, OLD_START + payload, "readable checkpoint")
     refused(tmp_path / "bare.npy", read_array, payload)
 
 
@@ -282,7 +282,7 @@ def test_a_valid_tensor_is_read(tmp_path):
     ],
 )
 def test_invalid_tensors(tmp_path, payload):
-    refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload, data__0=NUMBERS), "not a readable checkpoint")
+    refused(tmp_path / "x.pkl", read_checkpoint, checkpoint(payload, data__0=NUMBERS), "readable checkpoint")
 
 
 def test_damaged_checkpoints(tmp_path):
@@ -301,7 +301,7 @@ def test_damaged_checkpoints(tmp_path):
 def test_names_in_a_checkpoint_cannot_steer_a_terminal(tmp_path):
     path = tmp_path / "x.pkl"
     torch.save({"\x1b[31mred": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="missing or unknown parameters") as error:
+    with pytest.raises(InputError, match=r"x\.pkl: .*parameters .*red") as error:
         load_weights(readers.network(), path)
     assert "\x1b" not in printable(str(error.value)) and "\\x1b[31mred" in printable(str(error.value))
 
@@ -360,7 +360,7 @@ def test_invalid_annotations(tmp_path, name, content):
     [header("<f8", (3, 10**9, 0)), readers.npy(readers.objects(np.empty((10**7, 0)), [[0, 1]], []))],
 )
 def test_huge_arrays_without_elements(tmp_path, content):
-    refused(with_annotations(tmp_path, segments=content), read_annotations, None, "1 labels but 0 segments")
+    refused(with_annotations(tmp_path, segments=content), read_annotations, None, "1 labels .*0 segments")
 
 
 def test_one_list_many_times(tmp_path):
@@ -372,7 +372,7 @@ def test_one_list_many_times(tmp_path):
 
 def test_features_without_elements(tmp_path):
     path = tmp_path / "f.npy"
-    refused(path, lambda path: Features(path, ["v1"]), header("<f4", (10**9, 0, 2)), "holds 1000000000 videos")
+    refused(path, lambda path: Features(path, ["v1"]), header("<f4", (10**9, 0, 2)), "1000000000 videos")
     wide = readers.npy(readers.objects(np.ones((1, 8194), np.float16)))
     refused(path, lambda path: Features(path, ["v1"]).read(0), wide, "width 8194")
 
@@ -436,11 +436,11 @@ def test_archives_of_arrays(tmp_path):
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("feature.npy", "w") as file:
         for _ in range(600):
             file.write(bytes(1 << 20))
-    refused(path, read, bomb.getvalue(), "would unpack to 629145600 bytes")
+    refused(path, read, bomb.getvalue(), "629145600 bytes")
     refused(path, read, readers.archived({"feature.npy": endless}, zipfile.ZIP_DEFLATED), "ends before")
     refused(path, read, readers.archived({"feature.npy": npy(b"cos\nsystem\n(S'touch owned'\ntR.")}))
     refused(path, read, readers.archived({"feature.npy": header}, zipfile.ZIP_LZMA), "compression")
-    refused(path, read, readers.archived({"\x1b[31m.npy": b""}), "expected an array named feature")
+    refused(path, read, readers.archived({"\x1b[31m.npy": b""}), r"array .*feature\b")
     refused(path, read, b"PK\x05\x06" + bytes(18))
 
 
@@ -462,7 +462,7 @@ DEEP = 100_000
     ],
 )
 def test_invalid_json(tmp_path, content):
-    refused(tmp_path / "x.json", read_json, content, "not a readable JSON file")
+    refused(tmp_path / "x.json", read_json, content, "readable JSON")
 
 
 @pytest.mark.parametrize(
@@ -470,7 +470,7 @@ def test_invalid_json(tmp_path, content):
 )
 def test_invalid_times(tmp_path, segment):
     content = f'{{"results": {{"v": [{{"segment": {segment}}}]}}}}'.encode()
-    refused(tmp_path / "x.json", parse_results, content, "video v: bad segment")
+    refused(tmp_path / "x.json", parse_results, content, "video v: .*segment")
 
 
 def test_too_many_entries_of_a_video(tmp_path):
@@ -510,11 +510,11 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
 def test_names_of_videos(tmp_path, name):
     database = {name: {"subset": "training", "annotations": [{"label": "Jump"}]}}
-    message = "cannot be a file name"
+    message = "file name"
     refused(tmp_path / "a.json", read_annotations, json.dumps({"database": database}).encode(), message)
     reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
     reader.lay_out(tmp_path, {"a/videoname.npy": readers.npy(readers.objects("clip 1", name, "v3"))})
-    message = "cannot be a file name|expected text, found"
+    message = "file name|expected text"
     refused(tmp_path / "a" / "videoname.npy", lambda path: read_annotations(path.parent), None, message)
 
 
@@ -522,18 +522,18 @@ def test_names_of_videos(tmp_path, name):
 def test_names_of_classes_and_in_results(tmp_path, name):
     entry = {"subset": "training", "annotations": [{"label": name}]}
     content = json.dumps({"database": {"v": entry}}).encode()
-    refused(tmp_path / "a.json", read_annotations, content, "video v: expected .annotations.")
+    refused(tmp_path / "a.json", read_annotations, content, "video v: .*annotations")
     refused(tmp_path / "a.json", read_annotations, content.replace(b"training", json.dumps(name)[1:-1].encode()))
     refused(tmp_path / "r.json", parse_results, json.dumps({"results": {name: []}}).encode(), "control characters")
     reader = readers.all_readers(tmp_path, tmp_path / "none")["annotation folder"]
     reader.lay_out(tmp_path, {"a/classlist.npy": readers.npy(np.array(["Jump", name + "x"]))})
-    refused(tmp_path / "a" / "classlist.npy", lambda path: read_annotations(path.parent), None, "expected text, found")
+    refused(tmp_path / "a" / "classlist.npy", lambda path: read_annotations(path.parent), None, "expected text")
 
 
 def test_too_many_labels(tmp_path):
     database = {f"v{i}": {"subset": "training", "annotations": [{"label": str(i)}]} for i in range(20_000)}
     content = json.dumps({"database": database}).encode()
-    refused(tmp_path / "a.json", read_annotations, content, "20000 classes for 20000 videos", most=256 << 20)
+    refused(tmp_path / "a.json", read_annotations, content, "20000 classes .*20000 videos", most=256 << 20)
 
 
 def test_messages_are_printable(run, tmp_path):
@@ -591,7 +591,7 @@ def test_features_too_large_for_their_mean(run_in, demo_home, tmp_path):
     features[3] = np.full_like(features[3], 3e38)
     np.save(path, features)
     status, _, err = run_in(home)("--dataset_name", "Demo", "--run_type", "descriptors", "--overwrite")
-    assert status == 2 and "video demo_train_0004: features are too large for their mean" in err
+    assert status == 2 and re.search("video demo_train_0004: features .*too large .*mean", err)
 
 
 def test_a_lock_that_is_a_link(run, tmp_path):
@@ -605,7 +605,7 @@ def test_a_lock_that_is_a_link(run, tmp_path):
 def test_a_folder_where_a_file_should_be(run, tmp_path):
     (tmp_path / "run" / "opt.txt").mkdir(parents=True)
     status, _, err = run("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
-    assert status == 2 and "opt.txt: Is a directory" in err and "Traceback" not in err
+    assert status == 2 and re.search(r"opt\.txt.*Is a directory", err) and "Traceback" not in err
 
 
 @pytest.mark.parametrize("kind", ["array", "checkpoint", "proposals", "text"])

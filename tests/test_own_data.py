@@ -35,7 +35,7 @@ def test_every_layout_of_a_folder(tmp_path, arrays):
         np.savez_compressed(tmp_path / f"v-{name}.npz", feature=array)
     assert read_one(tmp_path) == pytest.approx(averaged, rel=1e-6)
     assert (read_one(tmp_path, crop=2) == np.hstack([rgb[2, :6], flow[2]])).all()
-    with pytest.raises(InputError, match=r"v-rgb.npz: holds 3 crops, so --crop goes from 0 to 2"):
+    with pytest.raises(InputError, match=r"v-rgb.npz: .*3 crops, .*--crop .*0 .*2"):
         read_one(tmp_path, crop=3)
 
     apart = tmp_path / "apart"
@@ -50,7 +50,7 @@ def test_every_layout_of_a_folder(tmp_path, arrays):
     for name, array in (("rgb", rgb), ("flow", flow)):
         np.save(named / name / "v_v.npy", array.mean(0))
     assert read_one(named) == pytest.approx(averaged, rel=1e-6)
-    with pytest.raises(InputError, match=r"1 of 1 videos have no file: v; expected"):
+    with pytest.raises(InputError, match=r"1 of 1 .*: v; "):
         Features(named, ["v", "v_v"]).require([0])  # what is another video's own file is not taken
 
     np.save(tmp_path / "v.npy", averaged)  # one file goes before two
@@ -75,21 +75,21 @@ def test_half_precision_crops_are_averaged_in_single(tmp_path, arrays):
 @pytest.mark.parametrize(
     ("rgb", "flow", "message"),
     [
-        ({"feature": np.ones((2, 5, 4))}, None, r"v-flow.npz: no such file; RGB and flow features go together"),
-        ({"feature": np.ones((5, 4))}, {"feature": np.ones((5, 3))}, r"video v: expected RGB and flow of equal width"),
+        ({"feature": np.ones((2, 5, 4))}, None, r"v-flow.npz: no such file; .*RGB"),
+        ({"feature": np.ones((5, 4))}, {"feature": np.ones((5, 3))}, r"video v: .*RGB and flow .*width"),
         (
             {"features": np.ones((5, 4))},
             {"feature": np.ones((5, 4))},
-            r"expected an array named feature",
+            r"v-rgb.npz: .*array .*feature\b",
         ),
-        ({"feature": np.ones((5, 4))}, {"feature": np.full((5, 4), "x")}, r"v-flow.npz: expected floats, found <U1"),
+        ({"feature": np.ones((5, 4))}, {"feature": np.full((5, 4), "x")}, r"v-flow.npz: .*floats, .*<U1"),
         (
             {"feature": np.array([None])},
             {"feature": np.ones((5, 4))},
-            r"v-rgb.npz: not a readable .npz file",
+            r"v-rgb.npz: .*readable",
         ),
-        ({"feature": np.full((2, 5, 4), np.nan)}, {"feature": np.ones((5, 4))}, r"video v: snippet 0 is not finite"),
-        ({"feature": np.ones((0, 5, 4))}, {"feature": np.ones((0, 5, 4))}, r"video v: expected RGB and flow"),
+        ({"feature": np.full((2, 5, 4), np.nan)}, {"feature": np.ones((5, 4))}, r"video v: snippet 0 .*finite"),
+        ({"feature": np.ones((0, 5, 4))}, {"feature": np.ones((0, 5, 4))}, r"video v: .*RGB and flow"),
     ],
 )
 def test_bad_pairs(tmp_path, rgb, flow, message):
@@ -105,16 +105,16 @@ def test_a_truncated_archive(tmp_path, arrays):
         np.savez_compressed(tmp_path / f"v-{name}.npz", feature=array)
     path = tmp_path / "v-flow.npz"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"v-flow.npz: not a readable .npz file"):
+    with pytest.raises(InputError, match=r"v-flow.npz: .*readable"):
         read_one(tmp_path)
     path.write_text("nothing of the kind")
-    with pytest.raises(InputError, match=r"v-flow.npz: not a readable .npz file"):
+    with pytest.raises(InputError, match=r"v-flow.npz: .*readable"):
         read_one(tmp_path)
 
 
 def test_rows_and_columns_exchanged(tmp_path):
     np.save(tmp_path / "v.npy", np.ones((8, 6), np.float32))
-    with pytest.raises(InputError, match=r"features are 6 wide, but --feature_size is 8; rows and columns may be"):
+    with pytest.raises(InputError, match=r"features .*6 .*--feature_size .*8; rows and columns"):
         Features(tmp_path, ["v"], feature_size=8).read(0)
 
 
@@ -157,22 +157,22 @@ def test_annotations_from_json(tmp_path):
 def test_empty_instances_are_left_out_with_a_notice(tmp_path, caplog):
     caplog.set_level("INFO")
     truth = read_annotations(write_database(tmp_path, DATABASE)).ground_truth("validation")
-    assert len(truth) == 1 and "1 instance of zero or negative length, in v" in caplog.text
+    assert len(truth) == 1 and re.search(r"1 instance .*length.* v\b", caplog.text)
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("text", r"video bad: expected \{\"subset\""),
-        ({"subset": 3}, r"video bad: expected \{\"subset\""),
-        ({"subset": "validation", "duration": "long"}, r"video bad: duration 'long' is not a number"),
-        ({"subset": "validation", "annotations": {"label": "x"}}, r"video bad: expected \"annotations\""),
-        ({"subset": "validation", "annotations": {}}, r"video bad: expected \"annotations\""),
-        ({"subset": "validation", "annotations": [{"label": ""}]}, r"video bad: expected \"annotations\""),
-        ({"subset": "validation", "annotations": [{"segment": [0, 1]}]}, r"video bad: expected \"annotations\""),
+        ("text", r"video bad: .*\{\"subset\""),
+        ({"subset": 3}, r"video bad: .*\{\"subset\""),
+        ({"subset": "validation", "duration": "long"}, r"video bad: .*duration 'long'"),
+        ({"subset": "validation", "annotations": {"label": "x"}}, r"video bad: .*\"annotations\""),
+        ({"subset": "validation", "annotations": {}}, r"video bad: .*\"annotations\""),
+        ({"subset": "validation", "annotations": [{"label": ""}]}, r"video bad: .*\"annotations\""),
+        ({"subset": "validation", "annotations": [{"segment": [0, 1]}]}, r"video bad: .*\"annotations\""),
         (
             {"subset": "validation", "annotations": [{"label": "Jump", "segment": [1]}]},
-            r"annotations.json: video bad: expected \[start, end\] seconds, found \[\[1\]\]",
+            r"annotations.json: video bad: .*\[start, end\].*\[\[1\]\]",
         ),
     ],
 )
@@ -188,29 +188,29 @@ def test_bad_entries_of_a_database(tmp_path, entry, message):
 def test_bad_databases(tmp_path):
     for content in ("[]", "{}", '{"database": {}}', '{"database": [1]}'):
         (tmp_path / "a.json").write_text(content)
-        with pytest.raises(InputError, match=r"a.json: expected \{\"database\""):
+        with pytest.raises(InputError, match=r"a.json: .*\{\"database\""):
             read_annotations(tmp_path / "a.json")
-    with pytest.raises(InputError, match=r"annotations.json: it names no class"):
+    with pytest.raises(InputError, match=r"annotations.json: .*no class"):
         read_annotations(write_database(tmp_path, {"n": {"subset": "testing"}}))
     path = write_database(tmp_path, DATABASE)
     (tmp_path / "classes.txt").write_text("Jump\nJump\n")
-    with pytest.raises(InputError, match=r"classes.txt: Jump is listed more than once"):
+    with pytest.raises(InputError, match=r"classes.txt: Jump .*more than once"):
         read_annotations(path, tmp_path / "classes.txt")
     (tmp_path / "classes.txt").write_text("Jump\n")
-    with pytest.raises(InputError, match=r"annotations.json: video t: not in classes.txt: Dive"):
+    with pytest.raises(InputError, match=r"annotations.json: video t: .*classes.txt.*Dive"):
         read_annotations(path, tmp_path / "classes.txt")
 
 
 def test_duplicate_names(tmp_path):
     """Python's JSON reader would keep the last one silently."""
     (tmp_path / "a.json").write_text('{"database": {"v": {"subset": "training"}, "v": {"subset": "testing"}}}')
-    with pytest.raises(InputError, match=r"a.json: not a readable JSON file \('v' is there more than once\)"):
+    with pytest.raises(InputError, match=r"a.json: .*JSON .*'v' .*more than once"):
         read_annotations(tmp_path / "a.json")
 
 
 def test_a_class_list_is_for_json(demo_home, tmp_path):
     (tmp_path / "classes.txt").write_text("Jump\n")
-    with pytest.raises(InputError, match=r"classes.txt: .*Annotations, which has its own"):
+    with pytest.raises(InputError, match=r"classes.txt: .*Demo-Annotations"):
         read_annotations(demo_home / "data/Demo/Demo-Annotations", tmp_path / "classes.txt")
 
 
@@ -275,7 +275,7 @@ def test_a_json_and_a_folder_give_the_digits_of_the_demo(demo_home, run_in, tmp_
 
     run, same = run_in(home), ("--batch_size", 8, "--max_epoch", 1, "--lr", 1e-4, "--sc_epochs", 35)
     status, out, err = run("--run_type", "descriptors", "--dataset_name", "Own", "--class_list", "classes.txt")
-    assert status == 0 and "pseudo-labels of 80 labelled training videos" in out, err
+    assert status == 0 and re.search("pseudo-labels of 80 ", out), err
     results = []
     for name, more in (("Demo", ("--sme_epochs", 160, "--sc_decay", 8)), ("Own", ("--class_list", "classes.txt"))):
         status, _, err = run("--dataset_name", name, "--exp_dir", tmp_path / name, *same, *more)
@@ -301,7 +301,7 @@ def test_a_mistyped_path_does_not_make_the_demo_again(demo_home, run):
     path = demo_home / "data/Demo/Demo-I3D-JOINTFeatures.npy"
     before = path.stat().st_mtime_ns
     status, out, _ = run("--run_type", "check", "--dataset_name", "Demo", "--features", "typo.npy")
-    assert status == 1 and "typo.npy: I3D features" in out and path.stat().st_mtime_ns == before
+    assert status == 1 and re.search(r"typo\.npy: .*features", out) and path.stat().st_mtime_ns == before
 
 
 def test_a_video_whose_outputs_are_not_finite(demo_home, run_in, tmp_path):
@@ -312,9 +312,9 @@ def test_a_video_whose_outputs_are_not_finite(demo_home, run_in, tmp_path):
     np.save(path, arrays)
     run, argv = run_in(home), ("--dataset_name", "Demo", "--exp_dir", tmp_path / "run", "--max_epoch", 1)
     status, _, err = run(*argv)
-    assert status == 2 and "outputs of the network are not finite on demo_test_0021" in err
+    assert status == 2 and re.search("outputs .*network .*finite .*demo_test_0021", err)
     status, _, err = run("--run_type", "proposals", *argv, "--overwrite", "--proposal_epochs", 1)
-    assert status == 2 and "video demo_test_0021: the snippet network's outputs are not finite" in err
+    assert status == 2 and re.search("video demo_test_0021: .*snippet network.* outputs .*finite", err)
 
 
 def test_another_frame_rate_changes_only_the_times(demo_home, run_in, tmp_path):
@@ -357,14 +357,14 @@ def test_another_frame_rate_changes_only_the_times(demo_home, run_in, tmp_path):
 def test_descriptors_are_those_the_demo_comes_with(demo_home, run, tmp_path):
     argv = ("--run_type", "descriptors", "--dataset_name", "Demo", "--descriptors_root")
     status, out, err = run(*argv, tmp_path)
-    assert status == 0 and "pseudo-labels of 80 labelled training videos" in out, err
+    assert status == 0 and re.search("pseudo-labels of 80 ", out), err
     for name in ("appearance", "motion"):
         made, given = (
             np.load(root / "Demo" / f"general_{name}_descriptors.npy") for root in (tmp_path, demo_home / "descriptors")
         )
         assert made.dtype == np.float32 and made == pytest.approx(given, abs=1e-5)
     status, _, err = run(*argv, tmp_path)
-    assert status == 2 and "there already; pass --overwrite" in err
+    assert status == 2 and re.search(r"general_appearance_descriptors\.npy.* --overwrite", err)
     status, _, err = run(*argv, tmp_path, "--overwrite", "--descriptor_pooling", "snippet")
     pooled = np.load(tmp_path / "Demo" / "general_motion_descriptors.npy")
     assert status == 0 and not np.allclose(pooled, made, atol=1e-4), err
@@ -384,7 +384,7 @@ def test_a_class_without_a_training_video(demo_home, run_in, tmp_path):
     status, _, err = run_in(home)(
         "--run_type", "descriptors", "--dataset_name", "Demo", "--descriptors_root", tmp_path / "made"
     )
-    assert status == 2 and "no training video has the label Nothing, " in err
+    assert status == 2 and re.search(r"training video .*label Nothing\b", err)
     assert not (tmp_path / "made").exists()
 
 
@@ -393,7 +393,7 @@ def test_report_of_pseudo_labels():
     means = torch.eye(3)[[0, 0, 1, 0, 2]].repeat(1, 2)
     labels = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 1, 0], [0, 0, 0]])  # the last has no label
     text = pseudo_label_report(pseudo_labels(means, descriptors), labels, ["a", "b", "c"])
-    assert "4 labelled training videos: 2 are a true label (50.0%); 4 videos are consistent (appearance" in text
+    assert re.search(r"\b4 .*videos: 2 .*true label \(50\.0%\); 4 .*consistent", text)
     assert text.splitlines()[1:] == ["  2 x b taken for a"]
     perfect = pseudo_label_report(pseudo_labels(means[:1], descriptors), labels[:1], ["a", "b", "c"])
-    assert "1 are a true label (100.0%)" in perfect and "\n" not in perfect
+    assert re.search(r"\b1 .*true label \(100\.0%\)", perfect) and "\n" not in perfect
