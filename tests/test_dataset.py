@@ -53,18 +53,18 @@ def test_ambiguous_file_may_be_absent_or_empty(folder, content):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("videoname", np.array([b"v1", b"v1"]), r"videoname.npy: v1 is listed more than once"),
-        ("videoname", np.array([b"v1", b"\xff"]), r"videoname.npy: expected text"),
-        ("subset", np.array(["test"]), r"subset.npy: has 1 entries, but videoname.npy 2"),
-        ("labels_all", objects(["Swim"], []), r"labels_all.npy: video v1: not in classlist.npy: Swim"),
-        ("labels_all", objects(3, []), r"labels_all.npy: video v1: expected a list of labels"),
-        ("labels", objects(["Jump"], ["Throw"]), r"video v1 has 1 labels but 2 segments"),
-        ("segments", objects([[0, 1], [2, np.nan]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
-        ("segments", objects([[0, 1], [2]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
-        ("segments", objects([[0, 1], [2, 10**400]], [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
-        ("segments", objects(7, [[1, 2]]), r"segments.npy: video v1: expected \[start, end\]"),
-        ("classlist", np.array([], dtype="S1"), r"classlist.npy: expected a list of one entry each, found shape \[0\]"),
-        ("videoname", np.array(b"v1"), r"videoname.npy: expected a list of one entry each, found shape \[\]"),
+        ("videoname", np.array([b"v1", b"v1"]), r"videoname.npy: v1 .*more than once"),
+        ("videoname", np.array([b"v1", b"\xff"]), r"videoname.npy: .*text"),
+        ("subset", np.array(["test"]), r"subset.npy: .*1 .*videoname.npy .*2"),
+        ("labels_all", objects(["Swim"], []), r"labels_all.npy: video v1: .*classlist.npy.*Swim"),
+        ("labels_all", objects(3, []), r"labels_all.npy: video v1: .*list of labels"),
+        ("labels", objects(["Jump"], ["Throw"]), r"video v1 .*1 labels .*2 segments"),
+        ("segments", objects([[0, 1], [2, np.nan]], [[1, 2]]), r"segments.npy: video v1: .*\[start, end\]"),
+        ("segments", objects([[0, 1], [2]], [[1, 2]]), r"segments.npy: video v1: .*\[start, end\]"),
+        ("segments", objects([[0, 1], [2, 10**400]], [[1, 2]]), r"segments.npy: video v1: .*\[start, end\]"),
+        ("segments", objects(7, [[1, 2]]), r"segments.npy: video v1: .*\[start, end\]"),
+        ("classlist", np.array([], dtype="S1"), r"classlist.npy: .*shape \[0\]"),
+        ("videoname", np.array(b"v1"), r"videoname.npy: .*shape \[\]"),
     ],
 )
 def test_bad_annotations(folder, name, value, message):
@@ -80,9 +80,7 @@ def test_bad_ambiguous_line(folder):
 
 
 def test_unknown_subset(folder):
-    with pytest.raises(
-        InputError, match=r"no video has subset 'training'; the annotations have \['test', 'validation'\]"
-    ):
+    with pytest.raises(InputError, match=r"subset 'training'; .*\['test', 'validation'\]"):
         read_annotations(folder).videos_of("training")
 
 
@@ -165,7 +163,7 @@ def test_a_file_is_looked_for_once(folder, monkeypatch):
 
 
 def test_a_missing_file_is_named_but_only_if_the_video_is_used(folder):
-    with pytest.raises(InputError, match=r"1 of 2 videos have no file: v1; expected .*, or remove the folder"):
+    with pytest.raises(InputError, match=r"1 of 2 .*: v1; .*<video>\.npy"):
         load_folder(folder, {"v2": np.ones((5, 4))})
     proposals = {"v2": np.array([[0.0, 3.0]])}
     assert list(load_path(folder, folder, proposals)) == ["v2"]
@@ -174,11 +172,11 @@ def test_a_missing_file_is_named_but_only_if_the_video_is_used(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no array", r"v1.npy: not a .npy file of numbers"),
-        (None, r"v1.npy: not a .npy file of numbers"),
-        (np.array([1, "a"], dtype=object), r"v1.npy: not a .npy file of numbers"),
-        (np.array("text"), r"v1.npy: video v1: expected a \[T, D\] array of floats, found <U4 \[\]"),
-        (np.full((2, 4), np.nan), r"v1.npy: video v1: snippet 0 is not finite"),
+        (b"no array", r"v1.npy: not .*\.npy"),
+        (None, r"v1.npy: not .*\.npy"),
+        (np.array([1, "a"], dtype=object), r"v1.npy: not .*\.npy"),
+        (np.array("text"), r"v1.npy: video v1: .*\[T, D\].*<U4 \[\]"),
+        (np.full((2, 4), np.nan), r"v1.npy: video v1: snippet 0 .*finite"),
     ],
 )
 def test_bad_files(folder, content, message):
@@ -194,7 +192,7 @@ def test_bad_files(folder, content, message):
 
 def test_a_video_name_cannot_leave_the_folder(folder):
     np.save(folder / "videoname.npy", np.array(["../v1", "v2"]))
-    with pytest.raises(InputError, match=r"video '../v1' cannot be a file name"):
+    with pytest.raises(InputError, match=r"video '../v1' .*file name"):
         load_path(folder, folder, {"../v1": np.array([[0.0, 3.0]])})
 
 
@@ -212,7 +210,7 @@ def test_auto_keeps_what_fits_and_says_so(folder, monkeypatch, caplog, free, kep
 
 def test_float16_cannot_hold_every_difference(folder):
     features = np.ones((5, 4)), np.full((5, 4), 4e4)
-    with pytest.raises(InputError, match=r"video v2: features reach 40000, .* choose float32"):
+    with pytest.raises(InputError, match=r"video v2: .*40000.*float32"):
         load(folder, *features, pooled_dtype=torch.float16)
     load(folder, *features, pooled_dtype=torch.bfloat16)
 
@@ -220,12 +218,12 @@ def test_float16_cannot_hold_every_difference(folder):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.ones((4,)), r"video v2: expected a \[T, D\] array of floats, found float64 \[4\]"),
-        (np.ones((0, 4)), r"video v2: expected a \[T, D\] array of floats, found float64 \[0, 4\]"),
-        (np.ones((5, 4), dtype=int), r"video v2: expected a \[T, D\] array of floats, found int64"),
-        (None, r"video v2: expected a \[T, D\] array of floats, found NoneType"),
-        (np.ones((5, 6)), r"video v2: features are 6 wide, but those of v1 are 4"),
-        (np.array([[1.0] * 4, [1, np.inf, 1, 1]]), r"video v2: snippet 1 is not finite"),
+        (np.ones((4,)), r"video v2: .*\[T, D\].*float64 \[4\]"),
+        (np.ones((0, 4)), r"video v2: .*\[T, D\].*float64 \[0, 4\]"),
+        (np.ones((5, 4), dtype=int), r"video v2: .*\[T, D\].*int64"),
+        (None, r"video v2: .*\[T, D\].*NoneType"),
+        (np.ones((5, 6)), r"video v2: features .*6 .*v1 .*4"),
+        (np.array([[1.0] * 4, [1, np.inf, 1, 1]]), r"video v2: snippet 1 .*finite"),
     ],
 )
 def test_bad_features(folder, bad, message):
@@ -234,7 +232,7 @@ def test_bad_features(folder, bad, message):
 
 
 def test_features_beyond_float32(folder):
-    with pytest.raises(InputError, match=r"video v2: snippet 2 is not finite in float32"):
+    with pytest.raises(InputError, match=r"video v2: snippet 2 .*finite .*float32"):
         load(folder, np.ones((5, 4)), np.array([[1.0] * 4] * 2 + [[1e300] * 4]))
 
 
@@ -245,7 +243,7 @@ def test_large_features_are_no_error(folder):
 def test_proposals_in_another_unit(folder):
     proposals = {"v2": np.array([[0.0, 3.0], [100.0, 1e12]])}
     np.save(folder / "features.npy", objects(np.ones((5, 4)), np.ones((5, 4))))
-    with pytest.raises(InputError, match=r"video v2: \[64, 6.4e\+11\] s lies far outside .*must be in seconds"):
+    with pytest.raises(InputError, match=r"video v2: \[64, 6.4e\+11\] s .*outside .*seconds"):
         load_path(folder, folder / "features.npy", proposals)
 
 
@@ -260,17 +258,17 @@ def test_equally_long_lists_may_be_stacked(folder):
 
 
 def test_odd_width(folder):
-    with pytest.raises(InputError, match=r"video v1: width 3; expected RGB and flow"):
+    with pytest.raises(InputError, match=r"video v1: .*width 3\b.*RGB and flow"):
         load(folder, np.ones((5, 3)), np.ones((5, 3)))
 
 
 def test_feature_size_that_contradicts_the_data(folder):
-    with pytest.raises(InputError, match=r"video v1: features are 4 wide, but --feature_size is 2048"):
+    with pytest.raises(InputError, match=r"video v1: features .*4 .*--feature_size .*2048"):
         load(folder, np.ones((5, 4)), np.ones((5, 4)), feature_size=2048)
 
 
 def test_features_of_another_dataset(folder):
-    with pytest.raises(InputError, match=r"features.npy: holds 1 videos, but the annotations list 2"):
+    with pytest.raises(InputError, match=r"features.npy: .*1 videos.* annotations .*2"):
         load(folder, np.ones((5, 4)))
 
 
@@ -343,7 +341,7 @@ def test_errors_in_prefetching_are_raised():
 
     batches = prefetch(broken())
     assert next(batches) == 1
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"v1.npy"):
         next(batches)
 
 

@@ -202,7 +202,7 @@ def test_an_unlabelled_video_does_not_break_training_and_test_labels_are_not_rea
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_message(demo):
-    with pytest.raises(InputError, match="epoch 1: the loss is not finite"):
+    with pytest.raises(InputError, match=r"epoch 1: .*loss .*finite .*demo_train_"):
         train(demo, labels=torch.full((140, 6), torch.nan))
 
 

@@ -102,11 +102,11 @@ def test_read_proposals(tmp_path):
 
 def test_missing_videos(tmp_path):
     path = write(tmp_path / "p.json", {"a": []})
-    with pytest.raises(InputError, match=r"p.json: 2 of 3 videos have no entry: b, c; .*--missing_proposals empty"):
+    with pytest.raises(InputError, match=r"p.json: 2 of 3 .*: b, c; .*--missing_proposals empty"):
         read_proposals(path, ["a", "b", "c"], SNIPPETS_PER_SECOND)
     found = read_proposals(path, ["a", "b"], SNIPPETS_PER_SECOND, missing="empty")
     assert found["a"].tolist() == found["b"].tolist() == [[0.0, 0.0]]
-    with pytest.raises(InputError, match=r"p.json: none of the 2 videos has an entry; the file has other videos: a"):
+    with pytest.raises(InputError, match=r"p.json: none .*2 videos .*: a$"):
         read_proposals(path, ["b", "c"], SNIPPETS_PER_SECOND, missing="empty")
 
 
@@ -116,7 +116,7 @@ BAD_TIMES = [float("nan"), float("inf"), 10**400, None, True, "1"]
 @pytest.mark.parametrize("segment", [[1], [1, 2, 3], [2, 1], None, *([0, time] for time in BAD_TIMES)])
 def test_bad_segments_name_the_video(tmp_path, segment):
     path = write(tmp_path / "p.json", {"good": [], "bad": [{"segment": segment}]})
-    with pytest.raises(InputError, match=r"p.json: video bad: bad segment"):
+    with pytest.raises(InputError, match=r"p.json: video bad: .*segment"):
         read_proposals(path, ["good"], SNIPPETS_PER_SECOND)
 
 

@@ -26,14 +26,14 @@ def read(folder, part):
 def test_made_from_video_labels_alone(demo_home, proposals, run, tmp_path):
     status, out, err = proposals("--proposal_epochs", 4, "--proposals_per_video", 30)
     assert status == 0, err
-    assert "train (subset validation): 80 videos" in out and out.count("recall @ tIoU") == 2
+    assert re.search(r"train .*validation.*\b80 videos", out) and out.count("recall @ tIoU") == 2
     train, test = (read(tmp_path / "made", part) for part in ("train", "test"))
     assert len(train) == 80 and len(test) == 60
     assert all(0 < len(entries) <= 30 for entries in (train | test).values())
     assert set(test["demo_test_0001"][0]) == {"segment", "score", "label"}
 
     status, _, err = proposals()  # what is there is kept
-    assert status == 2 and "Proposals_Demo_test.json: there already; pass --overwrite" in err
+    assert status == 2 and re.search(r"Proposals_Demo_test\.json: .*--overwrite", err)
     status, _, err = proposals("--overwrite", "--proposal_epochs", 4, "--proposals_per_video", 30)
     assert status == 0 and (train, test) == tuple(read(tmp_path / "made", part) for part in ("train", "test")), err
 
@@ -81,7 +81,7 @@ def test_existing_files_are_reported_and_not_changed(demo_home, run):
 def test_videos_that_a_result_file_lacks(demo_home, proposals, tmp_path):
     part = demo_home / "proposals4Thumos14" / "Proposals_Demo_test.json"
     status, _, err = proposals("--proposals_from", part)
-    assert status == 2 and "80 of 140 videos have no entry: demo_train_0001, demo_train_0002" in err
+    assert status == 2 and re.search("80 of 140 .*: demo_train_0001, demo_train_0002", err)
     assert all(f"demo_train_{i:04d}" in err for i in range(1, 81))
     assert not (tmp_path / "made").exists()
     status, out, err = proposals("--proposals_from", part, "--missing_proposals", "empty")
@@ -98,7 +98,7 @@ def test_a_source_among_the_targets_is_rewritten_if_it_lacks_videos(demo_home, p
     for path, results in zip(paths, (*given.values(), moved), strict=True):
         path.write_text(json.dumps({"results": results}))
     status, _, err = proposals("--proposals_from", *paths)
-    assert status == 2 and "Proposals_Demo_train.json: there already; pass --overwrite" in err
+    assert status == 2 and re.search(r"Proposals_Demo_train\.json: .*--overwrite", err)
     status, _, err = proposals("--proposals_from", *paths, "--overwrite")
     assert status == 0 and len(read(tmp_path / "made", "train")) == 80, err
 
@@ -107,12 +107,12 @@ def test_a_target_that_cannot_be_written_is_found_before_any_work(run, tmp_path)
     (tmp_path / "file").write_text("")
     for run_type, option in (("proposals", "--proposals_root"), ("descriptors", "--descriptors_root")):
         status, out, err = run("--run_type", run_type, "--dataset_name", "Demo", option, tmp_path / "file" / "made")
-        assert status == 2 and f"error: {option} " in err and "is not a folder that can be written to" in err
+        assert status == 2 and re.search(f"error: {option} .*file/made.* folder", err)
         assert "pseudo-labels" not in out and "recall" not in out
 
 
 def test_bad_command_lines(proposals, run, tmp_path):
     status, _, err = proposals("--proposals_from", "none.json")
-    assert status == 2 and "none.json: a result file to take proposals from" in err
+    assert status == 2 and re.search(r"none\.json: .*proposals", err)
     status, _, err = run("--dataset_name", "Demo", "--proposals_from", "x.json", "--exp_dir", tmp_path / "run")
-    assert status == 2 and "--proposals_from goes with --run_type proposals" in err
+    assert status == 2 and re.search("--proposals_from .*--run_type proposals", err)

@@ -57,13 +57,13 @@ def test_pickles_that_call_anything_are_refused(tmp_path, monkeypatch, call, pro
     array = np.empty(1, dtype=object)
     array[0] = call
     for payload in (pickle.dumps(call, protocol), pickle.dumps(array, min(protocol, 4))):
-        with pytest.raises(InputError, match=r"x.npy: refused to load \S+: .*could run code"):
+        with pytest.raises(InputError, match=r"x.npy: refused .*code"):
             read_array(npy(tmp_path / "x.npy", payload))
         assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
 def test_refusal_names_the_file_and_the_name(tmp_path):
-    with pytest.raises(InputError, match=r"x.npy: refused to load posix.system"):
+    with pytest.raises(InputError, match=r"x.npy: refused .*posix.system"):
         read_array(npy(tmp_path / "x.npy", pickle.dumps(Call(os.system, "true"))))
 
 
@@ -112,7 +112,7 @@ def test_lists_that_share_lists_cost_no_more_than_the_file(tmp_path):
     array[0] = []
     for _ in range(9):
         array[0] = [array[0]] * 10
-    with pytest.raises(InputError, match="more than arrays and lists"):
+    with pytest.raises(InputError, match=r"x.npy: .*arrays and lists"):
         read_array(npy(tmp_path / "x.npy", pickle.dumps(array, 2)))
 
 
@@ -121,14 +121,14 @@ def test_an_instruction_may_not_cross_its_frame(tmp_path):
     inner = b"N" * 1000 + b"U\x64" + b"x" * 20  # a string of 100 bytes of which the frame holds 20
     payload = b"\x80\x04\x95" + len(inner).to_bytes(8, "little") + inner + b"y" * 80
     payload += b"B\x10\0\0\0" + b"z" * 15 + b"}" + b"."
-    with pytest.raises(InputError, match="crosses the end of its frame"):
+    with pytest.raises(InputError, match=r"x.npy: .*frame"):
         read_array(npy(tmp_path / "x.npy", payload))
 
 
 def test_one_long_text_again_and_again(tmp_path):
     text = b"c_codecs\nencode\nq\x01(X\x10\x27\0\0" + b"a" * 10_000 + b"X\x06\0\0\0latin1tq\x02R0"
     payload = b"\x80\x02]" + text.replace(b"R0", b"Ra") + b"h\x01h\x02Ra" * 1000 + b"."
-    with pytest.raises(InputError, match="more text than the file holds"):
+    with pytest.raises(InputError, match=r"x.npy: .*text .*file"):
         read_array(npy(tmp_path / "x.npy", payload))
 
 
@@ -139,14 +139,14 @@ def test_text_that_is_no_unicode(tmp_path, order):
     nested[0] = bad
     for array in (bad, nested):
         np.save(tmp_path / "x.npy", array)
-        with pytest.raises(InputError, match=r"x.npy: .*not Unicode"):
+        with pytest.raises(InputError, match=r"x.npy: .*Unicode"):
             read_array(tmp_path / "x.npy")
 
 
 def test_strings_of_no_length_are_refused(tmp_path):
     with open(tmp_path / "x.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|S0", "fortran_order": False, "shape": (10**12,)})
-    with pytest.raises(InputError, match=r"x.npy: .*unexpected kind of array"):
+    with pytest.raises(InputError, match=r"x.npy: .*kind of array"):
         read_array(tmp_path / "x.npy")
 
 
@@ -254,13 +254,13 @@ def test_state_dict_is_the_releases(parity):
             r"prop_classifier.2.weight .*\[6, 2, 1\].*\[4, 2, 1\].*number of classes",
         ),
         (lambda: small(feature_size=8).state_dict(), r"prop_fusion.0.weight .*\[8, 24\].*feature width"),
-        (lambda: {"a": torch.zeros(1)}, r"missing or unknown parameters a, prop"),
+        (lambda: {"a": torch.zeros(1)}, r"parameters a, prop"),
         (lambda: {"epoch": 3}, r"not a state dict"),
         (lambda: {k: v.to_sparse() for k, v in small().state_dict().items()}, r"sparse"),
         (lambda: {k: v.to(torch.complex64) for k, v in small().state_dict().items()}, r"prop_fusion.0.weight "),
-        (lambda: {k: v * torch.nan for k, v in small().state_dict().items()}, r"prop_fusion.0.weight .*not finite"),
+        (lambda: {k: v * torch.nan for k, v in small().state_dict().items()}, r"prop_fusion.0.weight .*finite"),
         (lambda: [1, 2], r"not a state dict"),
-        (lambda: Call(os.system, "true"), r"not a readable checkpoint"),
+        (lambda: Call(os.system, "true"), r"readable checkpoint"),
     ],
 )
 def test_wrong_checkpoints(tmp_path, content, message):
@@ -272,7 +272,7 @@ def test_wrong_checkpoints(tmp_path, content, message):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text"])
 def test_broken_checkpoints(tmp_path, content):
     (tmp_path / "w.pkl").write_bytes(content)
-    with pytest.raises(InputError, match=r"w.pkl: not a readable checkpoint"):
+    with pytest.raises(InputError, match=r"w.pkl: .*readable checkpoint"):
         load_weights(small(), tmp_path / "w.pkl")
 
 
