@@ -147,14 +147,14 @@ def test_a_run_does_not_remove_the_weights_it_starts_from(run, tmp_path):
     run.train(out, "--max_epoch", 1)
     checkpoint = out / "ckpt" / "last_model.pkl"
     status, _, err = run("--dataset_name", "Demo", "--exp_dir", out, "--overwrite", "--pretrained_ckpt", checkpoint)
-    assert status == 2 and "would remove" in err and checkpoint.exists()
+    assert status == 2 and re.search(f"--overwrite .*{checkpoint}", err) and checkpoint.exists()
 
 
 def test_exp_dir_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("mine")
     for run_type in ("train", "test"):
         status, _, err = run("--run_type", run_type, "--dataset_name", "Demo", "--exp_dir", tmp_path / "file" / "run")
-        assert status == 2 and "is not a folder that can be written to" in err
+        assert status == 2 and re.search("--exp_dir .*file/run.* folder", err)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -195,21 +195,21 @@ def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--num_class", 7], r"--num_class 7: .*Demo-Annotations has 6 classes"),
-        (["--feature_size", 2048], r"features are 32 wide, but --feature_size is 2048"),
-        (["--batch_size", 500], r"--batch_size 500: there are only 80 training videos"),
-        (["--train_subset", "training"], r"no video has subset 'training'"),
-        (["--pretrained_ckpt", "none.pkl"], r"none.pkl: weights"),
-        (["--run_type", "test"], r"checkpoints/best_model.pkl: weights"),
-        (["--lr", "fast"], r"--lr: invalid number value: 'fast'"),
-        (["--lr", 0], r"--lr: 0 is not in \(0, "),
-        (["--max_epoch", 0], r"--max_epoch: 0 is not in \[1, "),
-        (["--pretrained_ckpt", ""], r"--pretrained_ckpt: an empty path"),
-        (["--roi_size", 5], r"--roi_size: 5 is not in \[6, "),
-        (["--dataset_name"], r"^error: argument --dataset_name: expected one argument"),
-        (["--lrr", 1], r"unrecognized arguments: --lrr 1"),
-        (["--run_type", "eval"], r"needs --detections"),
-        (["--run_type", "eval", "--detections", "none.json"], r"none.json: the detections to evaluate"),
+        (["--num_class", 7], r"--num_class 7: .*Demo-Annotations .*6 classes"),
+        (["--feature_size", 2048], r"features .*32 .*--feature_size .*2048"),
+        (["--batch_size", 500], r"--batch_size 500: .*80 training"),
+        (["--train_subset", "training"], r"subset 'training'"),
+        (["--pretrained_ckpt", "none.pkl"], r"none.pkl: .*weights"),
+        (["--run_type", "test"], r"checkpoints/best_model.pkl: .*weights"),
+        (["--lr", "fast"], r"--lr: .*'fast'"),
+        (["--lr", 0], r"--lr: 0 .*\(0, "),
+        (["--max_epoch", 0], r"--max_epoch: 0 .*\[1, "),
+        (["--pretrained_ckpt", ""], r"--pretrained_ckpt: .*empty"),
+        (["--roi_size", 5], r"--roi_size: 5 .*\[6, "),
+        (["--dataset_name"], r"^error: .*--dataset_name: .*one argument"),
+        (["--lrr", 1], r"--lrr 1"),
+        (["--run_type", "eval"], r"--run_type eval .*--detections"),
+        (["--run_type", "eval", "--detections", "none.json"], r"none.json: .*detections"),
         (["--device", "cuda:77"], r"--device cuda:77"),
     ],
 )
@@ -222,7 +222,7 @@ def test_bad_command_lines(run, tmp_path, argv, message):
 def test_dataset_name_cannot_leave_its_folder(run):
     for name in ("../Demo", "..", "", "a/b"):
         status, _, err = run("--dataset_name", name)
-        assert status == 2 and "plain name" in err
+        assert status == 2 and re.search("--dataset_name.*name", err)
 
 
 def test_the_demo_is_made_on_first_use(run_in, tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_bad_descriptors(demo_home, run_in, tmp_path):
     bad = good.copy()
     bad[3, 1] = np.nan
     run = run_in(home)
-    for array, message in ((good[:, :8], r"expected numbers of shape \[6, 16\]"), (bad, "descriptor of class 3")):
+    for array, message in ((good[:, :8], r"\[6, 16\]"), (bad, "class 3 .*finite")):
         np.save(path, array)
         status, _, err = run("--dataset_name", "Demo")
         assert status == 2 and "general_motion_descriptors.npy" in err and re.search(message, err)
@@ -283,7 +283,7 @@ def test_missing_proposals(demo_home, run_in, tmp_path):
     path.write_text(json.dumps(content))
     run = run_in(home)
     status, _, err = run("--dataset_name", "Demo")
-    assert status == 2 and "1 of 80 videos have no entry: demo_train_0002" in err
+    assert status == 2 and re.search(r"Proposals_Demo_train\.json: 1 of 80 .*: demo_train_0002", err)
     run.train(tmp_path / "run", "--max_epoch", 1, "--missing_proposals", "empty")
 
 
@@ -319,7 +319,7 @@ def test_without_ground_truth_there_are_detections_alone(demo_home, run_in, tmp_
     run, argv = run_in(home), ("--dataset_name", "Demo", "--exp_dir")
     status, out, err = run(*argv, tmp_path / "train", "--max_epoch", 1)
     assert status == 0, err
-    assert "subset 'test' has no instances" in out and "mAP not computed" in out and "detections.json" in out
+    assert re.search("subset 'test' .*instances", out) and "mAP not computed" in out and "detections.json" in out
     checkpoint = tmp_path / "train" / "ckpt" / "last_model.pkl"
     status, out, err = run(*argv, tmp_path / "test", "--run_type", "test", "--pretrained_ckpt", checkpoint)
     assert status == 0 and "mAP not computed" in out, err
@@ -329,7 +329,7 @@ def test_without_ground_truth_there_are_detections_alone(demo_home, run_in, tmp_
     assert not any((tmp_path / part / "results.json").exists() for part in ("train", "test"))
     argv = (*argv, tmp_path / "eval", "--run_type", "eval", "--detections", tmp_path / "test" / "detections.json")
     status, _, err = run(*argv)
-    assert status == 2 and "no instance in subset 'test'" in err
+    assert status == 2 and re.search("instance.* subset 'test'", err)
 
 
 def test_class_without_ground_truth(demo_home, run_in, tmp_path):
@@ -343,7 +343,7 @@ def test_class_without_ground_truth(demo_home, run_in, tmp_path):
     run = run_in(home)
     status, out, err = run("--dataset_name", "Demo", "--max_epoch", 1, "--exp_dir", tmp_path / "run")
     assert status == 0, err
-    assert "no ground truth in this subset: Nothing" in out
+    assert re.search("ground truth .*: Nothing", out)
 
 
 def test_loss_that_is_not_finite_stops_the_run(demo_home, run_in, tmp_path):
@@ -353,7 +353,7 @@ def test_loss_that_is_not_finite_stops_the_run(demo_home, run_in, tmp_path):
     features[6] = features[6] * np.float32(1e30)  # finite, but its square is not
     np.save(path, features)
     status, _, err = run_in(home)("--dataset_name", "Demo", "--exp_dir", tmp_path / "run", "--max_epoch", 5)
-    assert status == 2 and re.search(r"epoch 1, step \d: \w+ is not finite, on the videos .*demo_train_0007", err)
+    assert status == 2 and re.search(r"epoch 1, step \d: \w+ .*finite.* videos .*demo_train_0007", err)
     assert not (tmp_path / "run" / "ckpt" / "last_model.pkl").exists()
 
 
@@ -385,7 +385,7 @@ def test_a_video_whose_file_is_gone_stops_the_run(demo_home, run_in, tmp_path):
     split_features("Demo", home / "data" / "Demo", np.dtype("float16"))
     (home / "data" / "Demo" / "features" / "demo_train_0003.npy").unlink()
     status, _, err = run_in(home)("--dataset_name", "Demo", "--exp_dir", tmp_path / "run")
-    assert status == 2 and "1 of 140 videos have no file: demo_train_0003" in err
+    assert status == 2 and re.search("features: 1 of 140 .*: demo_train_0003", err)
     assert not (tmp_path / "run").exists()
 
 
@@ -396,7 +396,7 @@ def test_splitting_features(demo_home, tmp_path):
     before = read_array(array)
     before[5] = before[5] * np.float32(1e5)
     np.save(array, before)
-    with pytest.raises(InputError, match="video demo_train_0006: features are too large for float16"):
+    with pytest.raises(InputError, match=r"video demo_train_0006: features .*float16"):
         split_features("Demo", root, np.dtype("float16"))
     assert not (root / "features").exists()
     folder = split_features("Demo", root, np.dtype("float32"))

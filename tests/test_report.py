@@ -296,25 +296,25 @@ def test_every_loss_term_has_a_curve(count):
 def test_what_is_no_finished_run(run, tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         status, _, err = run(*REPORT, "--exp_dir", folder)
-        assert status == 2 and f"{folder}: no results.json" in err
+        assert status == 2 and re.search(rf"{folder}: .*results\.json", err)
     assert not (tmp_path / "report").exists() and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("results.json", "{}", "not a results.json of this program"),
-        ("results.json", "[", "not a readable JSON file"),
-        ("detections.json", '{"results": {"x": []}}', "unknown videos, 1"),
+        ("results.json", "{}", r"seed_3/results\.json: .*results\.json"),
+        ("results.json", "[", r"results\.json: .*readable JSON"),
+        ("detections.json", '{"results": {"x": []}}', r"detections\.json: .*unknown videos, 1"),
         (
             "detections.json",
             '{"results": {}}',
-            "average mAP 0.000, but .*results.json has .*; give the options of the run",
+            r"average mAP 0\.000.*results\.json .*options",
         ),
-        ("metrics.jsonl", '{"epoch": 1, "loss_total": "x"}\n', "line 1 is damaged"),
-        ("metrics.jsonl", '{"epoch": 1, "evaluation": {}}\n', "line 1 is damaged"),
-        ("metrics.jsonl", '{"epoch": 1, "loss_total": 1.0}\nnonsense\n', "line 2 is damaged: 'nonsense'"),
-        ("results.json", '{"snippet": 1}', "not a results.json of this program"),
+        ("metrics.jsonl", '{"epoch": 1, "loss_total": "x"}\n', r"metrics\.jsonl: .*line 1\b"),
+        ("metrics.jsonl", '{"epoch": 1, "evaluation": {}}\n', r"metrics\.jsonl: .*line 1\b"),
+        ("metrics.jsonl", '{"epoch": 1, "loss_total": 1.0}\nnonsense\n', r"metrics\.jsonl: .*line 2 .*'nonsense'"),
+        ("results.json", '{"snippet": 1}', r"seed_3/results\.json: .*results\.json"),
     ],
 )
 def test_damaged_files_are_one_line(run, finished, name, content, message):
@@ -332,9 +332,9 @@ def test_results_of_other_commands(run, finished, tmp_path):
     assert status == 2 and "--run_type eval" in err and f"--detections {file}" in err
     run.train(tmp_path / "run", "--max_epoch", 1, "--interval", 0)
     status, _, err = run(*REPORT, "--exp_dir", tmp_path / "run")
-    assert status == 2 and f"{tmp_path / 'run'}: the training run is not finished" in err
+    assert status == 2 and re.search(f"{tmp_path / 'run'}: .*training run .*finished", err)
     status, _, err = run("--run_type", "report", "--exp_dir", finished / "seed_4")
-    assert status == 2 and f"{finished / 'seed_4'}: the run is on --dataset_name 'Demo'" in err
+    assert status == 2 and re.search(f"{finished / 'seed_4'}: .*--dataset_name '?Demo", err)
 
 
 @pytest.mark.parametrize("missing", ["best.epoch", "epoch", "classification_mAP", "best.snippet.tiou", "simulated"])
@@ -350,7 +350,7 @@ def test_results_that_lack_a_part(trained, tmp_path, missing):
     if missing in ("classification_mAP", "simulated"):
         read_results(path)
     else:
-        with pytest.raises(InputError, match=re.escape(f"{path}: not a results.json")):
+        with pytest.raises(InputError, match=re.escape(f"{path}: ") + r".*results\.json"):
             read_results(path)
 
 
@@ -377,14 +377,14 @@ def test_lengths_of_videos_come_with_the_detections(run, finished, demo_home):
 def test_a_damaged_proposal_file_does_not_matter(run, finished):
     (finished / "Proposals_Demo_test.json").write_text("{")
     status, out, _ = run(*REPORT, "--exp_dir", finished / "seed_3", "--proposals_root", finished)
-    assert status == 0 and "notice: no proposals are drawn" in out
+    assert status == 0 and re.search("notice: .*no proposals", out)
 
 
 def test_what_cannot_be_written_is_told_before_any_work(run, finished):
     (finished / "file").write_text("")
     argv = ("--detections", finished / "seed_3" / "detections.json", "--exp_dir", finished / "file" / "x")
     status, out, err = run(*REPORT, *argv)
-    assert status == 2 and "is not a folder that can be written to" in err and "detections" not in out.splitlines()[-1]
+    assert status == 2 and re.search("--exp_dir .*file/x.* folder", err) and "detections" not in out.splitlines()[-1]
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
@@ -398,17 +398,17 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
 
 def test_other_options_than_the_runs_are_noticed(run, finished):
     status, _, err = run(*REPORT, "--exp_dir", finished / "seed_3", "--tiou", "activitynet")
-    assert status == 2 and "give the options of the run" in err
+    assert status == 2 and re.search(r"average mAP .*results\.json .*options", err)
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--compare", "a"), "--compare takes two folders or more"),
-        (("--compare", "a", "b", "--detections", "c"), "--compare goes with"),
-        (("--seeds", 1), "--seeds goes with --run_type train"),
-        (("--curve_tiou", 0), r"--curve_tiou: 0 is not in \(0, 1\]"),
-        (("--curve_tiou", 0.5, 0.5), "--curve_tiou has a value twice"),
+        (("--compare", "a"), "--compare .*two folders"),
+        (("--compare", "a", "b", "--detections", "c"), "--compare .*--detections"),
+        (("--seeds", 1), "--seeds .*--run_type train"),
+        (("--curve_tiou", 0), r"--curve_tiou: 0 .*\(0, 1\]"),
+        (("--curve_tiou", 0.5, 0.5), "--curve_tiou .*twice"),
     ],
 )
 def test_command_lines_that_make_no_sense(run, argv, message):
@@ -441,7 +441,7 @@ def test_one_process_at_a_time_writes_into_a_folder(run, finished, monkeypatch):
     folder = finished / "seed_3"
     with RunFolder(folder):
         status, _, err = run(*REPORT, "--exp_dir", folder)
-    assert status == 2 and f"{folder} is in use by process" in err and not (folder / "report").exists()
+    assert status == 2 and re.search(f"{folder} .*process {os.getpid()}", err) and not (folder / "report").exists()
 
     during = []
     monkeypatch.setattr(
@@ -450,7 +450,7 @@ def test_one_process_at_a_time_writes_into_a_folder(run, finished, monkeypatch):
     )
     assert run(*REPORT, "--exp_dir", folder)[0] == 0
     [((status, _, err), there)] = during
-    assert status == 2 and "is in use by process" in err and there
+    assert status == 2 and re.search(f"{folder} .*process {os.getpid()}", err) and there
     assert (folder / "report" / "report.html").exists() and (folder / "results.json").exists()
 
 
@@ -511,7 +511,7 @@ def test_seeds_are_runs_of_their_own(run, trained, tmp_path):
 
 def test_the_table_of_seeds_is_printed_and_reported(run, trained, finished):
     status, out, _ = run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")
-    assert status == 0 and "mean ± standard deviation of the seeds 3 and 4" in out
+    assert status == 0 and re.search("mean ± standard deviation .*seeds 3 and 4", out)
     assert not (finished / "seeds.1.json").exists()
     rows = seeds_rows(read_seeds(finished / "seeds.json"))
     assert len(rows) == 4 and all(len(row) == 8 for row in rows.values())
@@ -532,12 +532,12 @@ def test_the_table_of_seeds_is_printed_and_reported(run, trained, finished):
 
 def test_seeds_that_are_in_the_way_or_not_there(run, finished, tmp_path):
     status, _, err = run(*ARGV, "--seeds", 5, 3, "--exp_dir", finished)
-    assert status == 2 and f"{finished / 'seed_3'} holds a training run" in err
+    assert status == 2 and re.search(f"{finished / 'seed_3'} .*training run", err)
     assert not (finished / "seed_5").exists()  # found out before the first is trained
     status, _, err = run(*ARGV, "--seeds", 1, 2, "--exp_dir", tmp_path / "none", "--resume")
-    assert status == 2 and "no run of these seeds to resume" in err
+    assert status == 2 and re.search("no run .*seeds .*resume", err)
     status, _, err = run(*ARGV, "--seeds", 1, 1)
-    assert status == 2 and "--seeds has a value twice" in err
+    assert status == 2 and re.search("--seeds .*twice", err)
 
 
 def test_a_stopped_run_of_seeds_goes_on(run, finished):
@@ -576,7 +576,7 @@ def test_a_folder_in_use_keeps_all_seeds(run, finished):
     """`--overwrite` clears no seed before it has all of them."""
     with RunFolder(finished / "seed_4"):
         status, _, err = run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--overwrite")
-    assert status == 2 and "is in use by process" in err
+    assert status == 2 and re.search(f"{finished / 'seed_4'} .*process {os.getpid()}", err)
     assert (finished / "seed_3" / "ckpt" / "resume.pt").exists() and (finished / "seeds.json").exists()
 
 
@@ -592,9 +592,9 @@ def test_a_seed_of_other_thresholds_has_no_mean(run, finished):
     argv = ("--dataset_name", "Demo", "--max_epoch", 1, "--tiou", "activitynet", "--overwrite")
     assert run(*argv, "--seed", 3, "--exp_dir", finished / "seed_3")[0] == 0
     status, out, _ = run(*REPORT, "--exp_dir", finished / "seed_4")
-    assert status == 0 and f"{finished / 'seeds.json'} is ignored" in out
+    assert status == 0 and re.search(f"{finished / 'seeds.json'} .*ignored", out)
     results = [read_results(finished / name / "results.json") for name in ("seed_3", "seed_4")]
-    with pytest.raises(InputError, match="different tIoU thresholds"):
+    with pytest.raises(InputError, match="tIoU thresholds"):
         summarise([3, 4], results)
 
 
@@ -641,7 +641,7 @@ def test_a_summary_that_is_not_of_the_runs_is_left_out(run, finished):
         status, _, err = run(*REPORT, "--exp_dir", finished)
         assert status == 2 and str(finished / "seeds.json") in err
     status, out, _ = run(*REPORT, "--exp_dir", finished / "seed_3")
-    assert status == 0 and f"notice: {finished / 'seeds.json'} is ignored" in out
+    assert status == 0 and re.search(f"notice: {finished / 'seeds.json'} .*ignored", out)
     assert "Seeds" not in text_of((finished / "seed_3" / "report" / "report.html").read_text())
     assert run(*ARGV, "--seeds", 3, 4, "--exp_dir", finished, "--resume")[0] == 0  # trains nothing, and makes it anew
     assert json.loads((finished / "seeds.json").read_text()) == json.loads(before)
@@ -666,7 +666,7 @@ def test_the_median_seed():
 def test_a_damaged_summary_of_seeds(tmp_path):
     for content in ("[]", "{}", '{"seeds": "ab", "averages": 1}'):
         (tmp_path / "seeds.json").write_text(content)
-        with pytest.raises(InputError, match=r"not a seeds\.json"):
+        with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'seeds.json'}: ") + r".*seeds\.json"):
             read_seeds(tmp_path / "seeds.json")
 
 

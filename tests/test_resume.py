@@ -107,7 +107,7 @@ def test_a_signal_lets_the_step_finish_and_the_run_be_resumed(
     with monkeypatch.context() as patch:
         signal_at_step(patch, number, signum)
         status, _, err = run(*ARGV, "--cache", cache, "--exp_dir", out)
-    assert status == 128 + signum and f"stopped by {signum.name}" in err and "Traceback" not in err
+    assert status == 128 + signum and signum.name in err and "Traceback" not in err
     command = f"go on with: python main.py {' '.join(map(str, ARGV))} --cache {cache} --exp_dir {out} --resume"
     assert command in err.splitlines()
     saved = torch.load(out / "ckpt" / "resume.pt", weights_only=True)
@@ -208,7 +208,7 @@ def test_a_run_may_be_made_longer(run, finished):
     assert json.loads((finished / "results.json").read_text())["epoch"] == 6
     assert json.loads((finished / "results.1.json").read_text())["epoch"] == 4
     status, _, err = run(*ARGV, "--exp_dir", finished, "--resume")
-    assert status == 2 and "--max_epoch 4: " in err and "6 epochs" in err
+    assert status == 2 and re.search("--max_epoch 4: .*6 epochs", err)
 
 
 def test_a_run_cannot_end_before_the_epoch_it_is_in(run, tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_run_cannot_end_before_the_epoch_it_is_in(run, tmp_path, monkeypatch):
         signal_at_step(patch, 2 * STEPS + 3, signal.SIGTERM)
         run(*ARGV, "--exp_dir", out)
     status, _, err = run(*ARGV, "--exp_dir", out, "--resume", "--max_epoch", 2)
-    assert status == 2 and "--max_epoch 2: " in err and "2 epochs and 3 steps" in err
+    assert status == 2 and re.search("--max_epoch 2: .*2 epochs .*3 steps", err)
 
 
 def test_an_evaluation_at_the_end_is_recorded_once(run, tmp_path, monkeypatch, uninterrupted_run):
@@ -249,14 +249,14 @@ def test_a_run_that_was_never_evaluated_can_be_at_its_end(run, tmp_path, uninter
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--lr", 1e-3], r"--lr 0.001 \(the run has 0.0001\)"),
-        (["--dataset_name", "Mine"], r"--dataset_name Mine \(the run has Demo\)"),
-        (["--seed", 3, "--alpha_1", 2], r"--seed 3 \(the run has 0\); --weight_pc 2.0 \(the run has 3.4\)"),
-        (["--pretrained_ckpt", "x.pkl"], r"--pretrained_ckpt x.pkl \(the run has none\)"),
-        (["--deterministic"], r"--deterministic \(the run has none\)"),
-        (["--overwrite"], r"--resume goes with --run_type train, and not with --overwrite"),
-        (["--run_type", "test"], r"--resume goes with --run_type train"),
-        (["--resume", "maybe"], r"invalid choice: 'maybe'"),
+        (["--lr", 1e-3], r"--lr 0.001 \(.*0.0001\)"),
+        (["--dataset_name", "Mine"], r"--dataset_name Mine \(.*Demo\)"),
+        (["--seed", 3, "--alpha_1", 2], r"--seed 3 \(.*\b0\).*--weight_pc 2.0 \(.*3.4\)"),
+        (["--pretrained_ckpt", "x.pkl"], r"--pretrained_ckpt x.pkl \(.*none\)"),
+        (["--deterministic"], r"--deterministic \(.*none\)"),
+        (["--overwrite"], r"--resume .*--run_type train.* not .*--overwrite"),
+        (["--run_type", "test"], r"--resume .*--run_type train"),
+        (["--resume", "maybe"], r"--resume: .*'maybe'"),
     ],
 )
 def test_options_that_may_not_change(run, finished, argv, message):
@@ -296,35 +296,35 @@ def test_other_data_is_refused(run_in, demo_home, finished, tmp_path):
         (proposals / path.name).write_text(path.read_text().replace("7.5", "7.6"))
     run = run_in(demo_home)
     status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", "--proposals_root", proposals)
-    assert status == 2 and "resume.pt: the data have changed" in err
+    assert status == 2 and re.search(r"resume\.pt: .*data .*changed", err)
 
     shutil.copytree(demo_home / "descriptors", tmp_path / "descriptors")
     for path in (tmp_path / "descriptors" / "Demo").glob("*.npy"):
         np.save(path, np.load(path)[::-1])
     argv = ("--resume", "--max_epoch", 5, "--descriptors_root", tmp_path / "descriptors")
     status, _, err = run(*ARGV, "--exp_dir", finished, *argv)
-    assert status == 2 and "resume.pt: the data have changed" in err
+    assert status == 2 and re.search(r"resume\.pt: .*data .*changed", err)
 
 
 def test_another_number_of_threads_is_told(run, finished, restored_settings):
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     status, printed, _ = run(*ARGV, "--exp_dir", finished, "--resume", "--max_epoch", 5)
-    assert status == 0 and f"notice: number of threads is {threads + 1} and was {threads}" in printed
+    assert status == 0 and re.search(rf"notice: .*threads .*{threads + 1} .*{threads}\b", printed)
 
 
 def test_there_is_nothing_to_resume(run, tmp_path):
     status, _, err = run(*ARGV, "--exp_dir", tmp_path / "none", "--resume")
-    assert status == 2 and "no run to resume" in err and not (tmp_path / "none").exists()
+    assert status == 2 and re.search(f"{tmp_path / 'none'}.*resume", err) and not (tmp_path / "none").exists()
     assert run(*ARGV, "--exp_dir", tmp_path / "none", "--resume", "auto", "--interval", 0)[0] == 0
 
 
 def test_a_folder_with_a_run_says_how_to_go_on(run, finished):
     status, _, err = run(*ARGV, "--exp_dir", finished)
-    assert status == 2 and "--resume goes on with it, --overwrite replaces it" in err
+    assert status == 2 and re.search("--resume .*--overwrite ", err)
     (finished / "ckpt" / "resume.pt").unlink()
     status, _, err = run(*ARGV, "--exp_dir", finished, "--resume", "auto")
-    assert status == 2 and "--resume goes on" not in err and "--overwrite replaces it" in err
+    assert status == 2 and "--resume " not in err and "--overwrite " in err
 
 
 @pytest.mark.drawn
@@ -460,7 +460,7 @@ def test_a_cut_off_resume_file(run, finished):
     for length in (0, 10, 5000, path.stat().st_size - 1):
         path.write_bytes(path.read_bytes()[:length])
         status, _, err = run(*ARGV, "--exp_dir", finished, "--resume")
-        assert status == 2 and "resume.pt: not a readable checkpoint" in err and "--exp_dir" in err
+        assert status == 2 and re.search(r"resume\.pt: .*readable checkpoint.*--exp_dir", err)
 
 
 def test_generators_go_on_where_they_were(run, tmp_path, monkeypatch):
@@ -541,7 +541,7 @@ def test_what_has_nothing_to_finish_stops_at_once(run, tmp_path, monkeypatch, fi
     if run_type == "test":
         argv += ["--pretrained_ckpt", finished / "ckpt" / "last_model.pkl"]
     status, _, err = run(*argv)
-    assert status == 143 and err == "stopped by SIGTERM\n"
+    assert status == 143 and re.fullmatch(".*SIGTERM\n", err)
     assert not (tmp_path / "new").exists()
 
 
@@ -553,7 +553,7 @@ def test_a_second_run_is_refused_while_the_first_lives(run, tmp_path):
     with RunFolder(out):
         for run_type in ("train", "test"):
             status, _, err = run("--run_type", run_type, "--dataset_name", "Demo", "--exp_dir", out)
-            assert status == 2 and f"--exp_dir {out} is in use by process {os.getpid()} on " in err
+            assert status == 2 and re.search(f"--exp_dir {out} .*process {os.getpid()} ", err)
     assert not out.exists()  # since nothing was put there
 
 
@@ -571,7 +571,7 @@ def test_a_folder_that_is_moved_ends_the_run(run, tmp_path, monkeypatch, uninter
     with monkeypatch.context() as patch:
         patch.setattr("main.Run.end_epoch", moving)
         status, _, err = run(*ARGV, "--exp_dir", out)
-    assert status == 2 and f"--exp_dir {out} was moved or removed while this run used it" in err
+    assert status == 2 and re.search(f"--exp_dir {out} .*moved", err)
     assert not out.exists()  # since nothing was put there
     assert run(*ARGV, "--exp_dir", tmp_path / "moved", "--resume")[0] == 0
     assert what_is_left(tmp_path / "moved") == uninterrupted_run
@@ -609,7 +609,10 @@ os._exit(1)
 """
     assert processes.start(code, [], tmp_path).wait() == 1
     assert (tmp_path / "run" / ".lock").exists()
-    with RunFolder(tmp_path / "run") as folder, pytest.raises(InputError, match="is in use by process"):
+    with (
+        RunFolder(tmp_path / "run") as folder,
+        pytest.raises(InputError, match=rf"--exp_dir {tmp_path / 'run'} .*process {os.getpid()}"),
+    ):
         folder.start("", [], {})
         RunFolder(tmp_path / "run").__enter__()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"opt.txt", "options.json"}
@@ -637,7 +640,7 @@ def test_a_full_disk_costs_nothing_that_was_there(run, tmp_path, uninterrupted_r
         status, _, err = run(*ARGV, "--exp_dir", out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert status == 2 and re.search(rf"error: \S+/{file}: cannot be written \(File too large\)", err), err
+    assert status == 2 and re.search(rf"error: \S+/{file}: .*\(File too large\)", err), err
     assert "Traceback" not in err and not list(tmp_path.rglob(".*"))
     hint = re.search("go on with: python main.py (.*)", err)
     assert bool(hint) == (out / "ckpt" / "resume.pt").exists()
@@ -697,7 +700,7 @@ def test_a_gradient_that_is_not_finite_is_named(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr("main.Criterion.__call__", broken)
     status, _, err = run(*ARGV, "--exp_dir", out, "--resume")
-    assert status == 2 and re.search(r"epoch 3, step 3: the gradient of SC_loss is not finite, on the videos demo", err)
+    assert status == 2 and re.search(r"epoch 3, step 3: .*gradient .*SC_loss .*finite.* videos demo", err)
     assert err.count("demo_train_") == 10 and "Traceback" not in err
     assert {path: path.read_bytes() for path in (out / "ckpt").iterdir()} == kept
 
@@ -780,4 +783,4 @@ def test_an_operation_without_a_deterministic_form_is_named(run, tmp_path, monke
     monkeypatch.setattr("main.training_step", unpool)
     status, _, err = run(*ARGV, "--exp_dir", tmp_path / "run", "--deterministic")
     assert status == 2 and "Traceback" not in err
-    assert "error: --deterministic: max_unpooling2d_forward_out does not have a deterministic implementation;" in err
+    assert re.search("error: --deterministic: .*max_unpooling2d_forward_out", err)
