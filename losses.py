@@ -192,7 +192,7 @@ def compact_on_cpu(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the masked values; 0 when there is none."""
+    """Mean of the masked values; 0 if none is masked."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 

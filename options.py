@@ -91,14 +91,14 @@ _share = _number(float, 0, 1)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Names each option's default, unless there is none to name."""
+    """Names the default of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses a command line in one line, without the page of usage."""
+    """Reports errors in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (python main.py --help lists the options)\n")
@@ -136,7 +136,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         nargs="?",
         const="always",
         choices=("always", "auto"),
-        help="go on with the training run in --exp_dir; auto begins one where there is none",
+        help="continue the training run in --exp_dir; auto starts one if there is none",
     )
     add("--pretrained_ckpt", type=_path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
     add("--detections", type=_path, help="for eval and report: detections in ActivityNet result format")

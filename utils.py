@@ -31,17 +31,17 @@ log = logging.getLogger("seal")
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used. `main.py` prints it as one line and exits with status 2."""
+    """The user's input cannot be used. `main.py` prints the message as one line and exits with status 2."""
 
     hint = ""  # a second line: what to type
 
 
 class CannotWrite(InputError):
-    """A file cannot be written: a full disk, a folder that has become read-only."""
+    """A file cannot be written, for example because the disk is full."""
 
 
 def raise_input_error(message: str) -> NoReturn:
-    """What a reader does with an error, unless it is given something else to do, as `--run_type check` does.
+    """The default error handler of readers; `--run_type check` passes one that collects the messages.
 
     Raises:
         InputError: always.
@@ -50,29 +50,33 @@ def raise_input_error(message: str) -> NoReturn:
 
 
 def seed_everything(seed: int) -> torch.Generator:
-    """Seed torch (initial weights, dropout); returns a generator of its own for the order of training videos.
+    """Seed the generators of torch (initial weights, dropout), numpy and Python.
 
-    Nothing else in a run is random, and evaluation draws from neither. Python's and numpy's own generators are seeded
-    and, as torch's, kept in `resume.pt`, so that a loss or a sampler of yours may draw from any of them.
+    Nothing else in a run is random, and evaluation draws no random numbers. `resume.pt` keeps the state of all
+    generators, so a loss or a sampler of yours may use any of them.
+
+    Returns:
+        A separate generator, for the order of training videos.
     """
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - it is the global one that is meant
+    np.random.seed(seed)  # noqa: NPY002 - the global generator
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
 def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -> torch.device:
-    """The device to run on: `auto` takes CUDA, else MPS, else the CPU; any other name is PyTorch's own.
+    """Choose and set up the device to run on.
 
-    `tf32` lets CUDA round the inputs of float32 matrix products and convolutions to TF32; on other devices it changes
-    nothing.
-    `deterministic` has PyTorch use deterministic algorithms alone, and raise a RuntimeError where it has none.
+    Args:
+        name: `auto` (CUDA, else MPS, else the CPU) or a PyTorch device.
+        tf32: let CUDA round the inputs of float32 matrix products and convolutions to TF32.
+        deterministic: use only deterministic algorithms; PyTorch raises a RuntimeError for operations without one.
 
     Raises:
         InputError: PyTorch does not know the name, or has no such device here.
     """
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it, read when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it, and reads it when it starts
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes a second of imports
         torch.use_deterministic_algorithms(deterministic)
     if name == "auto":
@@ -88,7 +92,7 @@ def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, without waiting for a GPU: it copies from page-locked memory in its own time."""
+    """The tensor on a device. Copies to a GPU are asynchronous, from page-locked memory."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -130,19 +134,19 @@ def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> N
 
 
 class _Unbreakable:
-    """A stream that a program can write to even when nobody can read it: a full disk, a closed terminal or pipe."""
+    """A stream that ignores failed writes: the disk is full, or the terminal or pipe is closed."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, if that is possible."""
+        """Write; failures are ignored."""
         with suppress(OSError, ValueError, AttributeError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that is possible."""
+        """Flush; failures are ignored."""
         with suppress(OSError, ValueError, AttributeError):
             self._stream.flush()
 
@@ -152,19 +156,19 @@ class _Unbreakable:
 
 @contextmanager
 def unbreakable_output() -> Iterator[None]:
-    """Within the block, what cannot be printed is not, and the program goes on."""
+    """Inside the block, failed writes to stdout and stderr are ignored: a training outlives its terminal."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_Unbreakable, before)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
-        for stream in before:  # what is left in them would be tried again when the interpreter ends
+        for stream in before:  # the interpreter would write what is left in the buffers, and fail, when it ends
             try:
                 stream.flush()
             except OSError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            except (AttributeError, ValueError):  # there is none
+            except (AttributeError, ValueError):  # no stream, or a closed one
                 pass
 
 
@@ -212,7 +216,7 @@ def release_memory() -> None:
 
 
 def is_finite_number(value: Any) -> bool:
-    """Whether a value from a file is a finite number; True and False are none."""
+    """Whether a value from a file is a finite number; True and False are not numbers."""
     try:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond the range of floats
@@ -220,25 +224,25 @@ def is_finite_number(value: Any) -> bool:
 
 
 def is_time(value: Any) -> bool:
-    """Whether a value from a file can be a time in seconds: a finite number, and no more than thirty years."""
+    """Whether a value from a file can be a time in seconds: a finite number of at most thirty years."""
     return is_finite_number(value) and abs(value) <= 1e9
 
 
 def shorten_list(names: Sequence[str], limit: int | None = 5) -> str:
-    """The first few of many names, for a message; all of them if the limit is None. Very long ones are cut."""
+    """The first `limit` names, for a message; all if `limit` is None. Very long names are cut."""
     some = [name if len(name) <= 200 else f"{name[:200]}…" for name in names[:limit]]
     return ", ".join(some) + (", …" if limit is not None and len(names) > limit else "")
 
 
-# Characters that steer a terminal or end a line, halves of characters, and those that set the direction of writing.
+# Control characters, line separators, lone surrogates, and characters that set the direction of writing.
 _CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 
 
 class _Shown(reprlib.Repr):
-    """`reprlib.repr`, which shortens, but would show arrays whole."""
+    """`reprlib.repr`, with arrays shortened too."""
 
     def repr_ndarray(self, array: np.ndarray, _: int) -> str:
-        """Its kind and shape."""
+        """Type and shape."""
         return f"an array {array.dtype} {list(array.shape)}"
 
 
@@ -248,23 +252,23 @@ def short_repr(value: Any) -> str:
 
 
 def chunks(count: int, each: int, most: int = 1 << 22) -> Iterator[slice]:
-    """Slices that together are `range(count)`, short enough that `each` numbers per item are about `most` at most."""
+    """Slices that cover `range(count)`, of about `most` numbers each if an item has `each` numbers."""
     step = max(1, most // max(1, each))
     return (slice(start, start + step) for start in range(0, count, step))
 
 
 def has_control_characters(text: str) -> bool:
-    """Whether a text from a file holds characters that no name has."""
+    """Whether a text from a file holds characters that do not belong into a name."""
     return re.search(f"[{_CONTROL}]", text) is not None
 
 
 def printable(text: str) -> str:
-    """Text with its control characters escaped, but for tabs and ends of lines: safe to show, whatever it quotes."""
+    """Text with its control characters escaped, except tabs and newlines, so that it is safe to show."""
     return re.sub(f"(?![\t\n])[{_CONTROL}]", lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can name a folder and files without leaving the folder that they are put in."""
+    """Whether a name can be used as the name of a file or folder without leaving its parent folder."""
     separators = r"[/\\:]" if os.name == "nt" else r"[/\\]"
     if name in ("", ".", "..") or re.search(separators, name) or has_control_characters(name):
         return False
@@ -275,7 +279,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing or is not JSON, or says something twice; the message says where.
+        InputError: the file is missing, is not JSON, or has an object with a name twice; the message says where.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)
@@ -286,16 +290,16 @@ def read_json(path: Path) -> Any:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a name that is there twice, Python would keep the last value without a word."""
+    """A JSON object without repeated names; Python would silently keep the last value."""
     content = dict(pairs)
     if len(content) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{short_repr(twice)} is there more than once")
+        raise ValueError(f"{short_repr(twice)} appears more than once")
     return content
 
 
 def error_text(error: BaseException | str) -> str:
-    """An exception's message for use within one of ours."""
+    """The message of an exception, on one line and shortened, for use within another message."""
     return printable(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
@@ -304,15 +308,15 @@ def error_text(error: BaseException | str) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Let an error of the system tell which file it was that could not be written.
+    """Turn system errors into a message that names the file.
 
     Raises:
-        CannotWrite: as said.
+        CannotWrite: the block could not write the file.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it behind its own
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save raises its own error from it
         if not isinstance(cause, OSError):
             raise
         raise CannotWrite(f"{path}: cannot be written ({cause.strerror or cause})") from None
@@ -320,10 +324,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
-    """Open a file for writing that appears whole or not at all: written beside, flushed, renamed.
+    """Open a file for writing that appears whole or not at all: a temporary file is written, flushed and renamed.
 
     Raises:
-        CannotWrite: it cannot be written; what was there is still there.
+        CannotWrite: it cannot be written; an earlier file is kept.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -341,8 +345,8 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have the system put a folder's names on the disk; else a loss of power could undo that a file was renamed."""
-    with suppress(OSError):  # some systems do not have folders opened
+    """Flush a folder to the disk; otherwise a power failure could undo the renaming of a file."""
+    with suppress(OSError):  # some systems cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -351,10 +355,10 @@ def _flush_folder(folder: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file, and see it on the disk.
+    """Append a line to a text file and flush it to the disk.
 
     Raises:
-        CannotWrite: it cannot be written, or not all of it.
+        CannotWrite: the line cannot be written completely.
     """
     with writing(path), open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
@@ -369,24 +373,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_beside_earlier(path: Path, text: str, *, unless_same: bool = False) -> None:
-    """Write a file whole; one that an earlier run left becomes `name.1.json`, or the next free number.
+    """Write a file whole; a file of an earlier run is renamed to `name.1.json`, or the next free number.
 
     Args:
         path: of the file.
         text: of the file.
-        unless_same: leave a file alone that holds just this.
+        unless_same: do nothing if the file already has this text.
     """
     if unless_same and path.is_file() and path.read_bytes() == text.encode():
         return
     with whole_file(path) as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())  # the earlier one must not go before this one is safe
+        os.fsync(file.fileno())  # before the earlier file is renamed
         keep_previous(path)
 
 
 def keep_previous(path: Path) -> None:
-    """Rename a file that an earlier run left, to `name.1.json` or the next free number."""
+    """Rename a file of an earlier run to `name.1.json`, or the next free number."""
     if path.exists():
         numbered = (path.with_name(f"{path.stem}.{i}{path.suffix}") for i in itertools.count(1))
         kept = next(name for name in numbered if not name.exists())
@@ -400,10 +404,10 @@ def as_json(content: Any) -> str:
 
 
 def require_writable(folder: Path, option: str) -> None:
-    """Find out before any work whether a folder, which need not exist, can be written to.
+    """Check before any work that a folder, which need not exist, can be written to.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot be written to.
     """
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -411,19 +415,19 @@ def require_writable(folder: Path, option: str) -> None:
 
 
 def check_targets(paths: Iterable[Path], option: str, overwrite: bool) -> None:
-    """Find out before any work whether files can be written.
+    """Check before any work that files can be written.
 
     Args:
         paths: of the files.
-        option: that names their folder, for messages.
-        overwrite: whether they may replace others.
+        option: the option that names their folder, for messages.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        InputError: their folder cannot be written to, or one is there already and may not be replaced.
+        InputError: the folder cannot be written to, or a file exists and may not be replaced.
     """
     paths = list(paths)
     for folder in {path.parent for path in paths}:
         require_writable(folder, option)
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
-        raise InputError(f"{shorten_list(there)}: there already; pass --overwrite to replace, or another {option}")
+        raise InputError(f"{shorten_list(there)}: already exists; pass --overwrite to replace, or another {option}")

@@ -1,4 +1,4 @@
-"""`--exp_dir`: one run at a time writes to it, and what it holds is whole, or is mended when a run is resumed."""
+"""`--exp_dir`, the folder of a run: its lock, its files, and how they are replaced."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if HAS_LOCKS:
     import fcntl
 
 RESUME = Path("ckpt") / "resume.pt"
-# What a training run writes, and `--overwrite` removes; anything else in the folder is not ours to touch. If the
-# process ends in between, what is left is no run to go on with, since `resume.pt` goes first, and still one that is not
-# to be mixed with another, since `metrics.jsonl` goes last.
+# What a training run writes and `--overwrite` removes; other files in the folder stay. The order matters if the process
+# ends in between: without `resume.pt`, removed first, nothing can be resumed; until `metrics.jsonl`, removed last, is
+# gone, the folder counts as occupied.
 RUN_FILES = (
     str(RESUME),
     "opt.txt",
@@ -37,13 +37,13 @@ RUN_FILES = (
 
 
 class RunFolder:
-    """`--exp_dir`, which no other run may write to within the `with` block.
+    """`--exp_dir`, locked within the `with` block so that no other run writes to it.
 
-    The folder is made at the block's start, and removed at its end if it is empty then, so that a command that is wrong
-    leaves no trace.
+    The folder is made at the start of the block. If it is empty at the end, it is removed: a failed command leaves no
+    trace.
 
     Raises:
-        InputError: at the start of the block, if another run has the folder, or it cannot be written to.
+        InputError: on entering, if another run holds the lock, or the folder cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,26 +55,26 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
-            while self._lock is None:  # another run may remove the folder, or its lock, at its own end
+            while self._lock is None:  # another run that ends may remove the folder or the lock file
                 with suppress(FileNotFoundError):
                     self.path.mkdir(parents=True, exist_ok=True)
                     self._lock = self._try_lock()
         except OSError as error:
             self._remove_if_empty()
-            raise InputError(f"--exp_dir {self.path}: is not a folder that can be written to ({error})") from None
+            raise InputError(f"--exp_dir {self.path}: cannot be written to ({error})") from None
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError, InputError):
             self.require_held()
-            (self.path / ".lock").unlink()  # while it is locked, so that nobody else can have it
+            (self.path / ".lock").unlink()  # while it is still locked
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
         self._remove_if_empty()
 
     def _try_lock(self) -> int | None:
-        """The descriptor of the lock file, which the system unlocks when the process ends, however it does."""
+        """The descriptor of the lock file, or None to try again. The system unlocks it when the process ends."""
         path = self.path / ".lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
@@ -85,11 +85,11 @@ class RunFolder:
             os.close(descriptor)
             raise InputError(f"--exp_dir {self.path} is in use by {holder}; wait for it, or choose another") from None
         except OSError as error:  # some network file systems have no locks
-            log.info(f"notice: {self.path} cannot be locked ({error}); see that no other run uses it")
-        if not os.fstat(descriptor).st_nlink:  # the run that had it has just removed it
+            log.info(f"notice: {self.path} cannot be locked ({error}); make sure that no other run uses it")
+        if not os.fstat(descriptor).st_nlink:  # the run that held it has just removed it
             os.close(descriptor)
             return None
-        with suppress(OSError):  # a full disk; the lock holds nevertheless
+        with suppress(OSError):  # a full disk; the lock works without
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         return descriptor
@@ -102,10 +102,10 @@ class RunFolder:
                 return
 
     def require_held(self) -> None:
-        """See that the folder is still the one that was locked.
+        """Check that the folder is still the one that was locked.
 
         Raises:
-            InputError: it was moved or removed, and perhaps another run has begun there.
+            InputError: it was moved or removed, and another run may have started there.
         """
         assert self._lock is not None, "only inside the `with` block"
         with suppress(FileNotFoundError):
@@ -114,19 +114,19 @@ class RunFolder:
         raise InputError(f"--exp_dir {self.path} was moved or removed while this run used it; the run ends here")
 
     def require_free(self, overwrite: bool, checkpoint: Path | None) -> None:
-        """Find out before any work whether a new training run may go here.
+        """Check before any work that a new training run may be written here.
 
         Args:
-            overwrite: whether it may replace an earlier one.
+            overwrite: whether it may replace an earlier run.
             checkpoint: the weights to start from, if any.
 
         Raises:
-            InputError: there is an earlier one, or `checkpoint` is among what would be removed.
+            InputError: there is an earlier run, or `checkpoint` is among the files that would be removed.
         """
         if not (self.resume.exists() or (self.path / "metrics.jsonl").exists()):
             return
         if not overwrite:
-            goes_on = "--resume goes on with it, " if self.resume.exists() else ""
+            goes_on = "--resume continues it, " if self.resume.exists() else ""
             raise InputError(
                 f"{self.path} holds a training run: {goes_on}--overwrite replaces it; or choose another --exp_dir"
             )
@@ -139,7 +139,7 @@ class RunFolder:
         for path in report_files(report):
             with writing(path):
                 path.unlink()
-        with suppress(OSError):  # there is none, or it has other files
+        with suppress(OSError):  # no such folder, or it has other files
             report.rmdir()
         for pattern in RUN_FILES:
             for path in self.path.glob(pattern):
@@ -147,7 +147,7 @@ class RunFolder:
                     path.unlink()
 
     def start(self, command: str, text: Sequence[str], options: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Note in `opt.txt` and `options.json` what is done here. Call it once all input is known to be good.
+        """Record the command in `opt.txt` and `options.json`. Call it when all input is known to be good.
 
         Args:
             command: the command line.
