@@ -75,6 +75,7 @@ def train(options: Options, on_start: Callable[[], None] = lambda: None) -> RunR
     with open_run(options) as run:
         if run.saved is not None:
             options = resume_options(options, run.saved.options)
+            log.info("\n".join(["options of the run:", *describe(options, changed_only=True)]))
         run.plan(build_plan(options))
         generator = seed_everything(options.seed)
         device = choose_device(options)

@@ -115,7 +115,7 @@ def class_bars(values: Mapping[str, float], label: str, *, simulated: bool) -> F
         ax.xaxis.set_major_locator(MaxNLocator(5 if columns == 1 else 2))
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x")
-    figure.supxlabel(label, fontsize=8.5)
+    axes[columns // 2].set_xlabel(label, fontsize=8.5)  # a label of the figure would lie under the legend
     return figure
 
 
@@ -297,7 +297,7 @@ def difference_bars(table: pd.DataFrame, label: str, *, simulated: bool) -> Figu
         ax.set_ylim(each - 0.4, -0.6)
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="x")
-    figure.supxlabel(label, fontsize=8.5)
+    axes[columns // 2].set_xlabel(label, fontsize=8.5)  # a label of the figure would lie under the legend
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=3.5, label=text)
         for colour, text in (

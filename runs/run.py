@@ -186,6 +186,8 @@ class Run:
             raise InputError(f"--max_epoch {plan.max_epoch}: the run to resume already has {epoch} epochs{rest}")
         step = f", step {steps} of the next" if steps else ""
         log.info(f"resuming the run in {self.folder.path} after epoch {epoch}{step}")
+        if epoch == plan.max_epoch:
+            log.info("the run is complete; a larger --max_epoch continues it")
         if (planned := self.saved.options.get("max_epoch")) != plan.max_epoch:
             log.info(
                 f"notice: --max_epoch was {planned}. The schedule of the SME loss depends on it, so the result differs "

@@ -19,7 +19,7 @@ from eval.results import EpochResults, ProtocolResult, Results
 from prepare.make_demo import CLASSES
 from report.command import write_folder
 from report.page import Page, escape, signed
-from report.pictures import WIDTH, as_files, class_bars, confusion, styled, training_curves
+from report.pictures import WIDTH, as_files, class_bars, confusion, difference_bars, styled, training_curves
 from runs.folder import RunFolder, report_files
 from runs.log import read_metrics
 from runs.results import RunResults, read_results
@@ -709,3 +709,16 @@ def test_pictures_open_without_errors(trained, tmp_path):
     )
     console, asked, _ = browse(tmp_path / "bad.html", tmp_path, 500)
     assert console and "http://127.0.0.1:9/x.png" in asked  # the check sees what it is to see
+
+
+@pytest.mark.laid_out
+@pytest.mark.parametrize("rows", [3, 60])
+def test_the_legend_of_differences_does_not_cover_the_label(rows):
+    values = np.linspace(-3, 3, rows)
+    table = pd.DataFrame({"difference": values, "low": values - 1, "high": values + 1, "more_than_noise": True})
+    with styled():
+        figure = difference_bars(table, "difference in mAP, percentage points", simulated=False)
+        figure.canvas.draw()
+        legend = figure.legends[0].get_window_extent()
+        labels = [ax.xaxis.label.get_window_extent() for ax in figure.axes if ax.get_xlabel()]
+    assert labels and not any(legend.overlaps(label) for label in labels)
