@@ -61,7 +61,7 @@ class RunFolder:
                     self._lock = self._try_lock()
         except OSError as error:
             self._remove_if_empty()
-            raise InputError(f"--exp_dir {self.path}: cannot be written to ({error})") from None
+            raise InputError(f"--exp_dir {self.path}: not a folder that can be written to ({error})") from None
         return self
 
     def __exit__(self, *_: object) -> None:

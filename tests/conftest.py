@@ -1,6 +1,7 @@
 """Fixtures: the demo dataset, and the real annotations where they are at hand."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ for name, options in {"short": {"max_examples": 60, "derandomize": True}, "long"
     slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
     settings.register_profile(name, database=None, deadline=None, suppress_health_check=slow, **options)
 settings.load_profile("short")
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and tests of a closed terminal would fail
 
 torch.set_num_threads(1)  # the arrays are tiny, and threads that wait for a busy core would cost more than they give
 
