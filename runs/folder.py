@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -34,6 +35,11 @@ RUN_FILES = (
     "logs/events.*",
     "metrics.jsonl",
 )
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """What to type to run the program with these arguments."""
+    return shlex.join(["python", "main.py", *argv])
 
 
 class RunFolder:
@@ -146,11 +152,13 @@ class RunFolder:
                 with writing(path):
                     path.unlink()
 
-    def start(self, command: str, text: Sequence[str], options: Mapping[str, Any], *, replace: bool = False) -> None:
+    def start(
+        self, argv: Sequence[str], text: Sequence[str], options: Mapping[str, Any], *, replace: bool = False
+    ) -> None:
         """Record the command in `opt.txt` and `options.json`. Call it when all input is known to be good.
 
         Args:
-            command: the command line.
+            argv: the command line, without the program.
             text: a line for each option.
             options: the options as JSON values.
             replace: remove an earlier training run.
@@ -164,7 +172,7 @@ class RunFolder:
         opt = self.path / "opt.txt"  # testing in a trained folder adds to it
         before = opt.read_bytes() if opt.exists() else b""
         with whole_file(opt, "wb") as file:
-            file.write(before + "\n".join([f"# {command}", *text, "", ""]).encode())
+            file.write(before + "\n".join([f"# {command_line(argv)}", *text, "", ""]).encode())
         content, path = as_json(dict(options)), self.path / "options.json"
         if not path.exists() or path.read_text() != content:
             with whole_file(path) as file:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from runs.inputs import Data
 from utils import InputError, __version__, as_json, error_text, log, read_json, shorten_list, write_beside_earlier
 
 RESULTS, DETECTIONS = "results.json", "detections.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,26 @@ def read_results(path: Path) -> RunResults:
     Raises:
         InputError: it is missing or damaged.
     """
+    return read_typed(path, RunResults.from_json, RESULTS, "test or train again")
+
+
+def read_typed(path: Path, from_json: Callable[[Any], T], kind: str, remedy: str) -> T:
+    """Read a JSON file that this program wrote.
+
+    Args:
+        path: of the file.
+        from_json: makes the result from the content; raises `DAMAGED` if it cannot.
+        kind: the usual name of such a file, for the message.
+        remedy: what to do, for the message.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
     content = read_json(path)
     try:
-        return RunResults.from_json(content)
+        return from_json(content)
     except DAMAGED as error:
-        raise InputError(
-            f"{path}: not a results.json of this program ({error_text(error)}); test or train again"
-        ) from None
+        raise InputError(f"{path}: not a {kind} of this program ({error_text(error)}); {remedy}") from None
 
 
 @dataclass(frozen=True)

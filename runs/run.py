@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,7 +33,7 @@ from dataset import Batch, training_batches
 from eval.protocols import TiouProtocol
 from eval.results import released_figures, summary
 from losses import Criterion
-from runs.folder import RunFolder
+from runs.folder import RunFolder, command_line
 from runs.inference import Evaluation
 from runs.inputs import Data
 from runs.log import RunLog
@@ -152,8 +151,7 @@ class Run:
     def _add_hint(self, error: Interrupted | CannotWrite) -> None:
         if self._has_begun and self.folder.resume.exists():
             words = [word for word in self._argv if word != "--overwrite"]
-            command = shlex.join(["python", "main.py", *words, *([] if self._resume else ["--resume"])])
-            error.hint = f"go on with: {command}"
+            error.hint = f"go on with: {command_line([*words, *([] if self._resume else ['--resume'])])}"
 
     def _find_saved(self) -> SavedRun | None:
         """What to resume; None to start a run.
@@ -240,8 +238,7 @@ class Run:
             self.saved = None  # as large as the network and its optimizer
 
         on_start()
-        command = shlex.join(["python", "main.py", *self._argv])
-        self.folder.start(command, self._plan.options_text, self._plan.options, replace=self._overwrite)
+        self.folder.start(self._argv, self._plan.options_text, self._plan.options, replace=self._overwrite)
         self._has_begun = True
         if not self.resumed:
             self.state.save()

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.results import DAMAGED, PROTOCOLS, ProtocolResult, Results, number, whole_number
+from eval.results import PROTOCOLS, ProtocolResult, Results, number, whole_number
 from runs.folder import RunFolder
-from runs.results import RunResults
-from utils import InputError, as_json, error_text, log, read_json, write_beside_earlier, writing
+from runs.results import RunResults, read_typed
+from utils import InputError, as_json, log, write_beside_earlier, writing
 
 SEEDS = "seeds.json"
 EPOCHS = {"last": "last epoch", "best": "best epoch, chosen on the test set"}  # which of a run, by its name in the file
@@ -173,13 +173,7 @@ def read_seeds(path: Path) -> SeedSummary:
     Raises:
         InputError: it is missing or damaged.
     """
-    content = read_json(path)
-    try:
-        return SeedSummary.from_json(content)
-    except DAMAGED as error:
-        raise InputError(
-            f"{path}: not a {SEEDS} of this program ({error_text(error)}); train with --seeds again"
-        ) from None
+    return read_typed(path, SeedSummary.from_json, SEEDS, "train with --seeds again")
 
 
 def summarise(seeds: Sequence[int], runs: Sequence[RunResults]) -> SeedSummary:

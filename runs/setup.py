@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import torch
@@ -80,5 +79,4 @@ def open_run(options: Options) -> Run:
 
 def start(folder: RunFolder, options: Options) -> None:
     """Note the command in a folder, once all input has been read: bad input changes nothing."""
-    command = shlex.join(["python", "main.py", *options.argv])
-    folder.start(command, describe(options), plain_values(options))
+    folder.start(options.argv, describe(options), plain_values(options))

@@ -613,7 +613,7 @@ os._exit(1)
         RunFolder(tmp_path / "run") as folder,
         pytest.raises(InputError, match=rf"--exp_dir {tmp_path / 'run'} .*process {os.getpid()}"),
     ):
-        folder.start("", [], {})
+        folder.start([], [], {})
         RunFolder(tmp_path / "run").__enter__()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"opt.txt", "options.json"}
 
