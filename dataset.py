@@ -9,22 +9,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from proposals import roi_pool, seconds_to_snippets, snippets_to_seconds
+from proposals import Proposals, roi_pool, seconds_to_snippets, snippets_to_seconds
 from readers.annotations import Annotations
 from readers.features import Features, check_range
 from readers.result_files import parse_results, require_entries
-from utils import InputError, free_memory, log, release_memory, to_device
+from utils import InputError, free_memory, is_finite_number, log, release_memory, to_device
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,19 @@ class Video:
 
     name: str
     labels: Tensor  # [C] 0 or 1
-    segments_snip: np.ndarray  # [M, 2] float64 proposals
-    proposals: Tensor  # [M, 2] the same as float32, on the device
+    listed: Proposals  # its M proposals as their file lists them
+    proposals: Tensor  # [M, 2] their segments in snippets, float32 on the device
+    proposal_score: Tensor  # [M] float32 on the device; nan where their file has none
+    proposal_class: Tensor  # [M] int64 on the device; -1 where their file has none, or an unknown one
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
     num_snippets: int  # T
     pooled: Tensor | None  # [M, 3, D] the network's input, on the device; None if it is not kept in memory
     pool: Callable[[np.ndarray], Tensor] | None  # then this pools segments [m, 2] to [m, 3, D]
+
+    @property
+    def segments_snip(self) -> np.ndarray:
+        """The proposals, `[M, 2]` float64."""
+        return self.listed.segments_snip
 
     def rows(self, keep: Tensor | None = None) -> Tensor:
         """The network's input for the proposals, or for those with the indices `keep`: `[m, 3, D]`."""
@@ -51,7 +59,7 @@ class Video:
 def load_videos(
     annotations: Annotations,
     features: Features,
-    proposals: dict[str, np.ndarray],
+    proposals: Mapping[str, Proposals],
     *,
     roi_size: int,
     rate: float,
@@ -64,7 +72,7 @@ def load_videos(
     Args:
         annotations: of the dataset.
         features: of its videos.
-        proposals: `[M, 2]` snippets for each video to load.
+        proposals: of each video to load.
         roi_size: R.
         rate: snippets per second, for messages.
         device: where pooled proposals are kept.
@@ -89,7 +97,8 @@ def load_videos(
     progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
     for i, pooled in zip(progress, stores, strict=True):
         name, raw = annotations.videos[i], features.read(i)  # [T, D]
-        segments = proposals[name]
+        listed = proposals[name]
+        segments = listed.segments_snip
         check_range(raw, features.where(i), name, pooled_dtype)
         check_unit(segments, name, len(raw), rate)
         if pooled is not None:
@@ -98,8 +107,10 @@ def load_videos(
         videos[name] = Video(
             name=name,
             labels=torch.from_numpy(annotations.labels[i]).to(device),
-            segments_snip=segments,
+            listed=listed,
             proposals=torch.from_numpy(segments).float().to(device),
+            proposal_score=torch.from_numpy(listed.score).float().to(device),
+            proposal_class=torch.from_numpy(listed.class_idx).to(device),
             mean=raw.mean(0).to(device),
             num_snippets=len(raw),
             pooled=pooled,
@@ -251,27 +262,38 @@ def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
             yield batch
 
 
-def read_proposals(path: Path, videos: Sequence[str], rate: float, missing: str = "error") -> dict[str, np.ndarray]:
-    """Read the proposals of videos, in snippets (SPEC section 1). Labels and scores in the file are not used.
+def read_proposals(
+    path: Path, videos: Sequence[str], rate: float, missing: str = "error", class_names: Sequence[str] = ()
+) -> dict[str, Proposals]:
+    """Read the proposals of videos (SPEC section 1).
 
     Args:
         path: a result file, see `parse_results`.
         videos: the videos to look up.
         rate: snippets per second.
         missing: what to do with a video that is not in the file: `error`, or `empty` to treat it as having none.
+        class_names: C names; other labels count as unknown.
 
     Returns:
-        `[M, 2]` float64 per video; a video without proposals gets the one proposal [0, 0].
+        The proposals of each video in the order of the file; a video without any gets the one proposal [0, 0].
 
     Raises:
         InputError: the file is damaged, or lacks videos and `missing` is `error`.
     """
     results = parse_results(path).results
     require_entries(path, results, videos, missing)
-    return {
-        video: seconds_to_snippets([entry["segment"] for entry in results.get(video) or [{"segment": [0, 0]}]], rate)
-        for video in videos
-    }
+    index = {name: i for i, name in enumerate(class_names)}
+    return {video: _listed(results.get(video) or [{"segment": [0, 0]}], index, rate) for video in videos}
+
+
+def _listed(entries: Sequence[Mapping[str, Any]], index: Mapping[str, int], rate: float) -> Proposals:
+    """The entries of a video in a result file, with their labels by their place in `index`."""
+    scores, labels = ([entry.get(name) for entry in entries] for name in ("score", "label"))
+    return Proposals(
+        segments_snip=seconds_to_snippets([entry["segment"] for entry in entries], rate),
+        score=np.array([score if is_finite_number(score) else math.nan for score in scores], dtype=np.float64),
+        class_idx=np.array([index.get(x, -1) if isinstance(x, str) else -1 for x in labels], dtype=np.int64),
+    )
 
 
 def check_unit(segments_snip: np.ndarray, video: str, num_snippets: int, rate: float) -> None:

@@ -6,6 +6,7 @@ Axes: M proposals of a video, T snippets, D features, R RoI bins. A segment is a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,18 @@ SNIPPETS_PER_SECOND = 25 / 16
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Times = TypeVar("Times", np.ndarray, float)
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """The proposals of a video, and what the method that made them says of each."""
+
+    segments_snip: np.ndarray  # [M, 2] float64
+    score: np.ndarray  # [M] float64; nan where unknown
+    class_idx: np.ndarray  # [M] int64; -1 where unknown
+
+    def __len__(self) -> int:
+        return len(self.segments_snip)
 
 
 def seconds_to_snippets(segments_sec: Sequence | np.ndarray, rate: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from losses import multiple_instance_loss
 from prepare.activation_segments import nms, segments_above_thresholds
 from prepare.snippet_network import SnippetNetwork
-from proposals import snippets_to_seconds
+from proposals import Proposals, snippets_to_seconds
 from readers.annotations import Annotations
 from readers.features import Features
 from utils import InputError, release_memory, seed_everything, to_device
@@ -171,14 +171,6 @@ def snippet_loss(outputs: dict[str, Tensor], sizes: Sequence[int], labels: Tenso
     return whole + attended
 
 
-class Proposals(NamedTuple):
-    """The proposals of a video, highest score first."""
-
-    segments_snip: np.ndarray  # [M, 2] float64 within [0, T]
-    score: np.ndarray  # [M] contrast of the activation inside and around the segment
-    class_idx: np.ndarray  # [M] int64, the class of the activation
-
-
 @torch.no_grad()
 def propose(
     network: SnippetNetwork,
@@ -200,6 +192,10 @@ def propose(
         threshold_cls: for the video probability. Since background has a share of it, a perfect network gives 1/2 to the
             class of a video with one class, and 1/3 to each of two.
         min_length: of a proposal in snippets, see `segments_above_thresholds`.
+
+    Returns:
+        Segments within [0, T], highest score first: the contrast of the activation inside and around the segment. The
+        class is that of the activation.
     """
     outputs = network(features, [len(features)])
     class_prob = outputs["class_logits"].softmax(1).cpu().double().numpy()  # [T, C+1]

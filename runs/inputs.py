@@ -15,6 +15,7 @@ import torch
 from dataset import Batch, Video, load_videos, read_proposals
 from descriptors import PseudoLabels, pseudo_labels
 from options import Options
+from proposals import Proposals
 from readers.annotations import Annotations
 from readers.descriptor_files import read_descriptors
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
@@ -165,9 +166,11 @@ def load_data(options: Options, device: torch.device) -> Data:
     if truth.empty:
         log.info(f"notice: subset {subsets['test']!r} has no instances, so mAP is not computed")
 
-    proposals: dict[str, np.ndarray] = {}
+    proposals: dict[str, Proposals] = {}
     for part, names in names_of.items():
-        proposals |= read_proposals(files.proposals[part], names, options.rate, options.missing_proposals)
+        proposals |= read_proposals(
+            files.proposals[part], names, options.rate, options.missing_proposals, annotations.class_names
+        )
     loaded = load_videos(
         annotations,
         source.features(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from dataset import Batch
 from losses import Criterion
 from model import NetworkSettings, build_network
 from options import parse_options
+from proposals import Proposals
 
 
 def criterion(**options: object) -> Criterion:
@@ -22,6 +24,12 @@ def criterion(**options: object) -> Criterion:
 def network(feature_size: int = 16, num_class: int = 3, **settings: object) -> torch.nn.Module:
     torch.manual_seed(0)
     return build_network(NetworkSettings(feature_size, num_class, **settings))
+
+
+def proposals_of(segments_snip: object, score: object = np.nan, class_idx: object = -1) -> Proposals:
+    """Proposals with these segments; their scores and classes are unknown if not given."""
+    segments = np.array(segments_snip, dtype=np.float64)
+    return Proposals(segments, np.full(len(segments), score, np.float64), np.full(len(segments), class_idx, np.int64))
 
 
 def batch_of(

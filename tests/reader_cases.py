@@ -175,7 +175,9 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
             lambda f: features(f, "f"),
             {f"f/{video}-{part}.npz": npz(**halves) for video in VIDEOS[:2] for part in ("rgb", "flow")},
         ),
-        "proposals": Reader(lambda f: read_proposals(f / "p.json", VIDEOS, RATE), {"p.json": results}),
+        "proposals": Reader(
+            lambda f: read_proposals(f / "p.json", VIDEOS, RATE, class_names=CLASS_NAMES), {"p.json": results}
+        ),
         "detections": Reader(lambda f: read_detections(f / "d.json", VIDEOS, CLASS_NAMES, RATE), {"d.json": results}),
         "descriptors": Reader(
             lambda f: read_descriptors(f / "d", 2, 4, CLASS_NAMES),

@@ -27,8 +27,10 @@ def videos_on(device, num_class=3, width=16):
             Video(
                 name=f"v{i}",
                 labels=torch.eye(num_class)[i % num_class].to(device),
-                segments_snip=None,
+                listed=None,
                 proposals=proposals.to(device),
+                proposal_score=torch.ones(size, device=device),
+                proposal_class=torch.ones(size, dtype=torch.int64, device=device),
                 mean=torch.ones(width, device=device),
                 num_snippets=30,
                 pooled=pooled.to(device),

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from building import proposals_of
 
 import dataset
 from dataset import Video, evaluation_batches, load_videos, make_batch, prefetch, read_proposals, training_batches
@@ -90,6 +91,7 @@ def test_unknown_subset(folder):
 def load_path(folder, path, proposals, feature_size=None, **options):
     annotations = read_annotations(folder)
     features = Features(path, annotations.videos, feature_size=feature_size)
+    proposals = {name: proposals_of(segments, score=0.1, class_idx=1) for name, segments in proposals.items()}
     return load_videos(annotations, features, proposals, roi_size=12, rate=SNIPPETS_PER_SECOND, **options)
 
 
@@ -109,6 +111,9 @@ def test_videos(folder):
     assert all(video.pooled.isfinite().all() and video.pooled.dtype == torch.float32 for video in videos.values())
     assert videos["v2"].mean.numpy() == pytest.approx(features[1].mean(0), rel=1e-6)
     assert videos["v2"].labels.tolist() == [1, 1] and videos["v2"].num_snippets == 5
+    assert videos["v2"].proposals.tolist() == videos["v2"].segments_snip.tolist() == [[0, 3], [2, 99]]
+    assert videos["v2"].proposal_score.tolist() == torch.tensor([0.1, 0.1]).tolist()  # float32
+    assert videos["v2"].proposal_class.tolist() == [1, 1]
 
 
 def test_videos_of_one_length_may_be_stacked(folder):
@@ -277,9 +282,10 @@ def test_features_of_another_dataset(folder):
 
 def video(i, num_proposals):
     rows = torch.full((num_proposals, 3, 2), float(i)) + torch.arange(num_proposals)[:, None, None] / 100
-    segments = np.column_stack([np.full(num_proposals, i), i + 1 + np.arange(num_proposals) / 100])
-    proposals = torch.from_numpy(segments).float()
-    return Video(f"v{i}", torch.eye(4)[i % 4], segments, proposals, torch.zeros(2), 10, pooled=rows, pool=None)
+    listed = proposals_of(np.column_stack([np.full(num_proposals, i), i + 1 + np.arange(num_proposals) / 100]))
+    proposals, score, classes = (torch.from_numpy(x) for x in (listed.segments_snip, listed.score, listed.class_idx))
+    mean, labels = torch.zeros(2), torch.eye(4)[i % 4]
+    return Video(f"v{i}", labels, listed, proposals.float(), score.float(), classes, mean, 10, pooled=rows, pool=None)
 
 
 def test_batch_is_flat():
@@ -359,7 +365,8 @@ def test_real_thumos_annotations(thumos):
         path = thumos / f"Proposals_Thumos14reduced_{part}.json"
         proposals = read_proposals(path, annotations.videos_of(subset), SNIPPETS_PER_SECOND)
         assert sum(map(len, proposals.values())) == count
-        assert all((p == p.round()).all() for p in proposals.values())  # multiples of 0.64 s are whole snippets
+        segments = [of_video.segments_snip for of_video in proposals.values()]
+        assert all((p == p.round()).all() for p in segments)  # multiples of 0.64 s are whole snippets
 
 
 @pytest.mark.parametrize(("year", "num_class", "counts"), [("1.2", 100, [4819, 2383]), ("1.3", 200, [9337, 4575])])

@@ -41,8 +41,10 @@ def test_an_epoch_waits_for_the_device_once():
             Video(
                 name=f"v{i}",
                 labels=torch.ones(3),
-                segments_snip=None,
+                listed=None,
                 proposals=torch.ones(size, 2),
+                proposal_score=torch.ones(size),
+                proposal_class=torch.ones(size, dtype=torch.int64),
                 mean=torch.ones(16),
                 num_snippets=9,
                 pooled=torch.ones(size, 3, 16),

@@ -93,11 +93,21 @@ def write(path, results):
 
 
 def test_read_proposals(tmp_path):
-    path = write(tmp_path / "p.json", {"a": [{"segment": [0.64, 1.28], "label": "x", "score": 1}], "b": [], "c": []})
-    found = read_proposals(path, ["b", "a"], SNIPPETS_PER_SECOND)
-    assert list(found) == ["b", "a"]
-    assert found["a"].tolist() == [[1.0, 2.0]]
-    assert found["b"].tolist() == [[0.0, 0.0]]  # a video without proposals
+    entries = [
+        {"segment": [0.64, 1.28], "label": "y", "score": 1},
+        {"segment": [0.64, 1.28], "label": "x", "score": 0.25},
+        {"segment": [0, 1.28], "label": "unknown", "score": True},
+        {"segment": [0, 0.64], "label": ["x"], "score": "1"},
+        {"segment": [0, 0.64]},
+    ]
+    path = write(tmp_path / "p.json", {"a": entries, "b": [], "c": []})
+    found = read_proposals(path, ["b", "a"], SNIPPETS_PER_SECOND, class_names=["x", "y"])
+    assert list(found) == ["b", "a"] and len(found["a"]) == 5
+    assert found["a"].segments_snip.tolist() == [[1, 2], [1, 2], [0, 2], [0, 1], [0, 1]]  # also the repeated one
+    assert found["a"].score == pytest.approx([1, 0.25, np.nan, np.nan, np.nan], nan_ok=True)
+    assert found["a"].class_idx.tolist() == [1, 0, -1, -1, -1]
+    assert found["b"].segments_snip.tolist() == [[0.0, 0.0]]  # a video without proposals
+    assert np.isnan(found["b"].score).all() and found["b"].class_idx.tolist() == [-1]
 
 
 def test_missing_videos(tmp_path):
@@ -105,7 +115,7 @@ def test_missing_videos(tmp_path):
     with pytest.raises(InputError, match=r"p.json: 2 of 3 .*: b, c; .*--missing_proposals empty"):
         read_proposals(path, ["a", "b", "c"], SNIPPETS_PER_SECOND)
     found = read_proposals(path, ["a", "b"], SNIPPETS_PER_SECOND, missing="empty")
-    assert found["a"].tolist() == found["b"].tolist() == [[0.0, 0.0]]
+    assert found["a"].segments_snip.tolist() == found["b"].segments_snip.tolist() == [[0.0, 0.0]]
     with pytest.raises(InputError, match=r"p.json: none .*2 videos .*: a$"):
         read_proposals(path, ["b", "c"], SNIPPETS_PER_SECOND, missing="empty")
 
