@@ -1,5 +1,8 @@
 """Class descriptors: one appearance (RGB) and one motion (flow) vector per class, and the pseudo-labels they give.
 
+Features of one modality, which are not RGB and flow, have one vector per class. Axes: m modalities (1 or 2), B videos,
+C classes, D features.
+
 Descriptors are temporal means of each class's training videos (the paper's Eq. 1 and 2, SPEC section 8). A video
 whose own means resemble a class's descriptors gets that class as its pseudo-label (SPEC section 5, SME).
 """
@@ -13,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ONE_MODALITY = "one modality: pseudo-labels come from one descriptor per class"
 
-def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+
+def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = None, modalities: int = 2) -> Tensor:
     """Descriptors from training videos: per class, the mean over its videos of each video's temporal mean.
 
     The paper's figure says "temporal aggregation per class". Averaging each video first, so that a long video weighs no
@@ -25,20 +30,21 @@ def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = No
         means: `[B, D]` temporal means of the videos, RGB then flow.
         labels: `[B, C]` video labels, 0 or 1.
         weights: `[B]` positive weights of the videos; None gives all the same weight.
+        modalities: m.
 
     Returns:
-        `[2, C, D/2]`: appearance, motion. A class without videos gets the zero vector.
+        `[m, C, D/m]`, for two modalities appearance, motion. A class without videos gets the zero vector.
     """
     weighted = labels if weights is None else labels * weights[:, None]
     share = weighted / weighted.sum(0).clamp(min=1)  # [B, C]
-    return torch.stack([share.T @ half for half in means.chunk(2, dim=1)])
+    return torch.stack([share.T @ part for part in means.chunk(modalities, dim=1)])
 
 
 class PseudoLabels(NamedTuple):
     """The pseudo-labels of videos; constant during training."""
 
     label: Tensor  # [B] long, the pseudo-label
-    consistent: Tensor  # [B] bool, appearance and motion agree on it
+    consistent: Tensor  # [B] bool, appearance and motion agree on it; always, if there is one modality
     partial: Tensor  # [B] bool, they differ, and one of them agrees with it
 
     def select(self, videos: Sequence[int]) -> PseudoLabels:
@@ -51,27 +57,30 @@ def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:
 
     Args:
         means: `[B, D]` temporal means of the videos, RGB then flow.
-        descriptors: `[2, C, D/2]`.
+        descriptors: `[m, C, D/m]`.
 
     Returns:
         The pseudo-label of each video, and whether its modalities are consistent or partially consistent.
     """
-    halves = means.unflatten(1, (2, -1)).transpose(0, 1)  # [2, B, D/2]
-    cosine = F.normalize(halves, dim=-1, eps=1e-8) @ F.normalize(descriptors, dim=-1, eps=1e-8).mT  # [2, B, C]
+    parts = means.unflatten(1, (len(descriptors), -1)).transpose(0, 1)  # [m, B, D/m]
+    cosine = F.normalize(parts, dim=-1, eps=1e-8) @ F.normalize(descriptors, dim=-1, eps=1e-8).mT  # [m, B, C]
     similarity = cosine.softmax(-1)
-    appearance, motion = similarity.argmax(-1)  # [B] each
-    label = similarity.mean(0).argmax(-1)
-    consistent = appearance == motion
-    return PseudoLabels(label, consistent, ~consistent & ((label == appearance) | (label == motion)))
+    best = similarity.argmax(-1)  # [m, B]
+    label = similarity.mean(0).argmax(-1)  # [B]
+    consistent = (best == best[0]).all(0)
+    return PseudoLabels(label, consistent, ~consistent & (best == label).any(0))
 
 
-def pseudo_label_report(pseudo: PseudoLabels, labels: Tensor, class_names: Sequence[str], most: int = 10) -> str:
+def pseudo_label_report(
+    pseudo: PseudoLabels, labels: Tensor, class_names: Sequence[str], *, modalities: int = 2, most: int = 10
+) -> str:
     """Describe how good pseudo-labels are: a line of counts, and the most frequent confusions.
 
     Args:
         pseudo: of the videos.
         labels: `[B, C]` their true labels, 0 or 1; videos without labels are left out.
         class_names: C names.
+        modalities: m, which pseudo-labels were made from.
         most: confusions to list.
     """
     labelled = labels.any(1)
@@ -79,9 +88,12 @@ def pseudo_label_report(pseudo: PseudoLabels, labels: Tensor, class_names: Seque
     right = labels.gather(1, label[:, None])[:, 0]
     share = 100 * float(right.float().mean())
     consistent, partial = int(pseudo.consistent[labelled].sum()), int(pseudo.partial[labelled].sum())
+    agreement = ONE_MODALITY
+    if modalities == 2:
+        agreement = f"{consistent} videos are consistent (appearance and motion agree), {partial} partially consistent"
     lines = [
         f"pseudo-labels of {len(label)} labelled training videos: {int(right.sum())} are a true label ({share:.1f}%); "
-        f"{consistent} videos are consistent (appearance and motion agree), {partial} partially consistent"
+        f"{agreement}"
     ]
     wrong, true = (labels & ~right[:, None]).nonzero(as_tuple=True)  # a row for each true label of a wrong video
     confusions, counts = torch.stack([true, label[wrong]], dim=1).unique(dim=0, return_counts=True)

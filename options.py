@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAY_CHANGE = frozenset({
     "max_epoch", "interval", "device", "cache", "exp_dir", "resume", "overwrite",
     "dataset_root", "annotations", "class_list", "features", "proposals_root", "descriptors_root",
-    "num_class", "feature_size", "seeds", "detections", "compare", "curve_tiou",
+    "num_class", "feature_size", "modalities", "seeds", "detections", "compare", "curve_tiou",
     "proposals_from", "proposal_epochs", "proposals_per_video", "descriptor_pooling",
 })  # fmt: skip
 
@@ -181,6 +181,12 @@ def _add_data_options(add: Callable[..., argparse.Action]) -> None:
     )
     add("--num_class", type=_count, help="classes without background (what the data says when not given)")
     add("--feature_size", type=_count, help="feature width, RGB and flow together (what the data says when not given)")
+    add(
+        "--modalities",
+        type=int,
+        choices=(1, 2),
+        help="of the features: 2 for RGB and flow, 1 for one kind (2 when not given, but 1 for an odd width)",
+    )
     add("--roi_size", type=_number(int, 6, 1000), default=12, help="RoI bins of a proposal")
     add("--max_proposal", type=_count, default=3000, help="proposals of a video used in a training step")
     add(

@@ -112,7 +112,7 @@ def write_dataset(home: Path, clips: list[Clip], feature_size: int) -> None:
         write_json(home / "proposals4Thumos14" / f"Proposals_{NAME}_{part}.json", {"results": own})
 
     rng = np.random.default_rng(0)
-    for name in DESCRIPTOR_FILES:
+    for name in DESCRIPTOR_FILES[2]:
         np.save(descriptors / name, rng.random((NUM_CLASS, feature_size // 2), dtype=np.float32))
     pool = rng.random((4096, feature_size), dtype=np.float32)  # drawn once: drawing gigabytes would take minutes
     for i, clip in enumerate(tqdm(clips, desc="writing features", unit="video", leave=False)):

@@ -24,8 +24,7 @@ from model import NetworkSettings, build_network
 from proposals import seconds_to_snippets
 from readers.annotations import Annotations, require_trained, untrained_classes
 from readers.checkpoints import load_weights
-from readers.descriptor_files import FILES as DESCRIPTOR_FILES
-from readers.descriptor_files import read_descriptors
+from readers.descriptor_files import expected_files, read_descriptors
 from readers.features import Features, check_range
 from readers.result_files import parse_results, ranked_segments, require_entries
 from readers.source import PARTS, Source
@@ -104,7 +103,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
         with findings.collecting():
             source.require_batch(settings.batch_size)
     check_labels(annotations, parts, findings)
-    num_snippets, feature_size = check_features(source, parts, settings.pooled_dtype, findings)
+    features, num_snippets = check_features(source, parts, settings.pooled_dtype, findings)
     lengths = check_lengths(annotations, num_snippets, settings.rate, findings)
     rows, recalls = {}, []
     for part, videos in parts.items():
@@ -128,8 +127,8 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
             "instances": len(instances),
             "proposals": sum(map(len, proposals.values())),
         }
-    check_learned_files(source, settings.checkpoint, feature_size, parts["train"], findings)
-    width = f"features {feature_size} wide; " if feature_size else ""
+    check_learned_files(source, settings.checkpoint, features, parts["train"], findings)
+    width = f"features {features.feature_size} wide; " if features else ""
     classes = f"\n{width}classes: {shorten_list(annotations.class_names, 30)}"
     return "\n".join([pd.DataFrame(rows).T.to_string(), *recalls, classes])
 
@@ -141,33 +140,33 @@ def _instances_of(annotations: Annotations, videos: Sequence[str]) -> pd.DataFra
 
 
 def check_learned_files(
-    source: Source, checkpoint: Path | None, feature_size: int | None, training: Sequence[str], findings: Findings
+    source: Source, checkpoint: Path | None, features: Features | None, training: Sequence[str], findings: Findings
 ) -> None:
     """Check that the descriptors and the checkpoint fit the data.
 
     Args:
         source: the dataset.
         checkpoint: of a network.
-        feature_size: D; None if no features can be used.
+        features: of the dataset, read; None if none can be used.
         training: the training videos.
         findings: takes errors.
     """
     folder, class_names = source.files.descriptors, source.annotations.class_names
     num_class = len(class_names)
-    if not all((folder / name).exists() for name in DESCRIPTOR_FILES):
+    if not all(path.exists() for path in expected_files(folder)):
         with findings.collecting():  # can they be made?
             require_trained(source.annotations, training)
-    elif feature_size:
+    elif features:
         with findings.collecting():
-            read_descriptors(folder, num_class, feature_size, class_names)
-    if feature_size and checkpoint is not None and checkpoint.exists():
+            read_descriptors(folder, num_class, features.feature_size, class_names, modalities=features.modalities)
+    if features and checkpoint is not None and checkpoint.exists():
         with findings.collecting():
-            load_weights(build_network(NetworkSettings(feature_size, num_class)), checkpoint)
+            load_weights(build_network(NetworkSettings(features.feature_size, num_class)), checkpoint)
 
 
 def check_features(
     source: Source, parts: Mapping[str, Sequence[str]], pooled_dtype: torch.dtype, findings: Findings
-) -> tuple[dict[str, int], int | None]:
+) -> tuple[Features | None, dict[str, int]]:
     """Read the features of all videos that are used.
 
     Args:
@@ -177,15 +176,16 @@ def check_features(
         findings: takes errors and warnings.
 
     Returns:
-        T of each video whose features can be used, and D; None if no features can be used.
+        The features, whose width is then known, or None if none can be used; and T of each video whose features can be
+        used.
     """
     if not source.files.features.exists():
-        return {}, None
+        return None, {}
     features: Features | None = None
     with findings.collecting():
         features = source.features()
     if features is None:
-        return {}, None
+        return None, {}
     used = {video for videos in parts.values() for video in videos}
     chosen = [i for i, video in enumerate(features.videos) if video in used]
     shapes: dict[int, torch.Size] = {}
@@ -195,19 +195,19 @@ def check_features(
             check_range(raw, features.where(i), features.videos[i], pooled_dtype)
             shapes[i] = raw.shape
         features.forget(i)
-    width = features.width
-    if width is None and shapes:  # the most frequent width is the right one, whichever video is read first
+    if features.width is None and shapes:  # the most frequent width is the right one, whichever video is read first
         usual = Counter(size for _, size in shapes.values()).most_common(1)[0][0]
-        width = features.width_of(next(i for i, (_, size) in shapes.items() if size == usual), usual)
+        first = next(i for i, (_, size) in shapes.items() if size == usual)
+        features.require_width(features.width_of(first, usual))
     for i, shape in shapes.items():
-        assert width is not None
         with findings.collecting():
-            features.check_width(i, shape, width)
+            features.check_width(i, shape)
     for i, (rgb, flow) in features.modality_lengths.items():
         if abs(rgb - flow) > max(1, LENGTH_TOLERANCE * max(rgb, flow)):
             detail = f"{features.videos[i]}: {rgb} and {flow} snippets; the first {min(rgb, flow)} are used"
             findings.warn("RGB and flow of different length", detail)
-    return {features.videos[i]: num_snippets for i, (num_snippets, _) in shapes.items()}, width and width.size
+    lengths = {features.videos[i]: num_snippets for i, (num_snippets, _) in shapes.items()}
+    return (features if features.width else None), lengths
 
 
 def check_proposals(

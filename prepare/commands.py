@@ -18,8 +18,7 @@ from eval.recall import average_recall, recall_table
 from prepare.check import CheckSettings, Findings, check_dataset
 from prepare.snippet_proposals import ProposalSettings, make_results
 from readers.annotations import require_trained
-from readers.descriptor_files import FILES as DESCRIPTOR_FILES
-from readers.descriptor_files import write_descriptors
+from readers.descriptor_files import expected_files, write_descriptors
 from readers.features import temporal_means
 from readers.result_files import merge_results, parse_results, ranked_segments, require_entries
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
@@ -40,16 +39,18 @@ def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:
         InputError: features cannot be used, a class has no training video, or descriptors exist already.
     """
     folder, annotations, training = source.files.descriptors, source.annotations, source.videos("train")
-    check_targets([folder / name for name in DESCRIPTOR_FILES], "--descriptors_root", overwrite)
+    check_targets(expected_files(folder, source.settings.modalities), "--descriptors_root", overwrite)
     require_trained(annotations, training)
     features, chosen = source.features(), source.indices(training)
     features.require(chosen)
     means, lengths = temporal_means(features, chosen)
     labels = torch.from_numpy(annotations.labels[chosen])
-    descriptors = build_descriptors(means, labels, lengths if pooling == "snippet" else None)
+    weights = lengths if pooling == "snippet" else None
+    descriptors = build_descriptors(means, labels, weights, features.modalities)
     write_descriptors(folder, descriptors, annotations.class_names)
     log.info(f"descriptors of {len(annotations.class_names)} classes from {len(training)} videos: {folder}")
-    log.info(pseudo_label_report(pseudo_labels(means, descriptors), labels, annotations.class_names))
+    pseudo, names = pseudo_labels(means, descriptors), annotations.class_names
+    log.info(pseudo_label_report(pseudo, labels, names, modalities=features.modalities))
 
 
 def make_proposals(source: Source, settings: ProposalSettings, device: torch.device, *, overwrite: bool) -> None:
@@ -141,7 +142,7 @@ def check(files: DatasetFiles, reading: ReadingSettings, settings: CheckSettings
     """
     findings = Findings()
     with findings.collecting():
-        files.require(features=True, proposals=PARTS, descriptors=True, others=others)
+        files.require(features=True, proposals=PARTS, descriptors=True, modalities=reading.modalities, others=others)
     if all(path.is_file() for path in files.annotation_files()):
         with findings.collecting():
             source = Source.read(files, reading, findings.error)

@@ -13,33 +13,61 @@ from readers.arrays import read_array
 from utils import InputError, read_json, whole_file, write_json
 
 CLASSES = "classes.json"  # the class names, in the order of the descriptors; only beside those that SEAL made
-FILES = ("general_appearance_descriptors.npy", "general_motion_descriptors.npy")
+FILES = {  # by the number of modalities, in their order
+    1: ("general_descriptors.npy",),
+    2: ("general_appearance_descriptors.npy", "general_motion_descriptors.npy"),
+}
+
+
+def expected_files(folder: Path, modalities: int | None = None) -> list[Path]:
+    """The descriptor files that a dataset should have.
+
+    Args:
+        folder: `descriptors/<name>`. If it holds files for any number of modalities, all files for this number are
+            expected, and `read_descriptors` finds out whether the number is right.
+        modalities: the number otherwise; None takes two.
+    """
+    found = [number for number, names in FILES.items() if any((folder / name).is_file() for name in names)]
+    return [folder / name for name in FILES[found[0] if found else modalities or 2]]
 
 
 def read_descriptors(
-    folder: Path, num_class: int, feature_size: int, class_names: Sequence[str] | None = None
+    folder: Path,
+    num_class: int,
+    feature_size: int,
+    class_names: Sequence[str] | None = None,
+    *,
+    modalities: int = 2,
 ) -> Tensor:
-    """Read both descriptor files of a dataset.
+    """Read the descriptor files of a dataset.
 
     Args:
         folder: `descriptors/<name>`.
         num_class: C of the data.
         feature_size: D of the data.
         class_names: of the data, compared with those in `classes.json` if there is one.
+        modalities: m of the data, 1 or 2.
 
     Returns:
-        `[2, C, D/2]`: appearance, motion.
+        `[m, C, D/m]`: appearance, motion; or the descriptors of the one modality.
 
     Raises:
-        InputError: a file is missing, has another shape, holds a value that is not finite, or is of other classes.
+        InputError: a file is missing, has another shape, holds a value that is not finite, or is of other classes or
+            of another number of modalities.
     """
     again = "--run_type descriptors --overwrite makes them again"
+    if not any((folder / name).is_file() for name in FILES[modalities]):
+        needed = " and ".join(FILES[modalities])
+        raise InputError(
+            f"{folder}: holds no {needed}, which features of {('one modality', 'two modalities')[modalities - 1]} need "
+            f"(see --modalities); {again}"
+        )
     if class_names is not None and (folder / CLASSES).is_file() and read_json(folder / CLASSES) != list(class_names):
         raise InputError(f"{folder / CLASSES}: the descriptors are for other classes, or in another order; {again}")
     descriptors = []
-    for name in FILES:
+    for name in FILES[modalities]:
         array = read_array(folder / name)
-        expected = (num_class, feature_size // 2)
+        expected = (num_class, feature_size // modalities)
         if array.shape != expected or array.dtype.kind not in "fiu":
             raise InputError(
                 f"{folder / name}: expected numbers of shape {list(expected)} for {num_class} classes and features of "
@@ -55,17 +83,20 @@ def read_descriptors(
 
 
 def write_descriptors(folder: Path, descriptors: Tensor, class_names: Sequence[str]) -> None:
-    """Write the files that `read_descriptors` reads.
+    """Write the files that `read_descriptors` reads, and remove those for another number of modalities.
 
     Args:
         folder: `descriptors/<name>`.
-        descriptors: `[2, C, D/2]`: appearance, motion; written as float32.
+        descriptors: `[m, C, D/m]` for m modalities; written as float32.
         class_names: the C names.
 
     Raises:
         CannotWrite: a file cannot be written.
     """
     write_json(folder / CLASSES, list(class_names))
-    for name, array in zip(FILES, descriptors.float().cpu().numpy(), strict=True):
+    names = FILES[len(descriptors)]
+    for name, array in zip(names, descriptors.float().cpu().numpy(), strict=True):
         with whole_file(folder / name, "wb") as file:
             np.save(file, array, allow_pickle=False)
+    for other in {name for of_number in FILES.values() for name in of_number}.difference(names):
+        (folder / other).unlink(missing_ok=True)

@@ -6,7 +6,8 @@ Either one object array holds all videos, or a folder holds for each video one o
     <video>-rgb.npz and <video>-flow.npz     `feature` [crops, T, D/2] each, as the usual I3D extractors write it
     rgb/<video>.npy and flow/<video>.npy     [T, D/2] each
 
-or the same with `v_` before the video's name, as in many releases of ActivityNet features.
+or the same with `v_` before the video's name, as in many releases of ActivityNet features. Features of one modality
+may have any width; where they are asked for, one of the two files is enough.
 
 Axes: T snippets of a video, D features, RGB then flow.
 """
@@ -24,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from readers.arrays import map_array, read_archive, read_array
-from utils import InputError, is_plain_name, raise_input_error, release_memory, shorten_list
+from utils import InputError, is_plain_name, log, raise_input_error, release_memory, shorten_list
 
 MAX_FEATURE_SIZE = 8192  # the network has three times the square of that in weights
 SIMULATED_MARK = "SIMULATED.txt"  # a file beside simulated features; reports say so wherever they show figures
@@ -50,6 +51,7 @@ class Features:
         videos: their names.
         crop: which crop of `[crops, T, D/2]` features to take; None averages them.
         feature_size: D that all videos must have; None takes that of the video that is read first.
+        modalities: 2 if features are RGB and flow, 1 if they are one kind; None takes 2 unless D is odd.
 
     Attributes:
         width: the required width; None until it is known.
@@ -60,11 +62,20 @@ class Features:
     """
 
     def __init__(
-        self, path: Path, videos: Sequence[str], crop: int | None = None, feature_size: int | None = None
+        self,
+        path: Path,
+        videos: Sequence[str],
+        crop: int | None = None,
+        feature_size: int | None = None,
+        *,
+        modalities: int | None = None,
     ) -> None:
         self.path, self.videos, self.crop = path, videos, crop
         self.in_memory = None if path.is_dir() else read_object_array(path, videos)
-        self.width = None if feature_size is None else Width(feature_size, "--feature_size is")
+        self._modalities = modalities
+        self.width: Width | None = None
+        if feature_size is not None:
+            self.require_width(Width(feature_size, "--feature_size is"))
         self.modality_lengths: dict[int, tuple[int, int]] = {}
         self._names = set(videos)
         self._files: dict[int, list[Path]] = {}  # found so far: on network file systems, looking for files is slow
@@ -75,6 +86,17 @@ class Features:
         """D. At least one video must have been read, or `feature_size` given."""
         assert self.width is not None, "no features have been read"
         return self.width.size
+
+    @property
+    def modalities(self) -> int:
+        """How many modalities the features have, 1 or 2; known when the width is."""
+        return self._modalities or (1 if self.feature_size % 2 else 2)
+
+    def require_width(self, width: Width) -> None:
+        """Require a width of all videos; a notice says so if it makes the features one modality."""
+        self.width = width
+        if self._modalities is None and self.modalities == 1:
+            log.info(f"notice: features are {width.size} wide, an odd number: taken as one modality (--modalities 1)")
 
     def files(self, i: int) -> list[Path]:
         """Find the file of a video, or its two files if RGB and flow are apart; empty if it has none.
@@ -92,8 +114,8 @@ class Features:
         names = [video] if f"v_{video}" in self._names else [video, f"v_{video}"]  # which may be another video
         for name, layout in itertools.product(names, LAYOUTS):
             files = [feature_file(self.path, name, form) for form in layout]
-            if any(file.is_file() for file in files):  # if one of two is missing, reading says so
-                return files
+            if there := [file for file in files if file.is_file()]:
+                return there if self._modalities == 1 else files  # if one of two is missing, reading says so
         return []
 
     def where(self, i: int) -> str:
@@ -144,12 +166,14 @@ class Features:
         """
         files = self.files(i)
         if len(files) == 2 and (missing := [file for file in files if not file.is_file()]):
-            raise InputError(f"{missing[0]}: no such file; RGB and flow features go together")
-        features = check_features(self._stored(i), self.where(i), self.videos[i])
+            raise InputError(
+                f"{missing[0]}: no such file; RGB and flow features go together, and --modalities 1 takes one alone"
+            )
+        features = check_features(self._stored(i), self.where(i), self.videos[i], self._modalities)
         if not any_size:
             if self.width is None:
-                self.width = self.width_of(i, features.shape[1])
-            self.check_width(i, features.shape, self.width)
+                self.require_width(self.width_of(i, features.shape[1]))
+            self.check_width(i, features.shape)
         self._num_reads += 1
         if self._num_reads % 16 == 0:  # often enough to limit the peak of memory, and too rare to cost time
             release_memory()
@@ -168,18 +192,18 @@ class Features:
         """The width of a video, as a requirement for others."""
         return Width(feature_size, f"those of {self.videos[i]} are")
 
-    def check_width(self, i: int, shape: Sequence[int], width: Width) -> None:
+    def check_width(self, i: int, shape: Sequence[int]) -> None:
         """Check the width of a video.
 
         Args:
             i: index of the video.
             shape: `[T, D]` of its features.
-            width: the required one.
 
         Raises:
-            InputError: D is another.
+            InputError: D is not the required width.
         """
-        num_snippets, feature_size = shape
+        (num_snippets, feature_size), width = shape, self.width
+        assert width is not None, "no width is required yet"
         if feature_size != width.size:
             turned = "; rows and columns may be exchanged" if num_snippets == width.size else ""
             raise InputError(
@@ -195,7 +219,7 @@ class Features:
         parts = [self._part(file) for file in files]
         if len(parts) == 1:
             return parts[0]
-        joined = _join(parts, self.where(i), self.videos[i])
+        joined = _join(parts, self.where(i), self.videos[i], equal=self._modalities != 1)
         rgb, flow = map(len, parts)
         if rgb != flow:
             self.modality_lengths[i] = (rgb, flow)
@@ -277,26 +301,39 @@ def read_extracted(path: Path) -> np.ndarray:
     return array
 
 
-def _join(parts: Sequence[np.ndarray], where: str, video: str) -> np.ndarray:
-    """Join RGB and flow, cut to the shorter of the two: many extractors give flow one snippet less."""
-    if any(part.ndim != 2 or part.dtype.kind != "f" for part in parts) or parts[0].shape[1] != parts[1].shape[1]:
+def _join(parts: Sequence[np.ndarray], where: str, video: str, *, equal: bool) -> np.ndarray:
+    """Join RGB and flow, cut to the shorter of the two: many extractors give flow one snippet less.
+
+    Args:
+        parts: `[T, D/2]` each.
+        where: their files, for messages.
+        video: its name, for messages.
+        equal: whether they must be of equal width.
+    """
+    fit = all(part.ndim == 2 and part.dtype.kind == "f" for part in parts)
+    if not fit or (equal and parts[0].shape[1] != parts[1].shape[1]):
         shapes = " and ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
         raise InputError(f"{where}: video {video}: expected RGB and flow of equal width, found {shapes}")
     length = min(len(part) for part in parts)
     return np.concatenate([part[:length] for part in parts], axis=1)
 
 
-def check_features(array: Any, where: str, video: str) -> Tensor:
+def check_features(array: Any, where: str, video: str, modalities: int | None = None) -> Tensor:
     """Check one video's features, and convert them to float32 `[T, D]`.
 
     Raises:
-        InputError: not a `[T, D]` array of finite numbers with T >= 1 and D even.
+        InputError: not a `[T, D]` array of finite numbers with T >= 1 and D >= 2, or D is odd and `modalities` is 2.
     """
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or not len(array):
         kind = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"{where}: video {video}: expected a [T, D] array of floats, found {kind}")
-    if array.shape[1] < 2 or array.shape[1] % 2:
-        raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width")
+    if array.shape[1] < 2:
+        raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected at least 2")
+    if array.shape[1] % 2 and modalities == 2:
+        raise InputError(
+            f"{where}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width, since --modalities "
+            "is 2; --modalities 1 takes features of any width"
+        )
     if array.shape[1] > MAX_FEATURE_SIZE:
         raise InputError(
             f"{where}: video {video}: width {array.shape[1]}; a network for more than {MAX_FEATURE_SIZE} is too large"

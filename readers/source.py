@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from readers.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
-from readers.descriptor_files import FILES as DESCRIPTOR_FILES
+from readers.descriptor_files import expected_files
 from readers.features import SIMULATED_MARK, Features
 from utils import InputError, raise_input_error
 
@@ -37,6 +37,7 @@ class DatasetFiles:
         features: bool = False,
         proposals: Sequence[str] = (),
         descriptors: bool = False,
+        modalities: int | None = None,
         others: Mapping[Path, str] | None = None,
     ) -> None:
         """Check that the annotations and other files that a run reads are there.
@@ -45,6 +46,7 @@ class DatasetFiles:
             features: whether it reads features.
             proposals: the parts whose proposals it reads.
             descriptors: whether it reads class descriptors.
+            modalities: of the descriptors, see `expected_files`.
             others: further files that it reads, and what each is.
 
         Raises:
@@ -62,7 +64,7 @@ class DatasetFiles:
             needed[self.proposals[part]] = "proposals of another method, or make them with --run_type proposals"
         if descriptors:
             source = "class descriptors: make them with --run_type descriptors"
-            needed |= {self.descriptors / name: source for name in DESCRIPTOR_FILES}
+            needed |= dict.fromkeys(expected_files(self.descriptors, modalities), source)
         needed |= others or {}
         missing = [f"  {path}: {source}" for path, source in needed.items() if not path.is_file()]
         if missing:
@@ -82,6 +84,7 @@ class ReadingSettings:
     num_class: int | None = None  # C, to be confirmed by the annotations
     feature_size: int | None = None  # D, to be confirmed by the features
     crop: int | None = None  # of `[crops, T, D/2]` features; None averages the crops
+    modalities: int | None = None  # see `Features`
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,14 @@ class Source:
 
     def features(self) -> Features:
         """The features of all videos; files are read when a video is."""
-        return Features(self.files.features, self.annotations.videos, self.settings.crop, self.settings.feature_size)
+        settings = self.settings
+        return Features(
+            self.files.features,
+            self.annotations.videos,
+            settings.crop,
+            settings.feature_size,
+            modalities=settings.modalities,
+        )
 
     def indices(self, videos: Sequence[str]) -> list[int]:
         """The places of videos in the annotations."""

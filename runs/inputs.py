@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from dataset import Batch, Video, load_videos, read_proposals
-from descriptors import PseudoLabels, pseudo_labels
+from descriptors import ONE_MODALITY, PseudoLabels, pseudo_labels
 from options import Options
 from proposals import Proposals
 from readers.annotations import Annotations
@@ -50,6 +50,7 @@ def reading_settings(options: Options) -> ReadingSettings:
         num_class=options.num_class,
         feature_size=options.feature_size,
         crop=options.crop,
+        modalities=options.modalities,
     )
 
 
@@ -86,8 +87,15 @@ def open_dataset(
         InputError: files are missing, the annotations cannot be used, or they contradict the options.
     """
     files = dataset_files(options)
-    files.require(features=features, proposals=proposals, descriptors=descriptors, others=other_files(options))
-    source = Source.read(files, reading_settings(options))
+    reading, others = reading_settings(options), other_files(options)
+    files.require(
+        features=features,
+        proposals=proposals,
+        descriptors=descriptors,
+        modalities=reading.modalities,
+        others=others,
+    )
+    source = Source.read(files, reading)
     if source.simulated:
         log.info("notice: the features are simulated; no figure here says anything about real videos")
     if options.run_type == "train":
@@ -171,9 +179,10 @@ def load_data(options: Options, device: torch.device) -> Data:
         proposals |= read_proposals(
             files.proposals[part], names, options.rate, options.missing_proposals, annotations.class_names
         )
+    features = source.features()
     loaded = load_videos(
         annotations,
-        source.features(),
+        features,
         proposals,
         roi_size=options.roi_size,
         rate=options.rate,
@@ -187,11 +196,14 @@ def load_data(options: Options, device: torch.device) -> Data:
             f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "
             f"snippets, {sum(len(video.proposals) for video in videos)} proposals"
         )
-    feature_size = parts["test"][0].mean.numel()
-    log.info(f"{num_class} classes, {len(truth)} test instances, features {feature_size} wide; device {device}")
+    width = features.feature_size
+    log.info(f"{num_class} classes, {len(truth)} test instances, features {width} wide; device {device}")
 
     pseudo = None
     if "train" in parts:
-        descriptors = read_descriptors(files.descriptors, num_class, feature_size, annotations.class_names)
+        names, modalities = annotations.class_names, features.modalities
+        descriptors = read_descriptors(files.descriptors, num_class, width, names, modalities=modalities)
+        if modalities == 1:
+            log.info(ONE_MODALITY)
         pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
     return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo, source.simulated)

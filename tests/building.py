@@ -1,6 +1,8 @@
 """Small networks, criteria and batches for tests."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,3 +43,21 @@ def batch_of(
     """A batch of which a test gives what matters to it."""
     sizes = [len(rows)] if sizes is None else list(sizes)
     return Batch(list(range(len(sizes))), sizes, rows, proposals, labels)
+
+
+def own_dataset(folder: Path, feature_size: int = 6, num_videos: int = 6) -> Path:
+    """Own data as a user has them, `num_videos` for training and as many for testing; 30 snippets at 2 a second each.
+
+    A video has one of two classes, whose action in snippets 8 to 16 raises one or the other half of the features.
+    """
+    (folder / "features").mkdir(parents=True)
+    rng, database = np.random.default_rng(0), {}
+    for part, subset in (("a", "training"), ("b", "validation")):
+        for i in range(num_videos):
+            features = rng.random((30, feature_size), dtype=np.float32)
+            features[8:16, slice(0, feature_size // 2) if i % 2 else slice(feature_size // 2, None)] += 2
+            np.save(folder / "features" / f"{part}{i}.npy", features)
+            action = {"label": ("Jump", "Dive")[i % 2], "segment": [4.0, 8.0]}
+            database[f"{part}{i}"] = {"subset": subset, "duration": 15.0, "annotations": [action]}
+    (folder / "annotations.json").write_text(json.dumps({"database": database}))
+    return folder

@@ -181,7 +181,7 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
         "detections": Reader(lambda f: read_detections(f / "d.json", VIDEOS, CLASS_NAMES, RATE), {"d.json": results}),
         "descriptors": Reader(
             lambda f: read_descriptors(f / "d", 2, 4, CLASS_NAMES),
-            {f"d/{name}": npy(rows[:2, :2]) for name in FILES} | {f"d/{CLASSES}": json.dumps(CLASS_NAMES).encode()},
+            {f"d/{name}": npy(rows[:2, :2]) for name in FILES[2]} | {f"d/{CLASSES}": json.dumps(CLASS_NAMES).encode()},
         ),
         "weights": Reader(lambda f: load_weights(network(), f / "w.pkl"), {"w.pkl": saved(network().state_dict())}),
         "resume file": Reader(resume, {"resume.pt": resume_file(folder)}),

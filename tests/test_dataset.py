@@ -262,9 +262,9 @@ def test_equally_long_lists_may_be_stacked(folder):
     assert annotations.ground_truth("test").values.tolist() == [["v2", 1, 2.0, 3.0]]
 
 
-def test_odd_width(folder):
-    with pytest.raises(InputError, match=r"video v1: .*width 3\b.*RGB and flow"):
-        load(folder, np.ones((5, 3)), np.ones((5, 3)))
+def test_a_width_of_one(folder):
+    with pytest.raises(InputError, match=r"video v1: .*width 1\b.*at least 2"):
+        load(folder, np.ones((5, 1)), np.ones((5, 1)))
 
 
 def test_feature_size_that_contradicts_the_data(folder):
