@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset import Batch
+from eval.baselines import warnings_of
 from eval.evaluation import diagnose, evaluate
 from eval.protocols import TIOU_PROTOCOLS
 from eval.results import summary
@@ -150,7 +151,7 @@ def finish(run: Run, evaluator: Evaluator, network: nn.Module, evaluates: bool) 
     evaluator.write(evaluation, results)
     log.info(f"\nlast checkpoint, epoch {epoch}: {run.folder.last}\n{summary(last, evaluator.tiou_protocol)}")
     log.info(f"\nbest checkpoint, epoch {best.epoch}, chosen on the test set: {run.folder.best}")
-    log.info(summary(best.results, evaluator.tiou_protocol))
+    log.info("\n".join([summary(best.results, evaluator.tiou_protocol), *warnings_of(last)]))
     return results
 
 
@@ -192,7 +193,7 @@ def test(options: Options) -> None:
         start(folder, options)
         # A checkpoint holds weights alone and does not say which epoch it is of.
         evaluator.write(evaluation, RunResults(evaluation.results, checkpoint=str(options.pretrained_ckpt)))
-        log.info(summary(evaluation.results, evaluator.tiou_protocol))
+        log.info("\n".join([summary(evaluation.results, evaluator.tiou_protocol), *warnings_of(evaluation.results)]))
 
 
 def evaluate_file(options: Options) -> None:

@@ -32,6 +32,11 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.segments_snip)
 
+    @property
+    def are_detections(self) -> np.ndarray:
+        """`[M]` bool: which have both a score and a class."""
+        return ~np.isnan(self.score) & (self.class_idx >= 0)
+
 
 def seconds_to_snippets(segments_sec: Sequence | np.ndarray, rate: float) -> np.ndarray:
     """Convert proposals to snippets, rounded to two decimals with Python's `round` (SPEC section 1).

@@ -11,15 +11,20 @@ from eval.results import Classification
 
 
 def classification_figures(videos: Sequence[VideoDetections], labels: np.ndarray) -> Classification:
-    """Both figures in percent.
+    """How well the videos are classified.
 
     Args:
         videos: V test videos.
         labels: `[V, C]` 0 or 1.
     """
     mean = classification_map(np.stack([video.video_score for video in videos]), labels)
-    accuracy = classification_accuracy(np.stack([video.reported for video in videos]), labels)
-    return Classification(None if mean is None else 100 * mean, 100 * accuracy)
+    reported = np.stack([video.reported for video in videos])  # [V, C]
+    return Classification(
+        mAP=None if mean is None else 100 * mean,
+        accuracy=100 * classification_accuracy(reported, labels),
+        num_labels=int((labels > 0).sum()),
+        num_reported=int((reported & (labels > 0)).sum()),
+    )
 
 
 def classification_map(scores: np.ndarray, labels: np.ndarray) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,12 +20,17 @@ def evaluate(inputs: EvaluationInput) -> Results:
     classification = None
     if inputs.labels is not None:
         classification = classification_figures(inputs.videos, inputs.labels)
-    snippet, seconds = (_detection_map(inputs, protocol) for protocol in PROTOCOLS)
     without = np.setdiff1d(np.arange(len(inputs.class_names)), inputs.ground_truth["class_idx"])
     if len(without):
         names = ", ".join(inputs.class_names[i] for i in without)
         log.info(f"notice: left out of the mAP, since they have no ground truth in this subset: {names}")
-    return Results(snippet, seconds, classification, further_metrics(inputs))
+    return replace(detection_results(inputs), classification=classification, extra=further_metrics(inputs))
+
+
+def detection_results(inputs: EvaluationInput) -> Results:
+    """The mAP alone, under both protocols."""
+    snippet, seconds = (_detection_map(inputs, protocol) for protocol in PROTOCOLS)
+    return Results(snippet, seconds)
 
 
 def _detection_map(inputs: EvaluationInput, protocol: str) -> ProtocolResult:

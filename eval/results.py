@@ -16,6 +16,11 @@ from eval.protocols import TIOU_PROTOCOLS, TiouProtocol
 from utils import is_finite_number
 
 PROTOCOLS = ("snippet", "seconds")
+PROPOSALS, WHOLE_VIDEOS = "proposals", "whole_videos"
+BASELINES = {
+    PROPOSALS: "the proposals' own scores and labels",
+    WHOLE_VIDEOS: "whole videos with the reported classes",
+}
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what `from_json` may raise
 
 
@@ -54,6 +59,13 @@ class Classification:
 
     mAP: float | None  # None when no video has a label
     accuracy: float  # share of the videos whose reported classes are exactly their labels
+    num_labels: int = 0  # labels of all videos; 0 also in files of earlier versions
+    num_reported: int = 0  # of these, the ones whose class is reported
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the labels that are reported."""
+        return 100 * self.num_reported / self.num_labels if self.num_labels else None
 
 
 @dataclass(frozen=True)
@@ -65,12 +77,14 @@ class Results:
         seconds: the exact protocol, without rounding. Rounding is worth about a point of mAP, so both are reported.
         classification: None for detections of a file, which have no video scores.
         extra: further metrics by name, see `eval.metrics.METRICS`; None where one is undefined.
+        baselines: mAP of simpler detections, by the names in `BASELINES`; see `eval.baselines`.
     """
 
     snippet: ProtocolResult
     seconds: ProtocolResult
     classification: Classification | None = None
     extra: Mapping[str, float | None] = field(default_factory=dict)
+    baselines: Mapping[str, Results] = field(default_factory=dict)
 
     def of(self, protocol: str) -> ProtocolResult:
         """The result under one of `PROTOCOLS`."""
@@ -82,7 +96,14 @@ class Results:
         if self.classification is not None:
             content["classification_mAP"] = self.classification.mAP
             content["classification_accuracy"] = self.classification.accuracy
-        return content | ({"extra": dict(self.extra)} if self.extra else {})
+            if self.classification.num_labels:
+                content["classification_labels"] = self.classification.num_labels
+                content["classification_labels_reported"] = self.classification.num_reported
+        if self.extra:
+            content["extra"] = dict(self.extra)
+        if self.baselines:
+            content["baselines"] = {name: baseline.to_json() for name, baseline in self.baselines.items()}
+        return content
 
     @classmethod
     def from_json(cls, content: Any) -> Results:
@@ -93,9 +114,18 @@ class Results:
         accuracy, mean = content.get("classification_accuracy"), content.get("classification_mAP")
         classification = None
         if accuracy is not None:
-            classification = Classification(None if mean is None else percent(mean), percent(accuracy))
+            classification = Classification(
+                mAP=None if mean is None else percent(mean),
+                accuracy=percent(accuracy),
+                num_labels=whole_number(content.get("classification_labels", 0)),
+                num_reported=whole_number(content.get("classification_labels_reported", 0)),
+            )
         extra = {name: None if value is None else number(value) for name, value in content.get("extra", {}).items()}
-        return cls(snippet, seconds, classification, extra)
+        found = content.get("baselines", {})
+        baselines = {name: cls.from_json(found[name]) for name in BASELINES if name in found}
+        if any(baseline.snippet.tiou != snippet.tiou for baseline in baselines.values()):
+            raise ValueError("a baseline has different tIoU thresholds")
+        return cls(snippet, seconds, classification, extra, baselines)
 
 
 @dataclass(frozen=True)
@@ -165,13 +195,30 @@ def summary(results: Results, tiou_protocol: TiouProtocol) -> str:
         lines.append(classification_summary(results.classification))
     if results.extra:
         lines.append(extra_summary(results.extra))
+    if results.baselines:
+        lines += ["for comparison, average mAP (snippet, seconds):", *baselines_summary(results.baselines)]
     return "\n".join(lines)
+
+
+def baselines_summary(baselines: Mapping[str, Results]) -> list[str]:
+    """A line for each of `BASELINES`, with its average mAP under both protocols."""
+    values = dict.fromkeys(BASELINES, "not computed, since no proposal has both")
+    for name, results in baselines.items():
+        values[name] = ", ".join(f"{results.of(protocol).average:.3f}" for protocol in PROTOCOLS)
+    return [f"  {BASELINES[name]}: {value}" for name, value in values.items()]
 
 
 def classification_summary(classification: Classification) -> str:
     """The video classification of an evaluation as printed."""
     mean = "n/a (no video has labels)" if classification.mAP is None else f"{classification.mAP:.3f}"
-    return f"video classification: mAP {mean}, accuracy {classification.accuracy:.3f}"
+    text = f"video classification: mAP {mean}, accuracy {classification.accuracy:.3f}"
+    return text if classification.recall is None else f"{text}; {reported_labels(classification)}"
+
+
+def reported_labels(classification: Classification) -> str:
+    """How many labels are reported, in words."""
+    counts = f"{classification.num_reported} of {classification.num_labels}"
+    return f"reported {counts} labels ({classification.recall:.1f}%)"
 
 
 def extra_summary(extra: Mapping[str, float | None]) -> str:

@@ -22,7 +22,7 @@ from dataset import check_unit
 from eval.recall import average_recall, recall_table
 from model import NetworkSettings, build_network
 from proposals import seconds_to_snippets
-from readers.annotations import Annotations, require_trained, untrained_classes
+from readers.annotations import Annotations, require_trained, uninformative_labels, untrained_classes
 from readers.checkpoints import load_weights
 from readers.descriptor_files import expected_files, read_descriptors
 from readers.features import Features, check_range
@@ -290,6 +290,8 @@ def check_labels(annotations: Annotations, parts: Mapping[str, Sequence[str]], f
     for name in names:
         if same_letters[name.casefold()] > 1:
             findings.warn("classes whose names differ only in upper and lower case", name)
+    if (text := uninformative_labels(annotations, parts["train"])) is not None:
+        findings.warn("labels that nearly all training videos have", text)
     for name in untrained_classes(annotations, parts["train"]):
         findings.warn("classes without a training video, so without a descriptor", name)
 

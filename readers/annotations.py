@@ -87,6 +87,31 @@ def untrained_classes(annotations: Annotations, training: Sequence[str]) -> list
     return [name for name, count in zip(annotations.class_names, counts, strict=True) if not count]
 
 
+def uninformative_labels(annotations: Annotations, training: Sequence[str], share: float = 0.9) -> str | None:
+    """Says which labels nearly all training videos have; None if there are none.
+
+    Weak supervision learns an action from how videos that show it differ from others.
+
+    Args:
+        annotations: of the dataset.
+        training: the training videos.
+        share: of the training videos, from which a label is named.
+    """
+    labels, names = annotations.labels[np.isin(annotations.videos, training)], annotations.class_names
+    common = [names[i] for i in np.flatnonzero(labels.mean(axis=0) >= share)]
+    if not common:
+        return None
+    if len(names) == 1:
+        return (
+            f"the only class, {common[0]}, is a label of {int(labels.sum())} of {len(labels)} training videos, so "
+            "nothing tells it from the rest of a video; add training videos that do not show it, without a label"
+        )
+    return (
+        f"at least {share:.0%} of the training videos have the same labels, which then tell nothing: "
+        f"{shorten_list(common)}; add videos without them, or cut the videos into shorter ones"
+    )
+
+
 def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
     """Check that a descriptor can be made for every class.
 

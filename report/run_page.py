@@ -10,7 +10,7 @@ import pandas as pd
 from eval.curves import RECALL, label_confusion, mean_curve, video_precision
 from eval.detection import Matched
 from eval.errors import KINDS, ErrorAnalysis
-from eval.results import PROTOCOLS, ProtocolResult, Results, extra_summary
+from eval.results import BASELINES, PROTOCOLS, ProtocolResult, Results, extra_summary, reported_labels
 from eval.segments import Detections, Segments, to_segments
 from report import pictures
 from report.page import Page
@@ -74,6 +74,10 @@ def _show_map(page: Page, data: ReportData) -> None:
     if best and last != best.epoch:
         name = f"epoch {best.epoch}, the best on the test set"
         rows += [row(name, protocol, best.results.of(protocol)) for protocol in PROTOCOLS]
+    baselines = given.results.baselines if given else {}
+    rows += [
+        row(BASELINES[name], protocol, one.of(protocol)) for name, one in baselines.items() for protocol in PROTOCOLS
+    ]
     published = data.tiou_protocol.published
     empty = [None] * (len(thresholds) + len(others))
     rows += [[row.method, row.mean, *empty, "snippet", f"{row.dataset}, real"] for row in published]
@@ -95,6 +99,7 @@ def _show_map(page: Page, data: ReportData) -> None:
         page.text(
             f"Video classification: mAP {mean}, accuracy {classification.accuracy:.1f}% (videos with exactly their "
             "labels)."
+            + ("" if classification.recall is None else f" The detections {reported_labels(classification)}.")
         )
     extra = {**figures.extra, **(given.results.extra if given else {})}
     if extra:

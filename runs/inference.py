@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +14,16 @@ from torch import nn
 from tqdm import tqdm
 
 from dataset import evaluation_batches
+from eval.baselines import as_detections, whole_videos
 from eval.classification import classification_figures
-from eval.evaluation import evaluate
+from eval.evaluation import detection_results, evaluate
 from eval.metrics import EvaluationInput
 from eval.postprocess import LOGITS, PostProcess, VideoDetections
 from eval.protocols import TiouProtocol
-from eval.results import Results, classification_summary
+from eval.results import PROPOSALS, WHOLE_VIDEOS, Results, classification_summary
 from eval.tables import detection_table, without_ambiguous
 from model import scores
+from proposals import Proposals
 from runs.inputs import Data
 from runs.results import RunResults, write_evaluation, write_found
 from utils import InputError, keep_previous, log, shorten_list
@@ -49,16 +53,30 @@ class Evaluator:
     def __call__(self, network: nn.Module) -> Evaluation:
         """The figures of a network, and what they are made from."""
         videos, detections = self.detect(network)
-        inputs = EvaluationInput(
-            without_ambiguous(detections),
+        inputs = replace(self._input_of(without_ambiguous(detections)), videos=videos, labels=self.data.test_labels())
+        lengths = self.data.lengths(inputs.rate)
+        baselines = self._proposals_alone | {WHOLE_VIDEOS: self._baseline(whole_videos(lengths, videos, inputs.rate))}
+        return Evaluation(replace(evaluate(inputs), baselines=baselines), inputs, detections, videos)
+
+    def _input_of(self, detections: pd.DataFrame) -> EvaluationInput:
+        return EvaluationInput(
+            detections,
             self.data.truth,
             self.data.annotations.class_names,
             self.tiou_protocol,
             self.post_process.rate,
-            videos=videos,
-            labels=self.data.test_labels(),
         )
-        return Evaluation(evaluate(inputs), inputs, detections, videos)
+
+    @cached_property
+    def _proposals_alone(self) -> dict[str, Results]:
+        """The mAP of the test proposals by themselves, the same in every epoch; empty where none is a detection."""
+        listed = {video.name: video.listed for video in self.data.test}
+        has_any = any(proposals.are_detections.any() for proposals in listed.values())
+        return {PROPOSALS: self._baseline(listed)} if has_any else {}
+
+    def _baseline(self, proposals: Mapping[str, Proposals]) -> Results:
+        detections = as_detections(proposals, self.data.annotations.ambiguous, self.post_process.rate)
+        return detection_results(self._input_of(detections))
 
     def detect(self, network: nn.Module) -> tuple[list[VideoDetections], pd.DataFrame]:
         """The detections in each test video, and the table of all of them.

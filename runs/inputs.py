@@ -16,7 +16,7 @@ from dataset import Batch, Video, load_videos, read_proposals
 from descriptors import ONE_MODALITY, PseudoLabels, pseudo_labels
 from options import Options
 from proposals import Proposals
-from readers.annotations import Annotations
+from readers.annotations import Annotations, uninformative_labels
 from readers.descriptor_files import read_descriptors
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
 from runs.folder import RESUME
@@ -100,6 +100,8 @@ def open_dataset(
         log.info("notice: the features are simulated; no figure here says anything about real videos")
     if options.run_type == "train":
         source.require_batch(options.batch_size)
+        if (text := uninformative_labels(source.annotations, source.videos("train"))) is not None:
+            log.info(f"warning: {text}")
     if options.run_type in ("train", "descriptors", "proposals"):
         annotations = source.annotations
         unlabelled = set(np.array(annotations.videos)[~annotations.labels.any(1)])

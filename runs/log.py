@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from eval.results import DAMAGED, Results, whole_number
+from eval.results import BASELINES, DAMAGED, Results, whole_number
 from utils import InputError, append_line, is_finite_number, short_repr, whole_file, writing
 
 if TYPE_CHECKING:
@@ -76,6 +76,11 @@ class RunLog:
         append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
         scalars = {f"test_mAP/{name}": value for name, value in figures.items()}
         scalars |= {f"test/{name}": value for name, value in results.extra.items() if value is not None}
+        scalars |= {
+            f"test/average mAP of {BASELINES[name]}": one.snippet.average for name, one in results.baselines.items()
+        }
+        if results.classification is not None and (recall := results.classification.recall) is not None:
+            scalars["test/labels reported, %"] = recall
         with self.board() as board:
             _add_scalars(board, scalars, epoch)
 

@@ -274,6 +274,14 @@ def test_classes_without_training_video(home, run_in):
     assert re.search(r"classes without .*\n  Nothing", out)
 
 
+def test_labels_of_all_training_videos(home, run_in, tmp_path):
+    change_array(home, ANNOTATIONS / "labels_all.npy", lambda array: [labels.append(b"Spin") for labels in array[:80]])
+    run, says = run_in(home), r"warning: .*training videos.*: Spin; "
+    assert re.search(says, check(run)[1].replace("\n", " "))
+    status, out, err = run("--dataset_name", "Demo", "--max_epoch", 1, "--interval", 0, "--exp_dir", tmp_path / "run")
+    assert status == 0 and re.search(says, out), err
+
+
 def test_missing_files_are_listed_and_the_rest_is_checked(home, run_in):
     shutil.rmtree(home / DESCRIPTORS)
     (home / "proposals4Thumos14/Proposals_Demo_test.json").unlink()

@@ -11,7 +11,7 @@ from building import proposals_of
 import dataset
 from dataset import Video, evaluation_batches, load_videos, make_batch, prefetch, read_proposals, training_batches
 from proposals import SNIPPETS_PER_SECOND
-from readers.annotations import read_annotations
+from readers.annotations import read_annotations, uninformative_labels
 from readers.features import Features
 from utils import InputError
 
@@ -360,6 +360,7 @@ def test_real_thumos_annotations(thumos):
     assert len(annotations.class_names) == 20 and len(annotations.ground_truth("test")) == 3358
     unlabelled = [v for v, row in zip(annotations.videos, annotations.labels, strict=True) if not row.any()]
     assert unlabelled == ["video_test_0000270"]
+    assert uninformative_labels(annotations, annotations.videos_of("validation")) is None
     assert annotations.ambiguous["video_test_0000278"].tolist() == [[0.0, 1.4], [95.7, 97.2]]
     for subset, part, count in (("validation", "train", 33_895), ("test", "test", 31_587)):
         path = thumos / f"Proposals_Thumos14reduced_{part}.json"
@@ -375,6 +376,7 @@ def test_real_activitynet_annotations(activitynet, year, num_class, counts):
     assert len(annotations.class_names) == num_class
     assert [len(annotations.videos_of(subset)) for subset in ("training", "validation")] == counts
     assert annotations.labels.any(1).all()
+    assert uninformative_labels(annotations, annotations.videos_of("training")) is None
 
 
 def test_a_copy_under_another_name_is_the_same(thumos, tmp_path):

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from eval.classification import classification_accuracy, classification_map
+from eval.classification import classification_accuracy, classification_figures, classification_map
 from eval.detection import average_precision, detection_map, match_detections
 from eval.evaluation import evaluate
 from eval.metrics import EvaluationInput
 from eval.nms import SoftNms
-from eval.postprocess import PostProcess, overlaps_ambiguous
+from eval.postprocess import PostProcess, VideoDetections, overlaps_ambiguous
 from eval.protocols import TIOU_PROTOCOLS
 from eval.segments import Detections, Segments
 from eval.tables import detection_table
@@ -307,3 +307,8 @@ def test_classification():
     assert classification_map(scores, labels) == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
     assert classification_map(scores, np.zeros((3, 3))) is None
     assert classification_accuracy(scores >= 0.6, labels) == pytest.approx(2 / 3)  # the second reports two
+    nothing = [np.empty(0)] * 6
+    videos = [VideoDetections(score, score >= 0.8, *nothing) for score in scores]  # all three report class 0 or nothing
+    figures = classification_figures(videos, labels)
+    assert (figures.num_reported, figures.num_labels, figures.recall) == (1, 3, pytest.approx(100 / 3))
+    assert classification_figures(videos, np.zeros((3, 3))).recall is None

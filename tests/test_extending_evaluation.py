@@ -94,6 +94,7 @@ def test_a_protocol_a_metric_and_an_nms_are_one_entry_each(run, tmp_path, monkey
 
 
 PROTOCOL = {"tiou": TIOU_PROTOCOLS["thumos14"].reported, "mAP": [40.0] * 7, "average": 40.0}
+COARSER = {"tiou": TIOU_PROTOCOLS["activitynet"].reported, "mAP": [40.0] * 10, "average": 40.0}
 RESULTS = {
     "snippet": PROTOCOL,
     "seconds": PROTOCOL,
@@ -113,7 +114,10 @@ def test_results_of_earlier_runs_have_no_further_metrics(tmp_path, monkeypatch):
 
 
 def test_results_are_what_was_written():
-    results = RESULTS | {"extra": {"a": 1.5, "b": None}}
+    detections_alone = {"snippet": PROTOCOL, "seconds": PROTOCOL}
+    results = RESULTS | {"classification_labels": 3, "classification_labels_reported": 2}
+    results |= {"extra": {"a": 1.5, "b": None}}
+    results |= {"baselines": {"proposals": detections_alone, "whole_videos": detections_alone}}
     train = results | {"checkpoint": "last", "epoch": 4, "best": results | {"epoch": 2, "checkpoint": "best"}}
     of_file = {"snippet": PROTOCOL, "seconds": PROTOCOL, "detections": "d.json"}
     for content in (train, results | {"checkpoint": "x", "epoch": None}, of_file):
@@ -140,6 +144,9 @@ def test_results_are_what_was_written():
         {"extra": [1]},
         {"extra": {"a": "1"}},
         {"extra": {"a": float("inf")}},
+        {"classification_labels": 1.5},
+        {"baselines": {"proposals": None}},
+        {"baselines": {"proposals": dict.fromkeys(("snippet", "seconds"), COARSER)}},
         {"epoch": -1},
         {"epoch": 1.5},
         {"best": None},

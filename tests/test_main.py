@@ -54,6 +54,8 @@ def test_a_run_and_its_files(run, tmp_path):
         line["evaluation"]["snippet"]["average"] for line in evaluations
     )
     assert len(results["snippet"]["tiou"]) == 7 and 0 <= results["classification_accuracy"] <= 100
+    assert 0 < results["classification_labels_reported"] <= results["classification_labels"] == 72
+    assert [*results["baselines"]] == ["whole_videos"]  # the proposals of the demo have no labels
 
     detections = json.loads((out / "detections.json").read_text())
     entry = next(iter(detections["results"].values()))[0]
@@ -69,6 +71,7 @@ def test_a_run_and_its_files(run, tmp_path):
     ranges = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.1 : 0.5", "0.1 : 0.7", "0.3 : 0.7"]
     tags |= {f"test_mAP/Detection mAP @ IoU = {name}" for name in ranges}
     tags |= {"test_mAP/Classification mAP", "test_mAP/Classification acc"}
+    tags |= {"test/labels reported, %", "test/average mAP of whole videos with the reported classes"}
     assert tags < set(board.Tags()["scalars"])  # the others: tests/test_dashboard.py
     assert [event.step for event in board.Scalars("loss/PC_loss")] == [1, 2, 3]
 

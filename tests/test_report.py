@@ -97,6 +97,9 @@ def test_the_report_on_a_run(trained):
     for published in ("P-MIL, published 47.0 – – – – – – – – – snippet THUMOS14, real", "52.8", "55.2"):
         assert published in text
     assert all(f" {name} " in text for name in CLASSES)
+    whole_videos = results["baselines"]["whole_videos"]["snippet"]["average"]
+    assert f" whole videos with the reported classes {whole_videos:.1f} " in text
+    assert f"reported {results['classification_labels_reported']} of {results['classification_labels']} labels" in text
     assert f"average mAP_N, which is {results['error_analysis']['average_mAP_N']:.1f}%" in text
     assert "weight_pc (--alpha_1): 3.4" in text  # the options
     assert png_names(folder) == PICTURES | {"training"} and page.count("<img ") == len(PICTURES) + 1
