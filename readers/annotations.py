@@ -98,7 +98,7 @@ def uninformative_labels(annotations: Annotations, training: Sequence[str], shar
         share: of the training videos, from which a label is named.
     """
     labels, names = annotations.labels[np.isin(annotations.videos, training)], annotations.class_names
-    common = [names[i] for i in np.flatnonzero(labels.mean(axis=0) >= share)]
+    common = [names[i] for i in np.flatnonzero(labels.sum(axis=0) >= share * max(1, len(labels)))]
     if not common:
         return None
     if len(names) == 1:

@@ -88,7 +88,7 @@ def test_labels_of_nearly_all_training_videos(demo_home):
     text = uninformative_labels(annotations, videos)
     assert "class1" in text and "class0" not in text and "class2" not in text  # of 11 videos: 9, 10 and 1
     assert "class0, class1" in uninformative_labels(annotations, videos[:10])  # of 10: 9 and 10
-    assert uninformative_labels(annotations, videos[8:]) is None
+    assert uninformative_labels(annotations, videos[8:]) is None and uninformative_labels(annotations, []) is None
 
     alone = annotated(demo_home, [[1]] * 9 + [[0]])
     assert "only class" in uninformative_labels(alone, alone.videos) and "9 of 10" in uninformative_labels(
