@@ -30,7 +30,7 @@ from dataset import Batch
 from eval.baselines import warnings_of
 from eval.evaluation import diagnose, evaluate
 from eval.protocols import TIOU_PROTOCOLS
-from eval.results import summary
+from eval.results import ChosenEpoch, summary
 from losses import Criterion, LossSettings, mean_prediction, seal_terms
 from options import Options, describe, parse_options, resume_options
 from prepare.check import CheckSettings
@@ -42,6 +42,7 @@ from report.requirements import require_matplotlib
 from report.settings import dashboard_settings, report_settings
 from runs.console import exit_status, set_up_output
 from runs.folder import RunFolder
+from runs.holdout import hold_out
 from runs.inference import Evaluator
 from runs.inputs import (
     Data,
@@ -56,31 +57,36 @@ from runs.inputs import (
 from runs.results import RunResults, read_to_evaluate, write_results
 from runs.run import Run
 from runs.seeds import train_seeds
-from runs.setup import build_evaluator, build_plan, load_network, open_run, start
+from runs.setup import build_evaluator, build_plan, load_network, open_run, start, train_in_phases
 from runs.signals import uninterrupted
 from utils import __version__, log, seed_everything, step_if_finite, unbreakable_output
 
 # ------------------------------------------------------------------------------------------------ training
 
 
-def train(options: Options, on_start: Callable[[], None] = lambda: None) -> RunResults | None:
+def train(
+    options: Options, on_start: Callable[[], None] = lambda: None, chosen: ChosenEpoch | None = None
+) -> RunResults | None:
     """Train from scratch, from `--pretrained_ckpt`, or from where a run stopped (`--resume`).
 
     Args:
-        options: of the run.
+        options: of the run. With `--holdout` this is one of two phases, see `runs.holdout`.
         on_start: called when all input is known to be good, before anything is written.
+        chosen: of the second phase, the last epoch.
 
     Returns:
         What `results.json` has, if the run was evaluated.
     """
-    with open_run(options) as run:
+    with open_run(options, chosen) as run:
         if run.saved is not None:
             options = resume_options(options, run.saved.options)
             log.info("\n".join(["options of the run:", *describe(options, changed_only=True)]))
-        run.plan(build_plan(options))
+        run.plan(build_plan(options, chosen))
         generator = seed_everything(options.seed)
         device = choose_device(options)
         data = load_data(options, device)
+        if options.holdout and chosen is None:
+            data = hold_out(data, options.holdout, options.seed, options.batch_size)
         network = load_network(options, data, device, None if run.resumed else options.pretrained_ckpt)
         criterion = build_criterion(options)
         optimizer = build_optimizer(options, network)
@@ -97,7 +103,7 @@ def train(options: Options, on_start: Callable[[], None] = lambda: None) -> RunR
             if run.evaluation_due():
                 run.record_evaluation(evaluator(network))
             run.save_epoch()
-        return finish(run, evaluator, network, options.interval > 0)
+        return finish(run, evaluator, network, options.interval > 0, chosen)
 
 
 def training_step(
@@ -134,10 +140,12 @@ def build_optimizer(options: Options, network: nn.Module) -> torch.optim.Optimiz
     return torch.optim.Adam(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
-def finish(run: Run, evaluator: Evaluator, network: nn.Module, evaluates: bool) -> RunResults | None:
+def finish(
+    run: Run, evaluator: Evaluator, network: nn.Module, evaluates: bool, chosen: ChosenEpoch | None
+) -> RunResults | None:
     """Write what a run leaves at its end, and print its tables; returns the results, if there are any."""
     run.folder.require_held()
-    if not evaluates or evaluator.data.truth.empty:
+    if not evaluates or not evaluator.data.is_evaluated:
         log.info(f"weights in {run.folder.last}")
         if evaluates:
             evaluator.write_detections_alone(network)
@@ -147,9 +155,12 @@ def finish(run: Run, evaluator: Evaluator, network: nn.Module, evaluates: bool) 
     evaluation, best = run.last_evaluation(lambda: evaluator(network)), run.state.best
     assert best is not None, "the last epoch was evaluated"
     last, epoch = evaluation.results, run.state.epoch
-    results = RunResults(last, epoch, str(run.folder.last), best, str(run.folder.best))
+    results = RunResults(last, epoch, str(run.folder.last), best, str(run.folder.best), chosen=chosen)
+    if evaluator.data.held_out:
+        return results  # of which the choice of the epoch is all that counts
     evaluator.write(evaluation, results)
-    log.info(f"\nlast checkpoint, epoch {epoch}: {run.folder.last}\n{summary(last, evaluator.tiou_protocol)}")
+    name = chosen.text if chosen else f"epoch {epoch}"
+    log.info(f"\nlast checkpoint, {name}: {run.folder.last}\n{summary(last, evaluator.tiou_protocol)}")
     log.info(f"\nbest checkpoint, epoch {best.epoch}, chosen on the test set: {run.folder.best}")
     log.info("\n".join([summary(best.results, evaluator.tiou_protocol), *warnings_of(last)]))
     return results
@@ -161,12 +172,12 @@ def finish(run: Run, evaluator: Evaluator, network: nn.Module, evaluates: bool) 
 def train_or_train_seeds(options: Options) -> None:
     """`--run_type train`: one run, or one for each of `--seeds`."""
     if not options.seeds:
-        train(options)
+        train_in_phases(options, train)
         return
 
     def train_seed(seed: int, folder: Path, on_start: Callable[[], None]) -> RunResults | None:
         of_run = {"seed": seed, "seeds": None, "exp_dir": folder, "resume": options.resume and "auto"}
-        return train(Options(**vars(options) | of_run), on_start)
+        return train_in_phases(Options(**vars(options) | of_run), train, on_start)
 
     train_seeds(
         options.seeds,

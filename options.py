@@ -216,6 +216,11 @@ def _add_optimisation_options(add: Callable[..., argparse.Action]) -> None:
     add("--dropout_ratio", type=_share, default=0.5, help="of the fused features")
     add("--max_epoch", type=_count, default=200, help="epochs to train")
     add("--interval", type=_number(int, 0, 1e9), default=10, help="epochs between evaluations; 0 never evaluates")
+    add(
+        "--holdout",
+        type=_number(float, 0, 0.9, open_low=True),
+        help="share of the training videos on which the number of epochs is chosen, before training on all",
+    )
 
 
 def _add_loss_options(add: Callable[..., argparse.Action]) -> None:
@@ -297,8 +302,9 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) ->
         parser.error("--compare goes with --run_type report, and without --detections")
     if options.compare and len(options.compare) < 2:
         parser.error("--compare takes two folders or more")
-    if options.seeds and options.run_type != "train":
-        parser.error("--seeds goes with --run_type train")
+    for name in ("seeds", "holdout"):
+        if getattr(options, name) and options.run_type != "train":
+            parser.error(f"--{name} goes with --run_type train")
     for name in ("seeds", "curve_tiou"):
         values = getattr(options, name) or []
         if len(set(values)) < len(values):

@@ -294,7 +294,7 @@ def measure_logging(table: Table, name: str, data: Data, options: Options, folde
     optimizer, generator = seal.build_optimizer(options, model), torch.Generator().manual_seed(0)
     dashboard = seal.Dashboard(dashboard_settings(options), data, criterion.weights)
     with Run(folder) as run:
-        run.plan(replace(build_plan(options), max_epoch=10**6))  # the last epoch records more
+        run.plan(replace(build_plan(options), last_epoch=10**6))  # the last epoch records more
         run.attach(data, criterion, generator, dashboard, model=model, optimizer=optimizer)
         epochs = run.epochs()
         next(epochs)

@@ -16,19 +16,26 @@ from utils import log
 
 
 def evaluate(inputs: EvaluationInput) -> Results:
-    """All figures; a notice names the classes that are left out because they have no ground truth."""
+    """All figures; a notice names the classes that are left out because they have no ground truth.
+
+    Without any ground truth there are those of video classification alone.
+    """
     classification = None
     if inputs.labels is not None:
         classification = classification_figures(inputs.videos, inputs.labels)
     without = np.setdiff1d(np.arange(len(inputs.class_names)), inputs.ground_truth["class_idx"])
-    if len(without):
+    if len(without) and not inputs.ground_truth.empty:
         names = ", ".join(inputs.class_names[i] for i in without)
         log.info(f"notice: left out of the mAP, since they have no ground truth in this subset: {names}")
-    return replace(detection_results(inputs), classification=classification, extra=further_metrics(inputs))
+    extra = {} if inputs.ground_truth.empty else further_metrics(inputs)
+    return replace(detection_results(inputs), classification=classification, extra=extra)
 
 
 def detection_results(inputs: EvaluationInput) -> Results:
-    """The mAP alone, under both protocols."""
+    """The mAP alone, under both protocols; without any ground truth it is unknown."""
+    if inputs.ground_truth.empty:
+        unknown = ProtocolResult.unknown(inputs.tiou_protocol.reported)
+        return Results(unknown, unknown)
     snippet, seconds = (_detection_map(inputs, protocol) for protocol in PROTOCOLS)
     return Results(snippet, seconds)
 

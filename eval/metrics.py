@@ -25,7 +25,7 @@ class EvaluationInput:
 
     Attributes:
         detections: see `eval.tables.detection_table`; without those that overlap an ambiguous segment.
-        ground_truth: video, class_idx, start_sec, end_sec; at least one instance.
+        ground_truth: video, class_idx, start_sec, end_sec; may be empty where there are `labels`.
         class_names: C names, background excluded.
         tiou_protocol: with the thresholds.
         rate: snippets per second.

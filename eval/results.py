@@ -6,7 +6,8 @@ a file turns these into a message that names it, see `DAMAGED`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # w
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """Detection mAP under one protocol, `snippet` or `seconds`.
+    """Detection mAP under one protocol, `snippet` or `seconds`; nan, in JSON null, where no instance is known.
 
     Attributes:
         tiou: K thresholds, as `TiouProtocol.reported`.
@@ -40,7 +41,14 @@ class ProtocolResult:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
+        if math.isnan(self.average):
+            return {"tiou": [*self.tiou], "mAP": None, "average": None}
         return {"tiou": [*self.tiou], "mAP": [*self.mAP], "average": self.average}
+
+    @classmethod
+    def unknown(cls, tiou: Sequence[float]) -> ProtocolResult:
+        """Of videos whose instances are not known."""
+        return cls(tuple(tiou), (math.nan,) * len(tiou), math.nan)
 
     @classmethod
     def from_json(cls, content: Any) -> ProtocolResult:
@@ -48,6 +56,8 @@ class ProtocolResult:
         thresholds = [number(value) for value in content["tiou"]]
         if thresholds not in [protocol.reported for protocol in TIOU_PROTOCOLS.values()]:
             raise ValueError(f"no protocol has the tIoU thresholds {thresholds}")
+        if content["mAP"] is None and content["average"] is None:
+            return cls.unknown(thresholds)
         if len(content["mAP"]) != len(thresholds):
             raise ValueError(f"{len(content['mAP'])} values at {len(thresholds)} thresholds")
         return cls(tuple(thresholds), tuple(map(percent, content["mAP"])), percent(content["average"]))
@@ -89,6 +99,19 @@ class Results:
     def of(self, protocol: str) -> ProtocolResult:
         """The result under one of `PROTOCOLS`."""
         return {"snippet": self.snippet, "seconds": self.seconds}[protocol]
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether the videos were evaluated by their labels alone, since no instances are known."""
+        return math.isnan(self.snippet.average)
+
+    @property
+    def score(self) -> float:
+        """What epochs are compared by, percent: average mAP, or by labels alone, mAP of video classification."""
+        if not self.by_labels:
+            return self.snippet.average
+        mean = None if self.classification is None else self.classification.mAP
+        return math.nan if mean is None else mean
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; figures that there are none of are left out."""
@@ -145,6 +168,33 @@ class EpochResults:
         return cls(Results.from_json(content), whole_number(content["epoch"], low=1))
 
 
+@dataclass(frozen=True)
+class ChosenEpoch:
+    """The epoch that was best on held-out training videos, see `runs.holdout`."""
+
+    epoch: int
+    by: str  # `mAP` or `labels`, see `Results.score`
+    figure: float  # the score, percent
+
+    @classmethod
+    def of(cls, best: EpochResults) -> ChosenEpoch:
+        """The choice of an epoch that was best."""
+        return cls(best.epoch, "labels" if best.results.by_labels else "mAP", best.results.score)
+
+    @property
+    def text(self) -> str:
+        """The choice as printed."""
+        by = "labels alone" if self.by == "labels" else "mAP"
+        return f"epoch {self.epoch}, chosen on held-out training videos (by {by})"
+
+    @classmethod
+    def from_json(cls, content: Any) -> ChosenEpoch:
+        """The inverse of `dataclasses.asdict`."""
+        if content["by"] not in ("mAP", "labels"):
+            raise ValueError(f"{content['by']!r:.50} is neither 'mAP' nor 'labels'")
+        return cls(whole_number(content["epoch"], low=1), content["by"], percent(content["figure"]))
+
+
 def number(value: Any) -> float:
     """A finite number of a JSON file."""
     if not is_finite_number(value):
@@ -183,14 +233,7 @@ def released_figures(results: Results, tiou_protocol: TiouProtocol) -> dict[str,
 
 def summary(results: Results, tiou_protocol: TiouProtocol) -> str:
     """An evaluation as printed: mAP under both protocols side by side, and all other figures that there are."""
-    table = pd.DataFrame(
-        {
-            protocol: dict(zip(map("{:g}".format, results.of(protocol).tiou), results.of(protocol).mAP, strict=True))
-            | tiou_protocol.means_of(results.of(protocol).mAP)
-            for protocol in PROTOCOLS
-        }
-    )
-    lines = [table.T.rename_axis("mAP @ tIoU").to_string(float_format="%.3f")]
+    lines = [] if results.by_labels else [_map_table(results, tiou_protocol)]
     if results.classification is not None:
         lines.append(classification_summary(results.classification))
     if results.extra:
@@ -198,6 +241,17 @@ def summary(results: Results, tiou_protocol: TiouProtocol) -> str:
     if results.baselines:
         lines += ["for comparison, average mAP (snippet, seconds):", *baselines_summary(results.baselines)]
     return "\n".join(lines)
+
+
+def _map_table(results: Results, tiou_protocol: TiouProtocol) -> str:
+    table = pd.DataFrame(
+        {
+            protocol: dict(zip(map("{:g}".format, results.of(protocol).tiou), results.of(protocol).mAP, strict=True))
+            | tiou_protocol.means_of(results.of(protocol).mAP)
+            for protocol in PROTOCOLS
+        }
+    )
+    return table.T.rename_axis("mAP @ tIoU").to_string(float_format="%.3f")
 
 
 def baselines_summary(baselines: Mapping[str, Results]) -> list[str]:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from eval.postprocess import VideoDetections
 
-BEST = "test_mAP/best average so far, chosen on the test set"
+BEST = {  # by `Data.part`
+    "test": "test_mAP/best average so far, chosen on the test set",
+    "held_out": "held_out_mAP/best figure so far, by which the epoch is chosen",
+}
 NUM_VIDEOS = 4  # that have a timeline
 NUM_SCORES = 501  # thresholds of the score; points of a precision-recall curve
 
@@ -61,7 +64,7 @@ class Dashboard:
 
     def __init__(self, settings: DashboardSettings, data: Data, weights: Callable[[int], Mapping[str, float]]) -> None:
         self._settings, self._data, self._weights = settings, data, weights
-        self._evaluates = settings.evaluates and not data.truth.empty
+        self._evaluates, self._part = settings.evaluates and data.is_evaluated, data.part
         self._pseudo = self._pseudo_label_quality()
         self._videos = self._choose_videos() if self._evaluates else []
         if self._videos and (error := matplotlib_error()):
@@ -96,8 +99,8 @@ class Dashboard:
         if self._evaluates:
             protocol = self._settings.tiou_protocol
             names = [protocol.headline, *(f"{t:g}" for t in protocol.reported if t == 0.5)]
-            metrics += [f"test_mAP/Detection mAP @ IoU = {name}" for name in names]
-            metrics += [BEST, "test_mAP/Classification mAP"]
+            metrics += [f"{self._part}_mAP/Detection mAP @ IoU = {name}" for name in names]
+            metrics += [BEST[self._part], f"{self._part}_mAP/Classification mAP"]
         metrics.append("loss/loss_total")  # TensorBoard shows the first metric unless told otherwise
         return hparams(scalars, dict.fromkeys(metrics, 0.0))
 
@@ -142,19 +145,21 @@ class Dashboard:
         Args:
             board: to write to.
             epoch: from 1.
-            best: the best average so far, percent.
+            best: the best `Results.score` so far, percent.
             detections: see `eval.tables.detection_table`.
             found: in each test video.
         """
-        board.add_scalar(BEST, best, epoch)
+        board.add_scalar(BEST[self._part], best, epoch)
         for name in ("attention", "completeness"):
             values = np.concatenate([getattr(video, name) for video in found])
-            board.add_histogram(f"test/{name}", values, epoch, bins=50)
+            board.add_histogram(f"{self._part}/{name}", values, epoch, bins=50)
         evaluated = without_ambiguous(detections)
+        if self._data.truth.empty:
+            return
         self._show_curves(board, epoch, evaluated)
         if self._videos:
             pixels = self._draw_timelines(evaluated[evaluated["video"].isin(self._videos)])
-            board.add_image("test/timelines", pixels, epoch, dataformats="HWC")
+            board.add_image(f"{self._part}/timelines", pixels, epoch, dataformats="HWC")
 
     def _show_curves(self, board: SummaryWriter, epoch: int, detections: pd.DataFrame) -> None:
         """Precision and recall of all classes together, over thresholds of the score."""
@@ -164,7 +169,7 @@ class Dashboard:
         for k, tiou in enumerate(settings.curve_tiou):
             true, false, missed = pooled_counts(matched, k, NUM_SCORES)
             board.add_pr_curve_raw(
-                f"test_PR/all classes together, tIoU {tiou:g}",
+                f"{self._part}_PR/all classes together, tIoU {tiou:g}",
                 true,
                 false,
                 np.zeros_like(true),  # detection has no true negatives

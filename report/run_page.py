@@ -66,10 +66,11 @@ def _show_map(page: Page, data: ReportData) -> None:
         return [name, of_headline, *result.mAP, *of_others, protocol, dataset]
 
     last, best = (given.epoch, given.best) if given else (None, None)
+    name = f"epoch {last}, the last" if last else "these detections"
+    if given and given.chosen:
+        name = given.chosen.text
     if last and best and last == best.epoch:
-        name = f"epoch {last}, the last, also the best on the test set"
-    else:
-        name = f"epoch {last}, the last" if last else "these detections"
+        name += ", also the best on the test set"
     rows = [row(name, protocol, figures.of(protocol)) for protocol in PROTOCOLS]
     if best and last != best.epoch:
         name = f"epoch {best.epoch}, the best on the test set"

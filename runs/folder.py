@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import shutil
@@ -19,6 +20,7 @@ if HAS_LOCKS:
     import fcntl
 
 RESUME = Path("ckpt") / "resume.pt"
+HOLDOUT = "holdout"  # the folder of the first phase of a run with --holdout, inside that of the run
 # What a training run writes and `--overwrite` removes; other files in the folder stay. The order matters if the process
 # ends in between: without `resume.pt`, removed first, nothing can be resumed; until `metrics.jsonl`, removed last, is
 # gone, the folder counts as occupied.
@@ -78,6 +80,11 @@ class RunFolder:
             os.close(self._lock)
         self._lock = None
         self._remove_if_empty()
+
+    @property
+    def phases(self) -> tuple[RunFolder, RunFolder]:
+        """This folder, and that of the run's first phase, which a run with `--holdout` has."""
+        return self, RunFolder(self.path / HOLDOUT)
 
     def _try_lock(self) -> int | None:
         """The descriptor of the lock file, or None to try again. The system unlocks it when the process ends."""
@@ -140,15 +147,15 @@ class RunFolder:
             raise InputError(f"--overwrite would remove {checkpoint}: choose another --exp_dir, or move it")
 
     def clear(self) -> None:
-        """Remove a training run and the report on it. Files that the program did not write stay."""
+        """Remove a training run, its first phase, and the report on it. Files that the program did not write stay."""
         report = self.path / "report"
         for path in report_files(report):
             with writing(path):
                 path.unlink()
         with suppress(OSError):  # no such folder, or it has other files
             report.rmdir()
-        for pattern in RUN_FILES:
-            for path in self.path.glob(pattern):
+        for folder in (self.path / HOLDOUT, self.path):
+            for path in itertools.chain.from_iterable(map(folder.glob, RUN_FILES)):
                 with writing(path):
                     path.unlink()
 

@@ -54,9 +54,11 @@ class Evaluator:
         """The figures of a network, and what they are made from."""
         videos, detections = self.detect(network)
         inputs = replace(self._input_of(without_ambiguous(detections)), videos=videos, labels=self.data.test_labels())
-        lengths = self.data.lengths(inputs.rate)
-        baselines = self._proposals_alone | {WHOLE_VIDEOS: self._baseline(whole_videos(lengths, videos, inputs.rate))}
-        return Evaluation(replace(evaluate(inputs), baselines=baselines), inputs, detections, videos)
+        results = evaluate(inputs)
+        if not self.data.held_out:  # held-out videos compare epochs alone
+            whole = whole_videos(self.data.lengths(inputs.rate), videos, inputs.rate)
+            results = replace(results, baselines=self._proposals_alone | {WHOLE_VIDEOS: self._baseline(whole)})
+        return Evaluation(results, inputs, detections, videos)
 
     def _input_of(self, detections: pd.DataFrame) -> EvaluationInput:
         return EvaluationInput(

@@ -126,6 +126,17 @@ class Data:
     train: list[Video]  # empty when only testing
     pseudo: PseudoLabels | None  # of the training videos
     simulated: bool = False  # see `Source`
+    held_out: bool = False  # whether `test` and `truth` are of held-out training videos, see `runs.holdout`
+
+    @property
+    def part(self) -> str:
+        """What is evaluated, as logs name it."""
+        return "held_out" if self.held_out else "test"
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether training evaluates: test videos need instances, for held-out ones labels will do."""
+        return self.held_out or not self.truth.empty
 
     def pseudo_of(self, batch: Batch) -> PseudoLabels:
         """The pseudo-labels of the videos of a batch of training videos."""

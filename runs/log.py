@@ -27,6 +27,7 @@ class RunLog:
         resumed_after: of a run that is resumed, the last epoch and the last evaluation that count. What was recorded of
             later ones is dropped, and so is a line that was cut off; TensorBoard is told to do the same.
         begin: called when TensorBoard's file is made, with its writer and the last epoch before.
+        part: of the dataset that is evaluated, for TensorBoard, see `runs.inputs.Data.part`.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class RunLog:
         folder: Path,
         resumed_after: tuple[int, int] | None = None,
         begin: Callable[[SummaryWriter, int], None] = lambda board, epoch: None,
+        part: str = "test",
     ) -> None:
         self._metrics, self._table, self._logs = folder / "metrics.jsonl", folder / "mAP-results.log", folder / "logs"
         if resumed_after is not None:
@@ -45,7 +47,7 @@ class RunLog:
             _keep_lines(self._metrics, lambda line: counts(json.loads(line)))
             _keep_lines(self._table, lambda line: int(line.split()[0]) <= evaluated)
         self._first = None if resumed_after is None else resumed_after[0] + 1
-        self._begin = begin
+        self._begin, self._part = begin, part
         self._board: SummaryWriter | None = None  # made when there is something to write
         self._excepthook, threading.excepthook = threading.excepthook, _without_disk_errors
 
@@ -74,13 +76,13 @@ class RunLog:
         """Record an evaluation: all of it as JSON, the released figures as a line, and both as TensorBoard scalars."""
         append_line(self._metrics, _json({"epoch": epoch, "evaluation": results.to_json()}))
         append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
-        scalars = {f"test_mAP/{name}": value for name, value in figures.items()}
-        scalars |= {f"test/{name}": value for name, value in results.extra.items() if value is not None}
+        scalars = {f"{self._part}_mAP/{name}": value for name, value in figures.items()}
+        scalars |= {f"{self._part}/{name}": value for name, value in results.extra.items() if value is not None}
         scalars |= {
-            f"test/average mAP of {BASELINES[name]}": one.snippet.average for name, one in results.baselines.items()
+            f"{self._part}/average mAP of {BASELINES[name]}": one.snippet.average for name, one in results.baselines.items()
         }
         if results.classification is not None and (recall := results.classification.recall) is not None:
-            scalars["test/labels reported, %"] = recall
+            scalars[f"{self._part}/labels reported, %"] = recall
         with self.board() as board:
             _add_scalars(board, scalars, epoch)
 

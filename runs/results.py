@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from eval.errors import ErrorAnalysis
 from eval.evaluation import diagnose
 from eval.metrics import EvaluationInput
 from eval.protocols import TiouProtocol
-from eval.results import DAMAGED, EpochResults, Results, whole_number
+from eval.results import DAMAGED, ChosenEpoch, EpochResults, Results, whole_number
 from readers.source import Source
 from runs.detections import read_detections, write_detection_csv, write_detections
 from runs.inputs import Data
@@ -37,6 +37,7 @@ class RunResults:
         detections: the file that was evaluated; None for a training or test run.
         simulated: whether the data are simulated.
         error_analysis: None when read from a file, since reports make it anew.
+        chosen: of a training run with `--holdout`, the choice of its last epoch.
     """
 
     results: Results
@@ -47,6 +48,7 @@ class RunResults:
     detections: str | None = None
     simulated: bool = False
     error_analysis: ErrorAnalysis | None = None
+    chosen: ChosenEpoch | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -57,6 +59,8 @@ class RunResults:
             content |= {"checkpoint": self.checkpoint, "epoch": self.epoch}
         if self.best is not None:
             content["best"] = self.best.to_json() | {"checkpoint": self.best_checkpoint}
+        if self.chosen is not None:
+            content["holdout"] = asdict(self.chosen)
         content["simulated"] = self.simulated
         return content | ({} if self.error_analysis is None else {"error_analysis": self.error_analysis.to_json()})
 
@@ -77,6 +81,7 @@ class RunResults:
             best_checkpoint=None if best is None else _text(content["best"].get("checkpoint")),
             detections=_text(content.get("detections")),
             simulated=content.get("simulated") is True,
+            chosen=ChosenEpoch.from_json(content["holdout"]) if "holdout" in content else None,
         )
 
 

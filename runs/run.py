@@ -62,7 +62,7 @@ class Board(Protocol):
     def evaluation(
         self, board: SummaryWriter, epoch: int, best: float, detections: pd.DataFrame, videos: list[VideoDetections]
     ) -> None:
-        """An evaluation is over; `best` is the best average so far."""
+        """An evaluation is over; `best` is the best `Results.score` so far."""
 
     def end(self, board: SummaryWriter) -> None:
         """The last epoch is over."""
@@ -72,7 +72,7 @@ class Board(Protocol):
 class Plan:
     """How a run trains, and the options that it records."""
 
-    max_epoch: int
+    last_epoch: int  # after which it ends
     interval: int  # epochs between evaluations; 0 never evaluates
     batch_size: int
     max_proposal: int  # proposals of a video in a step
@@ -97,6 +97,7 @@ class Run:
         overwrite: replace an earlier run.
         pretrained_ckpt: weights to start from; they must not lie in the run that is replaced.
         argv: the command line, to say how to resume.
+        second_phase: the first phase of the run is over, see `runs.holdout`; it can be resumed from the start.
 
     Attributes:
         saved: what `resume.pt` holds, when the run is resumed; None after `attach`.
@@ -112,8 +113,9 @@ class Run:
         overwrite: bool = False,
         pretrained_ckpt: Path | None = None,
         argv: Sequence[str] = (),
+        second_phase: bool = False,
     ) -> None:
-        self.folder = RunFolder(exp_dir)
+        self.folder, self._second_phase = RunFolder(exp_dir), second_phase
         self._resume, self._overwrite, self._pretrained_ckpt, self._argv = resume, overwrite, pretrained_ckpt, argv
         self.saved: SavedRun | None = None
         self.resumed = False
@@ -149,7 +151,7 @@ class Run:
             self._add_hint(error)
 
     def _add_hint(self, error: Interrupted | CannotWrite) -> None:
-        if self._has_begun and self.folder.resume.exists():
+        if self._second_phase or (self._has_begun and self.folder.resume.exists()):
             words = [word for word in self._argv if word != "--overwrite"]
             error.hint = f"go on with: {command_line([*words, *([] if self._resume else ['--resume'])])}"
 
@@ -161,7 +163,8 @@ class Run:
         """
         folder = self.folder
         if self._resume is None or (self._resume == "auto" and not folder.resume.exists()):
-            folder.require_free(self._overwrite, self._pretrained_ckpt)
+            for phase in folder.phases[: 1 if self._second_phase else 2]:
+                phase.require_free(self._overwrite, self._pretrained_ckpt)
             return None
         if not folder.resume.exists():
             raise InputError(f"{folder.path}: no run to resume ({folder.resume} is missing); --resume auto starts one")
@@ -179,17 +182,17 @@ class Run:
         if self.saved is None:
             return
         epoch, steps = self.saved.epoch, len(self.saved.steps)
-        if epoch + (steps > 0) > plan.max_epoch:
+        if epoch + (steps > 0) > plan.last_epoch:
             rest = f" and {steps} steps of the next" if steps else ""
-            raise InputError(f"--max_epoch {plan.max_epoch}: the run to resume already has {epoch} epochs{rest}")
+            raise InputError(f"--max_epoch {plan.last_epoch}: the run to resume already has {epoch} epochs{rest}")
         step = f", step {steps} of the next" if steps else ""
         log.info(f"resuming the run in {self.folder.path} after epoch {epoch}{step}")
-        if epoch == plan.max_epoch:
+        if epoch == plan.last_epoch:
             log.info("the run is complete; a larger --max_epoch continues it")
-        if (planned := self.saved.options.get("max_epoch")) != plan.max_epoch:
+        if (planned := self.saved.options.get("max_epoch")) != (now := plan.options["max_epoch"]):
             log.info(
                 f"notice: --max_epoch was {planned}. The schedule of the SME loss depends on it, so the result differs "
-                f"from that of a run of {plan.max_epoch} epochs from the start"
+                f"from that of a run of {now} epochs from the start"
             )
 
     def attach(
@@ -242,7 +245,7 @@ class Run:
         self._has_begun = True
         if not self.resumed:
             self.state.save()
-        self._log = self._stack.enter_context(RunLog(self.folder.path, resumed_after, dashboard.begin))
+        self._log = self._stack.enter_context(RunLog(self.folder.path, resumed_after, dashboard.begin, data.part))
         self._save_due_weights()  # the process before may have ended between `resume.pt` and these
 
     # ------------------------------------------------------------------------------------------- epochs
@@ -254,7 +257,7 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The numbers of the epochs that are left to train, from 1."""
-        first, last = self.state.epoch + 1, self._plan.max_epoch
+        first, last = self.state.epoch + 1, self._plan.last_epoch
         progress = tqdm(range(first, last + 1), "training", last, unit="epoch", initial=first - 1)
         for epoch in progress:
             self._evaluation = None
@@ -289,7 +292,7 @@ class Run:
         lr = self.state.optimizer.param_groups[0]["lr"]
         scalars = self._dashboard.of_epoch(epoch, lr, means, len(self.step_values), seconds)
         self._log.epoch(epoch, {name: means[name] for name in self._criterion.names}, seconds, scalars)
-        if epoch == self._plan.max_epoch:
+        if epoch == self._plan.last_epoch:
             with self._log.board() as board:
                 self._dashboard.end(board)
         release_memory()  # epochs leave gaps of many sizes, which would add up
@@ -303,7 +306,7 @@ class Run:
 
     def _due(self, epoch: int) -> bool:
         """Whether an epoch's weights are saved and, unless `interval` is 0, evaluated."""
-        return epoch % (self._plan.interval or 10) == 0 or epoch == self._plan.max_epoch
+        return epoch % (self._plan.interval or 10) == 0 or epoch == self._plan.last_epoch
 
     @property
     def _epoch(self) -> tuple[int, float, Tensor]:
@@ -347,7 +350,7 @@ class Run:
 
     def evaluation_due(self) -> bool:
         """Whether this epoch is to be evaluated."""
-        return self._due(self._epoch[0]) and self._plan.interval > 0 and not self._data.truth.empty
+        return self._due(self._epoch[0]) and self._plan.interval > 0 and self._data.is_evaluated
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """Log and print the results of this epoch."""
@@ -357,13 +360,14 @@ class Run:
         self._evaluation = evaluation
         results, tiou_protocol = evaluation.results, self._plan.tiou_protocol
         self._log.evaluation(epoch, results, released_figures(results, tiou_protocol))
-        averages = [results.snippet.average]
+        scores = [results.score]
         if self.state.best is not None:
-            averages.append(self.state.best.results.snippet.average)
+            scores.append(self.state.best.results.score)
         with self._log.board() as board:
-            self._dashboard.evaluation(board, epoch, max(averages), evaluation.detections, evaluation.videos)
+            self._dashboard.evaluation(board, epoch, max(scores), evaluation.detections, evaluation.videos)
         loss = "" if self._mean_loss is None else f", mean loss {self._mean_loss:.4f}"
-        log.info(f"\nepoch {epoch}{loss}\n{summary(results, tiou_protocol)}")
+        where = ", on held-out training videos" if self._data.held_out else ""
+        log.info(f"\nepoch {epoch}{where}{loss}\n{summary(results, tiou_protocol)}")
 
     def _save_due_weights(self) -> None:
         """Save the weights at the end of an epoch if they are due, or the best; `resume.pt` has been written before."""

@@ -135,13 +135,14 @@ def train_seeds(
         InputError: an earlier run would be replaced, or there is none to resume.
     """
     folders = [RunFolder(seed_folder(folder, seed)) for seed in seeds]
-    if resume == "always" and not any(run.resume.exists() for run in folders):
+    phases = [phase for run in folders for phase in run.phases]
+    if resume == "always" and not any(phase.resume.exists() for phase in phases):
         raise InputError(f"{folder}: no run of these seeds to resume; --resume auto starts them")
-    for run in folders:
+    for phase in phases:
         if not resume:
-            run.require_free(overwrite, pretrained_ckpt)
-        elif (run.path / "metrics.jsonl").exists() and not run.resume.exists():
-            raise InputError(f"{run.resume}: missing, so this run cannot be resumed; choose another --exp_dir")
+            phase.require_free(overwrite, pretrained_ckpt)
+        elif (phase.path / "metrics.jsonl").exists() and not phase.resume.exists():
+            raise InputError(f"{phase.resume}: missing, so this run cannot be resumed; choose another --exp_dir")
 
     def clear_all() -> None:
         """Remove all earlier runs at once, so that none of them is mixed with new ones."""

@@ -1,7 +1,8 @@
-"""Builds the parts of a run from its options: plan, network, evaluator. Its input: `runs.inputs`."""
+"""Builds the parts of a run from its options: phases, plan, network, evaluator. Its input: `runs.inputs`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,19 +11,22 @@ from torch import nn
 from eval.nms import NMS
 from eval.postprocess import PostProcess
 from eval.protocols import TIOU_PROTOCOLS
+from eval.results import ChosenEpoch
 from model import NetworkSettings, build_network
-from options import Options, describe, plain_values
+from options import Options, describe, plain_values, resume_options
 from readers.checkpoints import load_weights
 from runs.folder import RunFolder
+from runs.holdout import choose_epoch, find_earlier
 from runs.inference import Evaluator
 from runs.inputs import Data
+from runs.results import RunResults
 from runs.run import Plan, Run
 
 
-def build_plan(options: Options) -> Plan:
-    """How a run trains."""
+def build_plan(options: Options, chosen: ChosenEpoch | None = None) -> Plan:
+    """How a run trains: to `--max_epoch`, or up to the epoch that was chosen on held-out videos."""
     return Plan(
-        max_epoch=options.max_epoch,
+        last_epoch=options.max_epoch if chosen is None else chosen.epoch,
         interval=options.interval,
         batch_size=options.batch_size,
         max_proposal=options.max_proposal,
@@ -66,15 +70,55 @@ def build_evaluator(options: Options, data: Data) -> Evaluator:
     )
 
 
-def open_run(options: Options) -> Run:
-    """The training run in `--exp_dir`, to be entered."""
+def open_run(options: Options, chosen: ChosenEpoch | None = None) -> Run:
+    """The training run in `--exp_dir`, to be entered; its second phase, if its epoch has been chosen."""
     return Run(
         options.exp_dir,
         resume=options.resume,
         overwrite=options.overwrite,
         pretrained_ckpt=options.pretrained_ckpt,
         argv=options.argv,
+        second_phase=chosen is not None,
     )
+
+
+def train_in_phases(
+    options: Options,
+    train: Callable[[Options, Callable[[], None], ChosenEpoch | None], RunResults | None],
+    on_start: Callable[[], None] = lambda: None,
+) -> RunResults | None:
+    """Train once, or with `--holdout` in the two phases of `runs.holdout`.
+
+    Args:
+        options: of the run.
+        train: see `main.train`.
+        on_start: likewise.
+
+    Returns:
+        The results, if the run was evaluated.
+    """
+    earlier = find_earlier(options.exp_dir) if options.resume else None
+    if earlier is not None:
+        options = resume_options(options, earlier.options)
+    if options.holdout is None:
+        return train(options, on_start, None)
+
+    def train_first(folder: Path, on_start: Callable[[], None]) -> RunResults | None:
+        of_first = {"exp_dir": folder, "resume": "always" if earlier else options.resume}
+        return train(Options(**vars(options) | of_first), on_start, None)
+
+    chosen = choose_epoch(
+        options.exp_dir,
+        train_first,
+        earlier,
+        max_epoch=options.max_epoch,
+        interval=options.interval,
+        overwrite=options.overwrite,
+        pretrained_ckpt=options.pretrained_ckpt,
+        on_start=on_start,
+    )
+    of_second = {"resume": options.resume and "auto", "overwrite": False}  # `choose_epoch` has removed both phases
+    return train(Options(**vars(options) | of_second), lambda: None, chosen)
 
 
 def start(folder: RunFolder, options: Options) -> None:

@@ -207,7 +207,7 @@ class TrainingState:
     def note_evaluation(self, results: Results) -> None:
         """Note the results of the last epoch."""
         self.evaluated = self.epoch
-        if self.best is None or results.snippet.average > self.best.results.snippet.average:
+        if self.best is None or results.score > self.best.results.score:
             self.best = EpochResults(results, self.epoch)
 
 
