@@ -255,6 +255,7 @@ def prepare_proposals(options: Options) -> None:
         take_proposals(source, options.proposals_from, missing=missing, overwrite=overwrite)
     else:
         settings = ProposalSettings(
+            recipe=options.recipe,
             rate=options.rate,
             epochs=options.proposal_epochs,
             per_video=options.proposals_per_video,

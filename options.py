@@ -43,6 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_PAPERS_DATASETS = ("Thumos14", "ActivityNet", "Demo")  # how their names begin
+
 # Options that may differ when a run is resumed: how long, how often and where it trains, where the data lie, and what
 # training does not read.
 MAY_CHANGE = frozenset({
@@ -128,6 +130,12 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         default="train",
         help="train, test weights, evaluate detections, report on a run; check a dataset, make its "
         "descriptors, make its proposals",
+    )
+    add(
+        "--recipe",
+        choices=("paper", "own"),
+        help="settings of the publication, or for data of one's own (paper for Thumos14, ActivityNet and Demo when not "
+        "given, else own)",
     )
     add("--exp_dir", type=_path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
     add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
@@ -242,8 +250,12 @@ def _add_loss_options(add: Callable[..., argparse.Action]) -> None:
 
 def _add_making_options(add: Callable[..., argparse.Action]) -> None:
     add("--proposals_from", type=_path, nargs="+", help="result files to take, instead of making proposals")
-    add("--proposal_epochs", type=_count, default=20, help="epochs to train the snippet network")
-    add("--proposals_per_video", type=_count, default=200, help="at most")
+    add(
+        "--proposal_epochs",
+        type=_count,
+        help="epochs to train the snippet network (recipe own: until the loss has settled, paper: 20, when not given)",
+    )
+    add("--proposals_per_video", type=_count, help="at most (recipe own: 100, paper: 200, when not given)")
     add(
         "--descriptor_pooling",
         choices=("video", "snippet"),
@@ -313,9 +325,13 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) ->
         parser.error("--resume goes with --run_type train, and not with --overwrite, which replaces the run")
 
 
-def _derived_defaults(options: Options) -> dict[str, Path | str | list[float]]:
+def _derived_defaults(options: Options) -> dict[str, Any]:
     """The defaults that follow from other options."""
-    derived = {"dataset_root": Path("data") / options.dataset_name, "pooled_dtype": options.precision}
+    derived: dict[str, Any] = {"dataset_root": Path("data") / options.dataset_name, "pooled_dtype": options.precision}
+    recipe = options.recipe or ("paper" if options.dataset_name.startswith(_PAPERS_DATASETS) else "own")
+    derived |= {"recipe": recipe, "proposals_per_video": {"paper": 200, "own": 100}[recipe]}
+    if recipe == "paper":
+        derived["proposal_epochs"] = 20
     derived["curve_tiou"] = [*TIOU_PROTOCOLS[options.tiou].curve_tiou]
     if options.run_type == "test":
         derived["pretrained_ckpt"] = Path("checkpoints") / "best_model.pkl"

@@ -9,6 +9,11 @@ import numpy as np
 
 from proposals import tiou
 
+# How the start and the end of a segment are moved, as shares of its length: wider, narrower, and one end at a time.
+SHIFTS = np.array([
+    (0, 0), (-0.15, 0.15), (0.15, -0.15), (-0.15, 0), (0, 0.15), (0.15, 0), (0, -0.15), (-0.3, 0.3),
+])  # fmt: skip
+
 
 def segments_above_thresholds(
     sequences: np.ndarray,
@@ -43,6 +48,35 @@ def segments_above_thresholds(
     return cells / factor, outer_inner_contrast(fine[-1], cells)
 
 
+def shifted_segments(
+    sequence: np.ndarray, *, min_length: float = 1.0, num_thresholds: int = 17, factor: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the segments in which an activation stays above a threshold, and others close to them.
+
+    The thresholds divide the range from zero to the largest activation evenly. Activations are higher in the middle of
+    an action and blurred at its ends, so each segment also comes wider, narrower and with one end moved (`SHIFTS`); the
+    contrast says which fits best. If no segment is long enough, the whole video is returned.
+
+    Args:
+        sequence: `[T]` the activation of the snippets, none negative.
+        min_length: in snippets; shorter segments are left out.
+        num_thresholds: K.
+        factor: cells per snippet, so that boundaries can lie between snippets.
+
+    Returns:
+        Segments in snippets, `[M, 2]` within [0, T] and no two equal, and their `outer_inner_contrast` `[M]`, whose
+        margins end with the video.
+    """
+    fine = upsample(sequence[None], factor)  # [1, L]
+    levels = fine.max() * np.linspace(0, 1, num_thresholds + 2)[1:-1]
+    runs = np.unique(runs_above(fine, levels[None]), axis=0)
+    moved = runs + np.diff(runs) * SHIFTS[:, None]  # [8, M, 2]
+    cells = moved.round().clip(0, fine.shape[1]).reshape(-1, 2)
+    cells = cells[cells[:, 1] - cells[:, 0] >= min_length * factor]
+    cells = np.unique(cells, axis=0) if len(cells) else np.array([[0.0, fine.shape[1]]])
+    return cells / factor, outer_inner_contrast(fine[0], cells, within=True)
+
+
 def upsample(sequences: np.ndarray, factor: int) -> np.ndarray:
     """Interpolate activations `[Q, T]` of snippets linearly, with `factor` cells per snippet: `[Q, factor·T]`."""
     num_snippets = sequences.shape[1]
@@ -68,13 +102,17 @@ def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return np.stack([np.flatnonzero(change == 1), np.flatnonzero(change == -1)], axis=1) % (sequences.shape[1] + 1)
 
 
-def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float = 0.25) -> np.ndarray:
-    """Mean activation inside a segment minus the mean in a margin around it; zero outside the video.
+def outer_inner_contrast(
+    sequence: np.ndarray, cells: np.ndarray, margin: float = 0.25, *, within: bool = False
+) -> np.ndarray:
+    """Mean activation inside a segment minus the mean in a margin around it.
 
     Args:
         sequence: `[L]`.
         cells: `[M, 2]` the first cell, and the cell after the last.
         margin: width of the margin on each side, as a share of the segment's length.
+        within: count only the part of the margin that is within the video, the mean of no margin being zero; else
+            activations are zero outside the video.
 
     Returns:
         `[M]`.
@@ -87,9 +125,12 @@ def outer_inner_contrast(sequence: np.ndarray, cells: np.ndarray, margin: float 
     def sums(start: np.ndarray, end: np.ndarray) -> np.ndarray:
         return np.interp(end, at, total) - np.interp(start, at, total)
 
+    low, high = start - wide, end + wide
+    if within:
+        low, high = low.clip(min=0), high.clip(max=len(sequence))
     inner = sums(start, end)
-    outer = sums(start - wide, end + wide) - inner
-    return inner / (end - start) - outer / np.maximum(2 * wide, 1e-9)
+    outer = sums(low, high) - inner
+    return inner / (end - start) - outer / np.maximum((start - low) + (high - end), 1e-9)
 
 
 def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:

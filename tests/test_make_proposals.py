@@ -7,8 +7,9 @@ import torch
 
 from eval.recall import average_recall
 from prepare.activation_segments import nms, outer_inner_contrast, runs_above, segments_above_thresholds, upsample
+from prepare.paper_proposals import propose, train_network
 from prepare.snippet_network import SnippetNetwork
-from prepare.snippet_proposals import propose, propose_all, result_entries, train_snippet_network
+from prepare.snippet_proposals import propose_all, result_entries
 from proposals import SNIPPETS_PER_SECOND, snippets_to_seconds, tiou
 from readers.annotations import read_annotations
 from readers.features import Features
@@ -118,7 +119,7 @@ def demo(demo_home):
 def train(demo, epochs: int = 1, labels: torch.Tensor | None = None, **options) -> SnippetNetwork:
     annotations, features, training, _ = demo
     labels = torch.from_numpy(annotations.labels) if labels is None else labels
-    return train_snippet_network(features, training, labels, device=CPU, epochs=epochs, hidden=32, **options)
+    return train_network(features, training, labels, device=CPU, epochs=epochs, hidden=32, **options)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def trained(demo) -> SnippetNetwork:
 def test_it_finds_actions(demo, trained):
     """In unseen videos, with a far higher recall than as many random segments of the same lengths."""
     annotations, features, _, testing = demo
-    found = propose_all(trained, features, testing)
+    found = propose_all(propose, trained, features, testing)
     assert list(found) == testing
     rng, made, random = np.random.default_rng(0), {}, {}
     for i, proposals in found.items():
@@ -144,7 +145,7 @@ def test_it_finds_actions(demo, trained):
 
 def test_proposals_are_sorted_distinct_and_inside_the_video(demo, trained):
     _, features, _, testing = demo
-    for i, found in propose_all(trained, features, testing[:10], min_length=2.0).items():
+    for i, found in propose_all(propose, trained, features, testing[:10], min_length=2.0).items():
         segments = found.segments_snip
         assert segments.dtype == np.float64 and len(segments) == len(found.score) == len(found.class_idx) > 3
         assert (segments >= 0).all() and (segments <= len(features.read(i))).all() and (np.diff(segments) >= 2).all()

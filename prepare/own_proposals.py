@@ -1,0 +1,194 @@
+"""Proposals of `--recipe own`: independent classes, learned at several scales (SPEC section 11).
+
+Small networks learn from the labels of videos which classes each snippet shows. A video's score for a class is the mean
+of its highest snippets: of all of them, of half, and so on to a sixteenth. So actions are found that are short and that
+fill the video, and nothing has to be known of either. The segments in which an activation stands out become proposals.
+
+Axes: V videos, B videos of a batch, S snippets of a batch, T of one video, D features, C classes without background,
+E networks, K scales, M proposals of a video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from prepare.activation_segments import nms, shifted_segments
+from prepare.snippet_network import SnippetEnsemble
+from prepare.snippet_training import train_on_labels
+from proposals import Proposals
+from readers.features import Features
+from utils import log, seed_everything
+
+SCALES = (1, 2, 4, 8, 16)  # a video's logits are the means of its T / scale highest snippet logits
+CLASS_WEIGHT = 0.2  # of the video's probability of the class in the score of a proposal, beside the contrast
+LEAST_SCORE = 1e-4  # scores are positive, since later steps multiply them
+
+# The loss has settled when its mean over WINDOW steps is no longer below SETTLED times that of the WINDOW before.
+WINDOW, SETTLED = 100, 0.97
+FEWEST_STEPS, MOST_STEPS = 200, 400
+
+
+def train_network(
+    features: Features,
+    training: Sequence[int],
+    labels: Tensor,
+    *,
+    device: torch.device,
+    epochs: int | None = None,
+    lr: float = 3e-3,
+    hidden: int = 64,
+    seed: int = 0,
+) -> SnippetEnsemble:
+    """Learn class activations of snippets from the labels of the training videos.
+
+    Args:
+        features: of the videos, see `train_on_labels`.
+        training: indices of the training videos.
+        labels: `[V, C]` 0 or 1, of all videos; only the rows of training videos are read.
+        device: what to train on.
+        epochs: how long; None trains until the loss has settled.
+        lr: learning rate of Adam.
+        hidden: width of the hidden layers.
+        seed: of the initial weights, dropout and the order of the videos; torch itself is seeded with it.
+
+    Returns:
+        The networks, in evaluation mode.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    order = seed_everything(seed)
+    mean, scale = mean_and_scale(features, training)
+    network = SnippetEnsemble(mean, scale, num_class=labels.shape[1], hidden=hidden).to(device)
+    schedule = until_settled if epochs is None else partial(for_epochs, epochs=epochs)
+    losses = train_on_labels(network, multiscale_loss, schedule, features, training, labels, order=order, lr=lr)
+    if epochs is not None:
+        why = f"{epochs} epochs"
+    else:
+        why = "loss settled" if len(losses) < MOST_STEPS * 3 // 2 else f"loss still falling after {MOST_STEPS}"
+    log.info(f"features' scale {scale:.4g}; {len(network.first)} snippet networks, {len(losses)} steps each ({why})")
+    return network
+
+
+def mean_and_scale(features: Features, training: Sequence[int]) -> tuple[np.ndarray, float]:
+    """The mean of each feature over the snippets of videos, and the root mean square of their deviations.
+
+    One scale for all, since features that hardly vary are often noise; divided by their own deviation, they would be as
+    large as those that matter.
+
+    Returns:
+        `[D]` and a positive number.
+    """
+    count, mean, squares = 0, np.zeros(features.feature_size), 0.0
+    for i in tqdm(training, desc="measuring features", unit="video", leave=False):
+        rows = features.read_again(i).double().numpy()
+        video_mean, weight = rows.mean(0), len(rows) / (count + len(rows))
+        squares += ((rows - video_mean) ** 2).sum() + count * weight * ((video_mean - mean) ** 2).sum()
+        mean += weight * (video_mean - mean)
+        count += len(rows)
+    return mean, float(np.sqrt(squares / (count * len(mean)))) or 1.0
+
+
+def multiscale_means(logits: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Means of the highest logits of each video, class by class, at each of `SCALES`.
+
+    Args:
+        logits: `[S, ...]`.
+        sizes: T of each video.
+
+    Returns:
+        `[K, B, ...]`.
+    """
+    videos = []
+    for video_logits in logits.split(list(sizes)):  # sorting all of them padded to one length would take longer
+        ranked = video_logits.sort(dim=0, descending=True).values
+        videos.append(torch.stack([ranked[: max(1, len(ranked) // scale)].mean(0) for scale in SCALES]))
+    return torch.stack(videos, dim=1)
+
+
+def multiscale_loss(logits: Tensor, sizes: Sequence[int], labels: Tensor) -> Tensor:
+    """Multiple-instance classification at several scales, classes independent of each other.
+
+    Args:
+        logits: `[S, E, C]`.
+        sizes: T of each video.
+        labels: `[B, C]`, 0 or 1.
+
+    Returns:
+        Binary cross-entropy, mean over videos, classes and scales; the sum over networks.
+    """
+    video_logits = multiscale_means(logits, sizes)  # [K, B, E, C]
+    target = labels[:, None].expand_as(video_logits)
+    return F.binary_cross_entropy_with_logits(video_logits, target) * logits.shape[1]
+
+
+def until_settled(losses: Sequence[float], _: int) -> Iterator[Sequence[float]]:
+    """A `Schedule`: the full learning rate until the loss has settled, then down to zero in half as many steps."""
+    while len(losses) < MOST_STEPS and not has_settled(losses):
+        yield [1.0] * (WINDOW // 2)
+    yield cool_down(len(losses) // 2)
+
+
+def has_settled(losses: Sequence[float]) -> bool:
+    """Whether the loss hardly falls any more."""
+    before, last = np.mean(losses[-2 * WINDOW : -WINDOW]), np.mean(losses[-WINDOW:])
+    return len(losses) >= FEWEST_STEPS and bool(last >= SETTLED * before)
+
+
+def for_epochs(losses: Sequence[float], steps_of_epoch: int, epochs: int) -> Iterator[Sequence[float]]:
+    """A `Schedule`: as long as told, of which the last third at a falling learning rate."""
+    falling = epochs * steps_of_epoch // 3
+    yield [1.0] * (epochs * steps_of_epoch - falling) + cool_down(falling)
+
+
+def cool_down(steps: int) -> list[float]:
+    """Learning rates that fall evenly to zero."""
+    return np.linspace(1, 0, steps, endpoint=False).tolist()
+
+
+@torch.no_grad()
+def propose(
+    network: SnippetEnsemble,
+    features: Tensor,
+    *,
+    known_labels: Tensor | None = None,
+    per_video: int = 100,
+    threshold_cls: float = 0.05,
+) -> Proposals:
+    """Make the proposals of a video: segments in which a class is active, see `shifted_segments`.
+
+    Args:
+        network: in evaluation mode.
+        features: `[T, D]`, on the network's device.
+        known_labels: `[C]` the labels of a training video, whose classes are taken whatever their probability.
+        per_video: how many proposals at most.
+        threshold_cls: the video probability from which a class is taken; the most probable class always is.
+
+    Returns:
+        Segments within [0, T], highest score first: the contrast of the activation inside and around the segment, and a
+        share of the class's video probability. The class is that of the activation.
+    """
+    logits = network(features, [len(features)]).mean(1)  # [T, C]
+    activations = logits.sigmoid().cpu().double().numpy()
+    video_prob = multiscale_means(logits, [len(logits)]).mean(0)[0].sigmoid().cpu().double().numpy()  # [C]
+    taken = ~(video_prob < min(threshold_cls, video_prob.max()))  # all classes if it is nan
+    if known_labels is not None:
+        taken |= known_labels.cpu().numpy() > 0
+
+    parts = []
+    for class_idx in np.flatnonzero(taken):
+        segments, contrast = shifted_segments(activations[:, class_idx])
+        best = np.argsort(-contrast, kind="stable")
+        best = best[nms(segments[best], limit=per_video)]
+        score = contrast[best] + CLASS_WEIGHT * video_prob[class_idx]
+        parts.append((segments[best], score, np.full(len(best), class_idx)))
+    segments, score, class_idx = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(-score, kind="stable")[:per_video]
+    return Proposals(segments[order], score[order].clip(min=LEAST_SCORE), class_idx[order])
