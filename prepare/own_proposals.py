@@ -30,9 +30,10 @@ SCALES = (1, 2, 4, 8, 16)  # a video's logits are the means of its T / scale hig
 CLASS_WEIGHT = 0.2  # of the video's probability of the class in the score of a proposal, beside the contrast
 LEAST_SCORE = 1e-4  # scores are positive, since later steps multiply them
 
-# The loss has settled when its mean over WINDOW steps is no longer below SETTLED times that of the WINDOW before.
-WINDOW, SETTLED = 100, 0.97
-FEWEST_STEPS, MOST_STEPS = 200, 400
+# The loss has settled when its mean over WINDOW steps is no longer below SETTLED times that of the WINDOW before. Where
+# it goes on falling, as it does when few videos are learned by heart, MOST_STEPS or MOST_EPOCHS are enough, the more.
+WINDOW, SETTLED = 100, 0.9
+FEWEST_STEPS, MOST_STEPS, MOST_EPOCHS = 200, 400, 5
 
 
 def train_network(
@@ -69,10 +70,8 @@ def train_network(
     network = SnippetEnsemble(mean, scale, num_class=labels.shape[1], hidden=hidden).to(device)
     schedule = until_settled if epochs is None else partial(for_epochs, epochs=epochs)
     losses = train_on_labels(network, multiscale_loss, schedule, features, training, labels, order=order, lr=lr)
-    if epochs is not None:
-        why = f"{epochs} epochs"
-    else:
-        why = "loss settled" if len(losses) < MOST_STEPS * 3 // 2 else f"loss still falling after {MOST_STEPS}"
+    full_rate = losses[: len(losses) * 2 // 3]
+    why = f"{epochs} epochs" if epochs else "loss settled" if has_settled(full_rate) else "loss still falling"
     log.info(f"features' scale {scale:.4g}; {len(network.first)} snippet networks, {len(losses)} steps each ({why})")
     return network
 
@@ -129,17 +128,19 @@ def multiscale_loss(logits: Tensor, sizes: Sequence[int], labels: Tensor) -> Ten
     return F.binary_cross_entropy_with_logits(video_logits, target) * logits.shape[1]
 
 
-def until_settled(losses: Sequence[float], _: int) -> Iterator[Sequence[float]]:
+def until_settled(losses: Sequence[float], steps_of_epoch: int) -> Iterator[Sequence[float]]:
     """A `Schedule`: the full learning rate until the loss has settled, then down to zero in half as many steps."""
-    while len(losses) < MOST_STEPS and not has_settled(losses):
-        yield [1.0] * (WINDOW // 2)
+    most = max(MOST_STEPS, MOST_EPOCHS * steps_of_epoch)
+    while len(losses) < most and not has_settled(losses):
+        yield [1.0] * min(WINDOW // 2, most - len(losses))
     yield cool_down(len(losses) // 2)
 
 
 def has_settled(losses: Sequence[float]) -> bool:
     """Whether the loss hardly falls any more."""
-    before, last = np.mean(losses[-2 * WINDOW : -WINDOW]), np.mean(losses[-WINDOW:])
-    return len(losses) >= FEWEST_STEPS and bool(last >= SETTLED * before)
+    if len(losses) < FEWEST_STEPS:
+        return False
+    return bool(np.mean(losses[-WINDOW:]) >= SETTLED * np.mean(losses[-2 * WINDOW : -WINDOW]))
 
 
 def for_epochs(losses: Sequence[float], steps_of_epoch: int, epochs: int) -> Iterator[Sequence[float]]:

@@ -8,12 +8,16 @@ import torch.nn.functional as F
 from prepare.activation_segments import SHIFTS, outer_inner_contrast, shifted_segments
 from prepare.own_proposals import (
     LEAST_SCORE,
+    MOST_EPOCHS,
+    MOST_STEPS,
     SCALES,
+    for_epochs,
     mean_and_scale,
     multiscale_loss,
     multiscale_means,
     propose,
     train_network,
+    until_settled,
 )
 from prepare.snippet_network import SnippetEnsemble
 from prepare.snippet_proposals import RECIPES, propose_all, result_entries
@@ -123,6 +127,35 @@ def test_scores_of_a_video_at_each_scale():
     means = multiscale_means(torch.arange(16.0)[:, None], [16])
     assert means.shape == (len(SCALES), 1, 1)
     assert means.flatten().tolist() == [7.5, 11.5, 13.5, 14.5, 15]
+
+
+# ------------------------------------------------------------------------------------------- how long
+
+
+@pytest.mark.parametrize(
+    "loss_at, steps_of_epoch, full",
+    [
+        (lambda step: 1.0, 7, 200),
+        (lambda step: 0.99**step + 2, 7, 300),
+        (lambda step: 0.99**step, 7, MOST_STEPS),
+        (lambda step: 0.99**step, 112, MOST_EPOCHS * 112),
+    ],
+)
+def test_training_ends_when_the_loss_has_settled(loss_at, steps_of_epoch, full):
+    losses, given = [], []
+    for rates in until_settled(losses, steps_of_epoch):
+        losses += [loss_at(len(losses) + i) for i in range(len(rates))]
+        given += rates
+    assert given[:full] == [1.0] * full
+    assert len(given) == full * 3 // 2
+    assert given[full:] == pytest.approx(np.linspace(1, 0, full // 2 + 1)[:-1])
+
+
+@pytest.mark.parametrize("epochs, steps", [(1, 2), (3, 7)])
+def test_training_for_epochs(epochs, steps):
+    (rates,) = for_epochs([], steps, epochs)
+    assert len(rates) == epochs * steps
+    assert rates[0] == 1 and (np.diff(rates) <= 0).all() and min(rates) > 0
 
 
 # ----------------------------------------------------------------------------------------- the segments
