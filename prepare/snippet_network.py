@@ -125,7 +125,7 @@ class SnippetEnsemble(nn.Module):
             nn.ModuleList(nn.Linear(wide, out) for _ in range(members))
             for wide, out in ((3 * len(mean), hidden), (3 * hidden, hidden), (hidden, num_class))
         )
-        self.dropout = nn.Dropout(dropout_ratio)
+        self.dropout_ratio = dropout_ratio
 
     def forward(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
         """Score the snippets of several videos, concatenated.
@@ -141,7 +141,14 @@ class SnippetEnsemble(nn.Module):
         windows = axis.with_neighbours((rows - self.mean) / self.scale)  # [S, 3·D]
         logits = []
         for first, second, classifier in zip(self.first, self.second, self.classifier, strict=True):
-            hidden = self.dropout(F.relu(first(windows)))  # [S, hidden]
-            hidden = self.dropout(F.relu(second(axis.with_neighbours(hidden))))
+            hidden = self._dropout(F.relu(first(windows)))  # [S, hidden]
+            hidden = self._dropout(F.relu(second(axis.with_neighbours(hidden))))
             logits.append(classifier(hidden))  # [S, C]
         return torch.stack(logits, dim=1)
+
+    def _dropout(self, hidden: Tensor) -> Tensor:
+        """As `nn.Dropout`, which takes twice the time on a CPU: a quarter of the whole training step."""
+        if not self.training:
+            return hidden
+        kept = torch.rand_like(hidden) >= self.dropout_ratio
+        return hidden * (kept.to(hidden.dtype) / (1 - self.dropout_ratio))

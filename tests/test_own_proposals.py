@@ -95,6 +95,16 @@ def test_networks_side_by_side_are_independent():
     assert len({loss.item() for loss in alone}) == 3
 
 
+def test_dropout_keeps_the_mean():
+    network, rows = ensemble(dropout_ratio=0.3), torch.randn(1, WIDTH).expand(9000, -1)  # a video that stands still
+    for parameter in network.second.parameters():
+        torch.nn.init.constant_(parameter, 0.1)  # none negative, so that its ReLU is linear
+    with torch.no_grad():
+        drawn, expected = network(rows, [9000])[2:-2], network.eval()(rows, [9000])[4500]
+    assert (drawn.std(0) > 0.01).all()
+    torch.testing.assert_close(drawn.mean(0), expected, atol=0.01, rtol=0.01)
+
+
 def test_mean_and_scale(toy):
     """As of all snippets of the training videos at once, and also where deviations are small beside the mean."""
     rows = toy.rows[:16].reshape(-1, WIDTH).astype(np.float64)
