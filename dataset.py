@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from proposals import Proposals, roi_pool, seconds_to_snippets, snippets_to_seconds
+from proposals import Proposals, pseudo_instances, roi_pool, seconds_to_snippets, snippets_to_seconds
 from readers.annotations import Annotations
 from readers.features import Features, check_range
 from readers.result_files import parse_results, require_entries
@@ -36,9 +36,9 @@ class Video:
     labels: Tensor  # [C] 0 or 1
     listed: Proposals  # its M proposals as their file lists them
     proposals: Tensor  # [M, 2] their segments in snippets, float32 on the device
-    proposal_score: Tensor  # [M] float32 on the device; nan where their file has none
-    proposal_class: Tensor  # [M] int64 on the device; -1 where their file has none, or an unknown one
+    instance_class: Tensor  # [M] int64 on the device; the class of a pseudo-instance, -1 for other proposals
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
+    mean_square: Tensor  # [D] temporal mean of their squares
     num_snippets: int  # T
     pooled: Tensor | None  # [M, 3, D] the network's input, on the device; None if it is not kept in memory
     pool: Callable[[np.ndarray], Tensor] | None  # then this pools segments [m, 2] to [m, 3, D]
@@ -109,15 +109,21 @@ def load_videos(
             labels=torch.from_numpy(annotations.labels[i]).to(device),
             listed=listed,
             proposals=torch.from_numpy(segments).float().to(device),
-            proposal_score=torch.from_numpy(listed.score).float().to(device),
-            proposal_class=torch.from_numpy(listed.class_idx).to(device),
+            instance_class=torch.full((len(listed),), -1, device=device),
             mean=raw.mean(0).to(device),
+            mean_square=raw.square().mean(0).to(device),
             num_snippets=len(raw),
             pooled=pooled,
             pool=None if kept else partial(_pool, features, i, roi_size, pooled_dtype),
         )
     release_memory()
     return videos
+
+
+def with_pseudo_instances(video: Video, ratio: float) -> Video:
+    """The video with its pseudo-instances, see `proposals.pseudo_instances`."""
+    instance_class = pseudo_instances(video.listed, video.labels.cpu().numpy(), ratio=ratio)
+    return replace(video, instance_class=to_device(torch.from_numpy(instance_class), video.proposals.device))
 
 
 def _memory_for_pooled(
@@ -163,6 +169,7 @@ class Batch:
     sizes: list[int]  # [B] number of proposals of each video
     rows: Tensor  # [N, 3, D]
     proposals: Tensor  # [N, 2] snippets
+    instance_class: Tensor  # [N] see `Video`
     labels: Tensor  # [B, C]
 
 
@@ -182,17 +189,20 @@ def make_batch(
         generator: of that choice.
         dtype: of the rows, whatever the pooled proposals are kept in.
     """
-    rows, proposals = [], []
+    rows, proposals, instance_class = [], [], []
     for video in (videos[i] for i in chosen):
         keep = choose_proposals(video, max_proposal, generator)
         rows.append(video.rows(keep))
         device = video.proposals.device
-        proposals.append(video.proposals if keep is None else video.proposals[to_device(keep, device)])
+        of_proposals = slice(None) if keep is None else to_device(keep, device)
+        proposals.append(video.proposals[of_proposals])
+        instance_class.append(video.instance_class[of_proposals])
     return Batch(
         videos=list(chosen),
         sizes=[len(part) for part in rows],
         rows=to_device(torch.cat(rows, out=rows[0].new_empty(0, dtype=dtype)), device),
         proposals=torch.cat(proposals),
+        instance_class=torch.cat(instance_class),
         labels=torch.stack([videos[i].labels for i in chosen]),
     )
 

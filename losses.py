@@ -28,6 +28,8 @@ from descriptors import PseudoLabels
 from proposals import tiou
 from utils import exact_product
 
+MIL_SCALES = (1, 2, 4, 8, 16)  # of `multi_scale_loss`: all proposals of a video, its strongest half, and so on
+
 
 def multiple_instance_loss(
     class_logits: Tensor, sizes: Sequence[int], labels: Tensor, *, background: float, topk_divisor: int
@@ -182,6 +184,61 @@ def semantic_consistency_loss(
     return distance_weight * _masked_mean(distance, chosen) + F.mse_loss(logits.softmax(1), suppressed)
 
 
+def independent_logits(class_logits: Tensor) -> Tensor:
+    """Each class against the background: `[N, C]` of `[N, C+1]`. Their sigmoids do not depend on the other classes."""
+    return class_logits[:, :-1] - class_logits[:, -1:]
+
+
+def multi_scale_loss(logits: Tensor, sizes: Sequence[int], labels: Tensor) -> Tensor:
+    """Multiple-instance classification at several scales, from every proposal of a video to its strongest few.
+
+    Which share of a video its actions cover is unknown, and differs from class to class. Short actions are learnt at
+    the scales that look at the strongest few, long ones at those that look at many.
+
+    Args:
+        logits: `[N, C]`, independent; or with further axes between, as the labels then have.
+        sizes: M of each video.
+        labels: `[B, C]` video labels, 0 or 1.
+
+    Returns:
+        Binary cross-entropy, mean over scales, videos and classes.
+    """
+    pooled = multi_scale_logits(logits, sizes)  # [K, B, C]
+    return F.binary_cross_entropy_with_logits(pooled, labels.expand_as(pooled))
+
+
+def multi_scale_logits(logits: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The logits of videos at each of `MIL_SCALES`: means of the strongest M // scale, class by class; `[K, B, C]`."""
+    per_video = []
+    for x in logits.split(sizes):
+        counts = [max(1, len(x) // scale) for scale in MIL_SCALES]
+        total = x.sort(0, descending=True).values.cumsum(0)  # [M, C]
+        per_video.append(torch.stack([total[count - 1] / count for count in counts]))
+    return torch.stack(per_video, 1)
+
+
+def instance_overlap(proposals: Tensor, instance_class: Tensor, sizes: Sequence[int], num_class: int) -> Tensor:
+    """The tIoU of each proposal with the nearest pseudo-instance of each class.
+
+    Args:
+        proposals: `[N, 2]`.
+        instance_class: `[N]`, the class of a proposal that is a pseudo-instance, else -1.
+        sizes: M of each video.
+        num_class: C.
+
+    Returns:
+        `[N, C]` in [0, 1]; 0 for classes without a pseudo-instance in the video.
+    """
+    overlaps = []
+    for segments, classes in zip(proposals.split(sizes), instance_class.split(sizes), strict=True):
+        chosen, instances, classes = compact_on_cpu(classes >= 0, segments, classes)  # [P], or [M] each
+        overlap = tiou(segments[:, None], instances) * chosen  # [M, P]
+        of_class = classes.clamp(min=0).expand_as(overlap)
+        zeros = overlap.new_zeros(len(segments), num_class)
+        overlaps.append(zeros.scatter_reduce(1, of_class, overlap, "amax"))
+    return torch.cat(overlaps)
+
+
 def compact_on_cpu(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """The mask and the values; on the CPU without the rows where the mask is false.
 
@@ -220,6 +277,12 @@ class Step:
         """u, `[N]`."""
         return self.outputs["completeness_logits"].sigmoid()
 
+    @cached_property
+    def instance_overlap(self) -> Tensor:
+        """The tIoU with the nearest pseudo-instance of each class, `[N, C]`."""
+        b = self.batch
+        return instance_overlap(b.proposals, b.instance_class, b.sizes, b.labels.shape[1])
+
 
 class Term(NamedTuple):
     """A loss term: what is logged under `name` is `loss`, and `weight(epoch) * loss` goes into the total."""
@@ -243,6 +306,11 @@ class LossSettings:
     weight_pc_penalty: float  # of PC's penalty term (--alpha_6)
     pseudo_instance_ratio: float  # attention of a pseudo-instance, as a share of the video's largest (--gamma)
     pc_center: str  # `all_pairs` or `matched`, see `process_consistency_loss`
+    weight_sme: float  # of SME
+    weight_sc: float  # of SC
+    weight_instances: float  # of classifying proposals by the pseudo-instances, in the recipe for own data
+    weight_completeness: float  # of completeness, likewise
+    weight_suppressed: float  # of MIL on the attended proposals, likewise
 
 
 def seal_terms(settings: LossSettings) -> list[Term]:
@@ -287,10 +355,47 @@ def seal_terms(settings: LossSettings) -> list[Term]:
     return [
         Term("loss_prop_mil_orig", mil_original, lambda epoch: 1.0),
         Term("loss_prop_mil_supp", mil_suppressed, lambda epoch: 1.0),
-        Term("SME_loss", sme, lambda epoch: sme_weight(epoch, s.sme_epochs)),
+        Term("SME_loss", sme, lambda epoch: s.weight_sme * sme_weight(epoch, s.sme_epochs)),
         Term("PC_loss", pc, lambda epoch: s.weight_pc),
-        Term("SC_loss", sc, lambda epoch: sc_weight(epoch, s.sc_epochs, s.sc_decay)),
+        Term("SC_loss", sc, lambda epoch: s.weight_sc * sc_weight(epoch, s.sc_epochs, s.sc_decay)),
     ]
+
+
+def own_terms(settings: LossSettings) -> list[Term]:
+    """The terms of the recipe for own data (docs/own-videos.md): MIL and pseudo-instances of independent classes.
+
+    The pseudo-instances are the proposals that score best in their file. SEAL's choose them by its own attention, which
+    lets every proposal become one. SEAL's other terms are there if they have a weight.
+    """
+    s, seal = settings, {term.name: term for term in seal_terms(settings)}
+
+    def mil(step: Step) -> Tensor:
+        return multi_scale_loss(independent_logits(step.class_logits), step.batch.sizes, step.batch.labels)
+
+    def suppressed(step: Step) -> Tensor:
+        logits = step.attention_prob[:, None] * independent_logits(step.class_logits)
+        return multi_scale_loss(logits, step.batch.sizes, step.batch.labels)
+
+    def instances(step: Step) -> Tensor:
+        return F.binary_cross_entropy_with_logits(independent_logits(step.class_logits), step.instance_overlap)
+
+    def completeness(step: Step) -> Tensor:
+        target = step.instance_overlap.amax(1)
+        return F.binary_cross_entropy_with_logits(step.outputs["completeness_logits"], target)
+
+    terms = [
+        (Term("MIL_loss", mil, lambda epoch: 1.0), 1.0),
+        (Term("MIL_suppressed_loss", suppressed, lambda epoch: s.weight_suppressed), s.weight_suppressed),
+        (Term("instance_loss", instances, lambda epoch: s.weight_instances), s.weight_instances),
+        (Term("completeness_loss", completeness, lambda epoch: s.weight_completeness), s.weight_completeness),
+        (seal["SME_loss"], s.weight_sme),
+        (seal["PC_loss"], s.weight_pc),
+        (seal["SC_loss"], s.weight_sc),
+    ]
+    return [term for term, weight in terms if weight > 0]
+
+
+TERMS = {"paper": seal_terms, "own": own_terms}  # by --recipe
 
 
 def sme_weight(epoch: int, sme_epochs: int) -> float:

@@ -31,7 +31,7 @@ from eval.baselines import warnings_of
 from eval.evaluation import diagnose, evaluate
 from eval.protocols import TIOU_PROTOCOLS
 from eval.results import ChosenEpoch, summary
-from losses import Criterion, LossSettings, mean_prediction, seal_terms
+from losses import TERMS, Criterion, LossSettings, mean_prediction
 from options import Options, describe, parse_options, resume_options
 from prepare.check import CheckSettings
 from prepare.commands import check, make_descriptors, make_proposals, take_proposals
@@ -59,7 +59,7 @@ from runs.run import Run
 from runs.seeds import train_seeds
 from runs.setup import build_evaluator, build_plan, load_network, open_run, start, train_in_phases
 from runs.signals import uninterrupted
-from utils import __version__, log, seed_everything, step_if_finite, unbreakable_output
+from utils import Settling, __version__, log, seed_everything, step_if_finite, unbreakable_output
 
 # ------------------------------------------------------------------------------------------------ training
 
@@ -92,7 +92,17 @@ def train(
         optimizer = build_optimizer(options, network)
         evaluator = build_evaluator(options, data)
         dashboard = Dashboard(dashboard_settings(options), data, criterion.weights)
-        run.attach(data, criterion, generator, dashboard, model=network, optimizer=optimizer, on_start=on_start)
+        settling = Settling() if options.recipe == "own" else None
+        run.attach(
+            data,
+            criterion,
+            generator,
+            dashboard,
+            model=network,
+            optimizer=optimizer,
+            settling=settling,
+            on_start=on_start,
+        )
 
         for epoch in run.epochs():
             network.train()
@@ -130,9 +140,9 @@ def training_step(
 
 
 def build_criterion(options: Options) -> Criterion:
-    """SEAL's loss terms; `LossSettings` has its fields under the names of their options."""
+    """The recipe's loss terms; `LossSettings` has its fields under the names of their options."""
     settings = {field.name: getattr(options, field.name) for field in fields(LossSettings)}
-    return Criterion(seal_terms(LossSettings(**settings)))
+    return Criterion(TERMS[options.recipe](LossSettings(**settings)))
 
 
 def build_optimizer(options: Options, network: nn.Module) -> torch.optim.Optimizer:
@@ -298,6 +308,8 @@ def dispatch(options: Options) -> int | None:
     """Do what `--run_type` says; the demo dataset is made where it is missing."""
     if uses_demo(options):
         make_demo_once()
+    if options.recipe == "own" and options.run_type in ("train", "test", "proposals"):
+        log.info("recipe own: our settings for own data, see docs/own-videos.md; the published method: --recipe paper")
     return RUN_TYPES[options.run_type](options)
 
 

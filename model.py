@@ -34,24 +34,51 @@ def _branch(width: int, out: int) -> nn.Sequential:
 class ProposalBackbone(nn.Module):
     """Fusion of the three pooled parts of a proposal, and the three branches that read it."""
 
-    def __init__(self, feature_size: int, num_class: int, dropout_ratio: float) -> None:
+    def __init__(self, feature_size: int, hidden_size: int, num_class: int, dropout_ratio: float) -> None:
         super().__init__()
         self.prop_fusion = nn.Sequential(
-            nn.Linear(3 * feature_size, feature_size), nn.ReLU(inplace=True), nn.Dropout(dropout_ratio)
+            nn.Linear(3 * feature_size, hidden_size), nn.ReLU(inplace=True), nn.Dropout(dropout_ratio)
         )
-        self.prop_classifier = _branch(feature_size, num_class + 1)
-        self.prop_attention = _branch(feature_size, 1)
-        self.prop_completeness = _branch(feature_size, 1)
+        self.prop_classifier = _branch(hidden_size, num_class + 1)
+        self.prop_attention = _branch(hidden_size, 1)
+        self.prop_completeness = _branch(hidden_size, 1)
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         """Score pooled proposals `[N, 3, D]`; `SEAL.forward` documents the outputs."""
-        fused = self.prop_fusion(rows.flatten(1))  # [N, D]
+        fused = self.prop_fusion(rows.flatten(1))  # [N, H]
         return {
             "class_logits": self.prop_classifier(fused),  # [N, C+1], background last
             "attention_logits": self.prop_attention(fused).squeeze(-1),  # [N]
             "completeness_logits": self.prop_completeness(fused).squeeze(-1),  # [N]
-            "fused": fused,  # [N, D]
+            "fused": fused,  # [N, H]
         }
+
+
+class Standardise(nn.Module):
+    """Shifts and scales pooled features, so that those of the training videos have mean 0 and a mean variance of 1.
+
+    All dimensions have the same scale: one each would make those that hardly vary as loud as the others, and in many
+    features these are noise. Pooling takes differences and maxima, so that it can come first (SPEC section 2).
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, feature_size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(feature_size))
+        self.register_buffer("scale", torch.ones(()))
+
+    def fit(self, mean: Tensor, mean_square: Tensor) -> None:
+        """Take mean and scale from the features' mean `[D]` and the mean of their squares `[D]`."""
+        self.mean.copy_(mean)
+        variance = float((mean_square.double() - mean.double().square()).mean())
+        self.scale.fill_(variance**0.5 if variance > 0 else 1.0)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """`[N, 3, D]` to the same; the outer parts of a proposal are differences, which have no mean to take off."""
+        left, inside, right = rows.float().unbind(1)
+        return torch.stack([left, inside - self.mean, right], 1) / self.scale
 
 
 @dataclass(frozen=True)
@@ -60,6 +87,8 @@ class NetworkSettings:
 
     feature_size: int  # D, RGB and flow together
     num_class: int  # C, background excluded
+    hidden_size: int | None = None  # H, of the fused features; None takes D, as the paper does
+    standardise: bool = False  # see `Standardise`
     dropout_ratio: float = 0.5  # of the fused features, in training
     precision: torch.dtype = torch.float32  # of the matrix products, or bfloat16; weights are float32 in either case
 
@@ -74,7 +103,13 @@ class SEAL(nn.Module):
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.precision = settings.precision
-        self.prop_fused_backbone = ProposalBackbone(settings.feature_size, settings.num_class, settings.dropout_ratio)
+        self.standardise: nn.Module = Standardise(settings.feature_size) if settings.standardise else nn.Identity()
+        self.prop_fused_backbone = ProposalBackbone(
+            settings.feature_size,
+            settings.hidden_size or settings.feature_size,
+            settings.num_class,
+            settings.dropout_ratio,
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Score the proposals of a batch of videos (SPEC section 4).
@@ -85,11 +120,11 @@ class SEAL(nn.Module):
 
         Returns:
             `class_logits` `[N, C+1]` with the background last, `attention_logits` `[N]`, `completeness_logits`
-            `[N]` (the predicted IoU before its sigmoid), and `fused` `[N, D]`: float32 at any precision.
+            `[N]` (the predicted IoU before its sigmoid), and `fused` `[N, H]`: float32 at any precision.
         """
         exact = self.precision == torch.float32
         with nullcontext() if exact else torch.autocast(batch.rows.device.type, self.precision):
-            outputs = self.prop_fused_backbone(batch.rows.to(self.precision))
+            outputs = self.prop_fused_backbone(self.standardise(batch.rows).to(self.precision))
         return {name: value.float() for name, value in outputs.items()}
 
 

@@ -43,7 +43,27 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_PAPERS_DATASETS = ("Thumos14", "ActivityNet", "Demo")  # how their names begin
+# The recipe for own data: defaults where they differ from the paper's, whatever the dataset. How each was chosen, and
+# what it is worth: docs/own-videos.md.
+OWN: dict[str, Any] = {
+    "lr": 1e-3,
+    "weight_decay": 1e-4,
+    "hidden_size": 256,
+    "max_epoch": 1000,
+    "weight_pc": 0.0,
+    "weight_sme": 0.0,
+    "weight_sc": 0.0,
+    "threshold_cls": 0.2,
+    "score_fusion": 0.6,
+    "proposals_per_video": 100,
+    "proposal_epochs": None,
+}
+
+
+def recipe_of(dataset_name: str) -> str:
+    """The default recipe of a dataset: the paper's for the paper's datasets and the demo, ours for all others."""
+    return "paper" if dataset_name == "Demo" or dataset_name.startswith(("Thumos14", "ActivityNet")) else "own"
+
 
 # Options that may differ when a run is resumed: how long, how often and where it trains, where the data lie, and what
 # training does not read.
@@ -134,8 +154,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--recipe",
         choices=("paper", "own"),
-        help="settings of the publication, or for data of one's own (paper for Thumos14, ActivityNet and Demo when not "
-        "given, else own)",
+        help="the published method, or ours for own data (paper for THUMOS14, ActivityNet and the demo, else own)",
     )
     add("--exp_dir", type=_path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
     add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
@@ -221,8 +240,13 @@ def _add_optimisation_options(add: Callable[..., argparse.Action]) -> None:
     add("--tf32", action="store_true", help="on CUDA, let float32 matrix products round their input to TF32")
     add("--lr", type=_positive, default=5e-5, help="learning rate of Adam")
     add("--weight_decay", type=_weight, default=1e-3, help="L2 penalty")
+    add(
+        "--hidden_size",
+        type=_number(int, 2, 8192),
+        help="width of the fused features (that of the features when not given)",
+    )
     add("--dropout_ratio", type=_share, default=0.5, help="of the fused features")
-    add("--max_epoch", type=_count, default=200, help="epochs to train")
+    add("--max_epoch", type=_count, default=200, help="epochs to train; with --recipe own at most")
     add("--interval", type=_number(int, 0, 1e9), default=10, help="epochs between evaluations; 0 never evaluates")
     add(
         "--holdout",
@@ -246,6 +270,11 @@ def _add_loss_options(add: Callable[..., argparse.Action]) -> None:
         default="all_pairs",
         help="PC's centre term: released, or one to one",
     )
+    add("--weight_sme", type=_weight, default=1.0, help="weight of similar modality enhancement")
+    add("--weight_sc", type=_weight, default=1.0, help="weight of semantic consistency")
+    add("--weight_instances", type=_weight, default=1.0, help="recipe own: weight of classifying by pseudo-instances")
+    add("--weight_completeness", type=_weight, default=1.0, help="recipe own: weight of completeness")
+    add("--weight_suppressed", type=_weight, default=0.0, help="recipe own: weight of MIL on attended proposals")
 
 
 def _add_making_options(add: Callable[..., argparse.Action]) -> None:
@@ -253,9 +282,10 @@ def _add_making_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--proposal_epochs",
         type=_count,
-        help="epochs to train the snippet network (recipe own: until the loss has settled, paper: 20, when not given)",
+        default=20,
+        help="epochs to train the snippet network (recipe own: until its loss has settled when not given)",
     )
-    add("--proposals_per_video", type=_count, help="at most (recipe own: 100, paper: 200, when not given)")
+    add("--proposals_per_video", type=_count, default=200, help="at most")
     add(
         "--descriptor_pooling",
         choices=("video", "snippet"),
@@ -266,6 +296,12 @@ def _add_making_options(add: Callable[..., argparse.Action]) -> None:
 
 def _add_evaluation_options(add: Callable[..., argparse.Action]) -> None:
     add("--threshold_cls", type=_share, default=0.25, help="video score from which a class is reported")
+    add(
+        "--score_fusion",
+        type=_share,
+        default=0.0,
+        help="share of the proposals' own scores in those of detections, by geometric mean",
+    )
     add("--nms", choices=tuple(NMS), default="soft", help="non-maximum suppression of a video's detections")
     thresholds = "; ".join(
         f"{name} {', '.join(f'{t:g}' for t in protocol.reported)}" for name, protocol in TIOU_PROTOCOLS.items()
@@ -287,10 +323,11 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     argv = sys.argv[1:] if argv is None else list(argv)
     named = _Parser(add_help=False, allow_abbrev=False)
     named.add_argument("--dataset_name", default="Thumos14reduced")
-    name = named.parse_known_args(argv)[0].dataset_name
+    named.add_argument("--recipe")
+    known = named.parse_known_args(argv)[0]
 
     parser = build_parser()
-    parser.set_defaults(**PRESETS.get(name, {}))
+    parser.set_defaults(**_preset(known.dataset_name, known.recipe))
     options = parser.parse_args(argv, Options())
     options.argv = argv
     _refuse_contradictions(parser, options)
@@ -298,6 +335,12 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         if getattr(options, option) is None:
             setattr(options, option, value)
     return options
+
+
+def _preset(dataset_name: str, recipe: str | None) -> dict[str, Any]:
+    """The defaults of a dataset, and over them those of the recipe."""
+    recipe = recipe or recipe_of(dataset_name)
+    return PRESETS.get(dataset_name, {}) | (OWN if recipe == "own" else {}) | {"recipe": recipe}
 
 
 def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) -> None:
@@ -327,11 +370,11 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) ->
 
 def _derived_defaults(options: Options) -> dict[str, Any]:
     """The defaults that follow from other options."""
-    derived: dict[str, Any] = {"dataset_root": Path("data") / options.dataset_name, "pooled_dtype": options.precision}
-    recipe = options.recipe or ("paper" if options.dataset_name.startswith(_PAPERS_DATASETS) else "own")
-    derived |= {"recipe": recipe, "proposals_per_video": {"paper": 200, "own": 100}[recipe]}
-    if recipe == "paper":
-        derived["proposal_epochs"] = 20
+    derived = {
+        "recipe": recipe_of(options.dataset_name),
+        "dataset_root": Path("data") / options.dataset_name,
+        "pooled_dtype": options.precision,
+    }
     derived["curve_tiou"] = [*TIOU_PROTOCOLS[options.tiou].curve_tiou]
     if options.run_type == "test":
         derived["pretrained_ckpt"] = Path("checkpoints") / "best_model.pkl"
@@ -375,7 +418,7 @@ def resume_options(options: Options, saved: Mapping[str, Any]) -> Options:
             "Leave them out, or start another run in another --exp_dir"
         )
     parser = build_parser()
-    parser.set_defaults(**PRESETS.get(str(saved.get("dataset_name")), {}))
+    parser.set_defaults(**_preset(str(saved.get("dataset_name")), saved.get("recipe", "paper")))
     parser.set_defaults(**{name: value for name, value in saved.items() if name in names})
     resumed = parser.parse_args(options.argv, Options())
     for name in ("argv", "exp_dir", "seeds", "resume", "overwrite"):

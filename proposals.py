@@ -75,6 +75,53 @@ def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> A
     return inter / union.clip(min=1e-30)  # the bound matters only for two empty segments
 
 
+def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
+    """Greedy non-maximum suppression.
+
+    Args:
+        segments: `[M, 2]`, highest score first.
+        max_tiou: of two segments that are kept.
+        limit: how many to keep at most; None for all.
+
+    Returns:
+        The indices of the segments kept, in order.
+    """
+    kept: list[int] = []
+    remaining: np.ndarray = np.arange(len(segments))
+    while len(remaining) and len(kept) != limit:  # a loop, since a removed segment removes no other
+        best, remaining = int(remaining[0]), remaining[1:]
+        kept.append(best)
+        remaining = remaining[tiou(segments[remaining], segments[best]) <= max_tiou]
+    return np.array(kept, dtype=np.int64)
+
+
+def pseudo_instances(listed: Proposals, labels: np.ndarray, *, ratio: float, max_tiou: float = 0.3) -> np.ndarray:
+    """Choose the proposals that are taken for instances of a video's labels, by the scores of their file.
+
+    For each label these are its best proposals, of which no two overlap much.
+
+    Args:
+        listed: the M proposals of a training video. One without a class is of the video's label, if that is the only
+            one; one without a score is never chosen.
+        labels: `[C]` of the video, 0 or 1.
+        ratio: least score of a pseudo-instance, as a share of the label's best.
+        max_tiou: of two pseudo-instances of a label.
+
+    Returns:
+        `[M]` int64, the class of a pseudo-instance, -1 for all other proposals.
+    """
+    instance_class = np.full(len(listed), -1, dtype=np.int64)
+    classes = np.flatnonzero(labels)
+    for class_idx in classes:
+        is_of_class = (listed.class_idx == class_idx) | ((listed.class_idx == -1) & (len(classes) == 1))
+        candidates = np.flatnonzero(is_of_class & ~np.isnan(listed.score))
+        candidates = candidates[np.argsort(-listed.score[candidates], kind="stable")]
+        candidates = candidates[nms(listed.segments_snip[candidates], max_tiou)]
+        score = listed.score[candidates]
+        instance_class[candidates[score >= ratio * score[:1]]] = class_idx
+    return instance_class
+
+
 def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Compute where RoI Align samples the snippet axis (SPEC section 2).
 

@@ -16,7 +16,7 @@ import re
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -103,6 +103,57 @@ def exact_product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
         return (a.double() @ b.double()).to(b.dtype)
     return a @ b
+
+
+class Settling:
+    """Decides how long to train: at a constant learning rate until the loss has settled, then half as long, to zero.
+
+    The loss has settled when its mean over the last steps is hardly below that over as many steps before.
+
+    Args:
+        window: steps that are compared with as many before them; rounded to whole epochs.
+        fall: share of the loss by which it must still fall.
+        most: steps after which it is taken to have settled.
+
+    Attributes:
+        last_epoch: None until the loss has settled.
+    """
+
+    def __init__(self, *, window: int = 100, fall: float = 0.03, most: int = 1500) -> None:
+        self.window, self.fall, self.most = window, fall, most
+        self.losses: list[float] = []  # the mean of each epoch
+        self.settled: int | None = None  # the epoch after which the learning rate falls
+
+    @property
+    def last_epoch(self) -> int | None:
+        """The last epoch to train; None until the loss has settled."""
+        return None if self.settled is None else self.settled + -(-self.settled // 2)
+
+    def rate(self, epoch: int) -> float:
+        """The share of the learning rate for an epoch, from 1."""
+        if self.settled is None:
+            return 1.0
+        cooling = -(-self.settled // 2)
+        return 1 - (epoch - self.settled - 0.5) / cooling
+
+    def end_epoch(self, loss: float, steps: int) -> None:
+        """Note an epoch's mean loss and number of steps."""
+        self.losses.append(loss)
+        if self.settled is not None:
+            return
+        span, epoch = -(-self.window // max(1, steps)), len(self.losses)
+        before, last = (sum(part) / span for part in (self.losses[-2 * span : -span], self.losses[-span:]))
+        if epoch * steps >= self.most or (epoch >= 2 * span and last > (1 - self.fall) * before):
+            self.settled = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {"losses": [*self.losses], "settled": self.settled}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; raises TypeError or ValueError if it is none."""
+        self.losses = [float(loss) for loss in state["losses"]]
+        self.settled = None if state["settled"] is None else int(state["settled"])
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:

@@ -57,7 +57,14 @@ def padded_step(
     bins = pad_sequence([plain_roi_align(f, s) for f, s in zip(features, segments_snip, strict=True)], batch_first=True)
     left, inside, right = (part.amax(2) for part in bins.split([2, 8, 2], dim=2))  # [B, M, D] each
     rows = torch.stack([inside - left, inside, inside - right], dim=2)  # [B, M, 3, D]
-    batch = Batch([*range(len(sizes))], sizes, rows.flatten(0, 1), torch.cat(segments_snip).float(), labels)
+    batch = Batch(
+        [*range(len(sizes))],
+        sizes,
+        rows.flatten(0, 1),
+        torch.cat(segments_snip).float(),
+        torch.full((sum(sizes),), -1),
+        labels,
+    )
     outputs = model(batch)  # padding and all
     real = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).flatten()
     outputs = {name: value[real] for name, value in outputs.items()}

@@ -276,12 +276,12 @@ def measure_testing(table: Table, data: Data, options: Options, repeats: int) ->
 
     logits = torch.randn(sum(sizes), workload.NUM_CLASS + 3) * 3
     outputs = dict(zip(LOGITS, (logits[:, :-2], logits[:, -2], logits[:, -1]), strict=True))
-    segments = [video.segments_snip for video in data.test]
+    listed = [video.listed for video in data.test]
     post_process = build_post_process(options)
     pairs = np.random.default_rng(0).random(max(sizes) ** 2)
     took, floor = medians(
         repeats,
-        lambda: post_process(outputs, segments, [None] * len(segments)),
+        lambda: post_process(outputs, listed, [None] * len(listed)),
         lambda: [np.exp(pairs[: size**2]) for size in sizes],
     )
     table.add(f"post-processing, {sum(sizes)} proposals", took, floor)

@@ -5,7 +5,7 @@ Axes: M proposals of a video, C classes, N detections of a video.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from eval.nms import Nms, SoftNms
+from proposals import Proposals
 from utils import chunks
 
 LOGITS = ("class_logits", "attention_logits", "completeness_logits")  # the network outputs that are used
@@ -39,30 +40,35 @@ class PostProcess:
         threshold_cls: video score from which a class is reported; if none reaches it, the best class alone is.
         rate: snippets per second.
         nms: suppresses overlapping proposals.
+        scoring: maps logits to class scores, one of `SCORING`.
+        score_fusion: share w of the proposals' own scores q; a detection of SEAL's score s gets s^(1-w) q^w. A proposal
+            that has a class is then a detection of this class alone.
     """
 
     threshold_cls: float
     rate: float
     nms: Nms = field(default_factory=SoftNms)
+    scoring: Scoring = field(default_factory=lambda: against_each_other)
+    score_fusion: float = 0.0
 
     def __call__(
         self,
         outputs: Mapping[str, Tensor],
-        segments_snip: Sequence[np.ndarray],
+        proposals: Sequence[Proposals],
         ambiguous_sec: Sequence[np.ndarray | None],
     ) -> list[VideoDetections]:
         """Detections of every video of a flat batch.
 
         Args:
             outputs: of the network over the rows of all videos, see `model.SEAL.forward`.
-            segments_snip: `[M, 2]` proposals of each video.
+            proposals: of each video.
             ambiguous_sec: `[A, 2]` of each video, see `detect`.
         """
-        sizes = [len(segments) for segments in segments_snip]
+        sizes = [len(listed) for listed in proposals]
         by_video = zip(*(outputs[name].cpu().split(sizes) for name in LOGITS), strict=True)
         return [
-            self.detect(logits[0].numpy(), logits[1].numpy(), logits[2].numpy(), segments, ambiguous)
-            for logits, segments, ambiguous in zip(by_video, segments_snip, ambiguous_sec, strict=True)
+            self.detect(logits[0].numpy(), logits[1].numpy(), logits[2].numpy(), listed, ambiguous)
+            for logits, listed, ambiguous in zip(by_video, proposals, ambiguous_sec, strict=True)
         ]
 
     def detect(
@@ -70,7 +76,7 @@ class PostProcess:
         class_logits: np.ndarray,
         attention_logits: np.ndarray,
         completeness_logits: np.ndarray,
-        segments_snip: np.ndarray,
+        listed: Proposals,
         ambiguous_sec: np.ndarray | None = None,
     ) -> VideoDetections:
         """Detections of one video.
@@ -79,32 +85,87 @@ class PostProcess:
             class_logits: `[M, C+1]`, background last.
             attention_logits: `[M]`.
             completeness_logits: `[M]`.
-            segments_snip: `[M, 2]` the proposals.
+            listed: the M proposals.
             ambiguous_sec: `[A, 2]` ambiguous segments, or None; detections that overlap one are marked.
         """
-        probs = _softmax(class_logits.astype(np.float64))[:, :-1]  # [M, C]
+        segments_snip = listed.segments_snip
         attention = _sigmoid(attention_logits.astype(np.float64))  # [M]
         completeness = _sigmoid(completeness_logits.astype(np.float64))  # [M]
-        scores = probs * (attention * completeness)[:, None]  # [M, C]
-
-        video_score = attention @ probs / (attention.sum() + 1e-6)  # [C]
+        scores, video_score = self.scoring(class_logits.astype(np.float64), attention, completeness)  # [M, C], [C]
+        if self.score_fusion:
+            scores = fuse_scores(scores, listed, self.score_fusion)
         reported = video_score >= self.threshold_cls
         if not reported.any():
             reported[video_score.argmax()] = True
 
         classes = np.flatnonzero(reported)
         orders, kept_scores = zip(*self.nms(segments_snip, scores[:, classes]), strict=True)
-        order = np.concatenate(orders)  # [N]
+        order, score = np.concatenate(orders), np.concatenate(kept_scores)  # [N]
+        class_idx = np.repeat(classes, [len(indices) for indices in orders])
+        if self.score_fusion:  # proposals of other classes are no detections
+            order, score, class_idx = (values[score > 0] for values in (order, score, class_idx))
         return VideoDetections(
             video_score=video_score,
             reported=reported,
-            class_idx=np.repeat(classes, [len(indices) for indices in orders]),
+            class_idx=class_idx,
             segment_snip=segments_snip[order],
-            score=np.concatenate(kept_scores),
+            score=score,
             ambiguous=overlaps_ambiguous(segments_snip, ambiguous_sec, self.rate)[order],
             attention=attention,
             completeness=completeness,
         )
+
+
+def against_each_other(
+    class_logits: np.ndarray, attention: np.ndarray, completeness: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's scores: classes compete in a softmax (SPEC section 6).
+
+    Args:
+        class_logits: `[M, C+1]`, background last.
+        attention: `[M]` in [0, 1].
+        completeness: `[M]` in [0, 1].
+
+    Returns:
+        `[M, C]` scores of the proposals, `[C]` of the video.
+    """
+    probs = _softmax(class_logits)[:, :-1]  # [M, C]
+    scores = probs * (attention * completeness)[:, None]  # [M, C]
+    return scores, attention @ probs / (attention.sum() + 1e-6)
+
+
+def independent(
+    class_logits: np.ndarray, attention: np.ndarray, completeness: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of independent classes: a video with many labels scores none of them lower.
+
+    The arguments and what is returned are those of `against_each_other`. The score of the video is the mean over its
+    best eighth of proposals.
+    """
+    probs = _sigmoid(class_logits[:, :-1] - class_logits[:, -1:])  # [M, C]
+    best = np.sort(probs, axis=0)[-max(1, len(probs) // 8) :]
+    return probs * completeness[:, None], best.mean(0)
+
+
+Scoring = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+SCORING: dict[str, Scoring] = {"paper": against_each_other, "own": independent}  # by --recipe
+
+
+def fuse_scores(scores: np.ndarray, listed: Proposals, share: float) -> np.ndarray:
+    """Scores `[M, C]` fused with those of the proposals, see `PostProcess.score_fusion`.
+
+    Args:
+        scores: `[M, C]` of the network, in [0, 1].
+        listed: the M proposals. Scores that are not positive count as 1e-6, and unknown ones as 1.
+        share: of the proposals' scores.
+
+    Returns:
+        `[M, C]`; 0 where a proposal is of another class.
+    """
+    own = np.where(np.isnan(listed.score), 1.0, listed.score.clip(min=1e-6))  # [M]
+    fused = scores ** (1 - share) * own[:, None] ** share
+    other = (listed.class_idx[:, None] != np.arange(scores.shape[1])) & (listed.class_idx >= 0)[:, None]
+    return np.where(other, 0.0, fused)
 
 
 def overlaps_ambiguous(segments_snip: np.ndarray, ambiguous_sec: np.ndarray | None, rate: float) -> np.ndarray:

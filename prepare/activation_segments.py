@@ -1,4 +1,4 @@
-"""Segments from activations: where they stay above thresholds, how strongly they stand out, and which are distinct.
+"""Segments from activations: where they stay above thresholds, and how strongly they stand out.
 
 Axes: Q sequences of activations, T snippets, L cells, K thresholds, M segments.
 """
@@ -6,8 +6,6 @@ Axes: Q sequences of activations, T snippets, L cells, K thresholds, M segments.
 from __future__ import annotations
 
 import numpy as np
-
-from proposals import tiou
 
 # How the start and the end of a segment are moved, as shares of its length: wider, narrower, and one end at a time.
 SHIFTS = np.array([
@@ -131,23 +129,3 @@ def outer_inner_contrast(
     inner = sums(start, end)
     outer = sums(low, high) - inner
     return inner / (end - start) - outer / np.maximum((start - low) + (high - end), 1e-9)
-
-
-def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
-    """Greedy non-maximum suppression.
-
-    Args:
-        segments: `[M, 2]`, highest score first.
-        max_tiou: of two segments that are kept.
-        limit: how many to keep at most; None for all.
-
-    Returns:
-        The indices of the segments kept, in order.
-    """
-    kept: list[int] = []
-    remaining: np.ndarray = np.arange(len(segments))
-    while len(remaining) and len(kept) != limit:  # a loop, since a removed segment removes no other
-        best, remaining = int(remaining[0]), remaining[1:]
-        kept.append(best)
-        remaining = remaining[tiou(segments[remaining], segments[best]) <= max_tiou]
-    return np.array(kept, dtype=np.int64)

@@ -15,18 +15,17 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from prepare.activation_segments import nms, shifted_segments
+from losses import multi_scale_logits, multi_scale_loss
+from prepare.activation_segments import shifted_segments
 from prepare.snippet_network import SnippetEnsemble
 from prepare.snippet_training import train_on_labels
-from proposals import Proposals
+from proposals import Proposals, nms
 from readers.features import Features
 from utils import log, seed_everything
 
-SCALES = (1, 2, 4, 8, 16)  # a video's logits are the means of its T / scale highest snippet logits
 CLASS_WEIGHT = 0.2  # of the video's probability of the class in the score of a proposal, beside the contrast
 LEAST_SCORE = 1e-4  # scores are positive, since later steps multiply them
 
@@ -69,9 +68,9 @@ def train_network(
     mean, scale = mean_and_scale(features, training)
     network = SnippetEnsemble(mean, scale, num_class=labels.shape[1], hidden=hidden).to(device)
     schedule = until_settled if epochs is None else partial(for_epochs, epochs=epochs)
-    losses = train_on_labels(network, multiscale_loss, schedule, features, training, labels, order=order, lr=lr)
+    losses = train_on_labels(network, ensemble_loss, schedule, features, training, labels, order=order, lr=lr)
     full_rate = losses[: len(losses) * 2 // 3]
-    why = f"{epochs} epochs" if epochs else "loss settled" if has_settled(full_rate) else "loss still falling"
+    why = f"{epochs} epochs" if epochs else "loss settled" if has_settled(full_rate, WINDOW, FALL) else "loss still falling"
     log.info(f"features' scale {scale:.4g}; {len(network.first)} snippet networks, {len(losses)} steps each ({why})")
     return network
 
@@ -95,24 +94,7 @@ def mean_and_scale(features: Features, training: Sequence[int]) -> tuple[np.ndar
     return mean, float(np.sqrt(squares / (count * len(mean)))) or 1.0
 
 
-def multiscale_means(logits: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Means of the highest logits of each video, class by class, at each of `SCALES`.
-
-    Args:
-        logits: `[S, ...]`.
-        sizes: T of each video.
-
-    Returns:
-        `[K, B, ...]`.
-    """
-    videos = []
-    for video_logits in logits.split(list(sizes)):  # sorting all of them padded to one length would take longer
-        ranked = video_logits.sort(dim=0, descending=True).values
-        videos.append(torch.stack([ranked[: max(1, len(ranked) // scale)].mean(0) for scale in SCALES]))
-    return torch.stack(videos, dim=1)
-
-
-def multiscale_loss(logits: Tensor, sizes: Sequence[int], labels: Tensor) -> Tensor:
+def ensemble_loss(logits: Tensor, sizes: Sequence[int], labels: Tensor) -> Tensor:
     """Multiple-instance classification at several scales, classes independent of each other.
 
     Args:
@@ -123,15 +105,14 @@ def multiscale_loss(logits: Tensor, sizes: Sequence[int], labels: Tensor) -> Ten
     Returns:
         Binary cross-entropy, mean over videos, classes and scales; the sum over networks.
     """
-    video_logits = multiscale_means(logits, sizes)  # [K, B, E, C]
-    target = labels[:, None].expand_as(video_logits)
-    return F.binary_cross_entropy_with_logits(video_logits, target) * logits.shape[1]
+    members = logits.shape[1]
+    return multi_scale_loss(logits, sizes, labels[:, None].expand(-1, members, -1)) * members
 
 
 def until_settled(losses: Sequence[float], steps_of_epoch: int) -> Iterator[Sequence[float]]:
     """A `Schedule`: the full learning rate until the loss has settled, then down to zero in half as many steps."""
     most = max(MOST_STEPS, MOST_EPOCHS * steps_of_epoch)
-    while len(losses) < most and not has_settled(losses):
+    while len(losses) < most and not has_settled(losses, WINDOW, FALL):
         yield [1.0] * min(WINDOW // 2, most - len(losses))
     yield cool_down(len(losses) // 2)
 
@@ -178,7 +159,7 @@ def propose(
     """
     logits = network(features, [len(features)]).mean(1)  # [T, C]
     activations = logits.sigmoid().cpu().double().numpy()
-    video_prob = multiscale_means(logits, [len(logits)]).mean(0)[0].sigmoid().cpu().double().numpy()  # [C]
+    video_prob = multi_scale_logits(logits, [len(logits)]).mean(0)[0].sigmoid().cpu().double().numpy()  # [C]
     taken = ~(video_prob < min(threshold_cls, video_prob.max()))  # all classes if it is nan
     if known_labels is not None:
         taken |= known_labels.cpu().numpy() > 0

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from losses import multiple_instance_loss
-from prepare.activation_segments import nms, segments_above_thresholds
+from prepare.activation_segments import segments_above_thresholds
 from prepare.snippet_network import SnippetNetwork
 from prepare.snippet_training import train_on_labels
-from proposals import Proposals
+from proposals import Proposals, nms
 from readers.features import Features
 from utils import seed_everything
 

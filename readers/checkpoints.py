@@ -108,7 +108,8 @@ def use_weights(model: torch.nn.Module, state: Any, path: Path) -> None:
     names = sorted(map(str, wanted.keys() ^ state.keys()))
     if names:
         raise InputError(
-            f"{path}: not a SEAL checkpoint: missing or unknown parameters {error_text(shorten_list(names, 4))}"
+            f"{path}: not a checkpoint of this network: missing or unknown parameters "
+            f"{error_text(shorten_list(names, 4))}; weights need the --recipe that they were trained with"
         )
     for name, value in wanted.items():
         if not state[name].is_floating_point():

@@ -100,7 +100,7 @@ class Evaluator:
                 f"outputs of the network are not finite on {shorten_list(bad)}; check their features, and the weights"
             )
         ambiguous = [self.data.annotations.ambiguous.get(video.name) for video in videos]
-        detected = self.post_process(logits, [video.segments_snip for video in videos], ambiguous)
+        detected = self.post_process(logits, [video.listed for video in videos], ambiguous)
         return detected, detection_table([video.name for video in videos], detected, self.post_process.rate)
 
     def write(self, evaluation: Evaluation, results: RunResults) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from dataset import Batch, Video, load_videos, read_proposals
+from dataset import Batch, Video, load_videos, read_proposals, with_pseudo_instances
 from descriptors import ONE_MODALITY, PseudoLabels, pseudo_labels
 from options import Options
 from proposals import Proposals
@@ -143,6 +144,13 @@ class Data:
         assert self.pseudo is not None, "only training data have pseudo-labels"
         return self.pseudo.select(batch.videos)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The mean of the training videos' features over all snippets, and that of their squares, `[D]` each."""
+        weight = torch.tensor([float(video.num_snippets) for video in self.train], dtype=torch.float64)
+        parts = ([getattr(video, name).cpu().double() for video in self.train] for name in ("mean", "mean_square"))
+        mean, mean_square = (weight @ torch.stack(part) / weight.sum() for part in parts)
+        return mean, mean_square
+
     def test_labels(self) -> np.ndarray:
         """Labels of the test videos, `[V, C]`, 0 or 1."""
         return torch.stack([video.labels for video in self.test]).cpu().numpy()
@@ -164,6 +172,8 @@ class Data:
             digest.update(video.segments_snip.tobytes())
             digest.update(video.labels.cpu().numpy().tobytes())
             digest.update(self.annotations.ambiguous.get(video.name, np.empty(0)).tobytes())
+            if (video.instance_class >= 0).any():
+                digest.update(video.instance_class.cpu().numpy().tobytes())
         for field in self.pseudo or ():
             digest.update(field.cpu().numpy().tobytes())
         digest.update(self.truth.to_json().encode())
@@ -204,6 +214,9 @@ def load_data(options: Options, device: torch.device) -> Data:
         pooled_dtype=getattr(torch, options.pooled_dtype),
     )
     parts = {part: [loaded[name] for name in names] for part, names in names_of.items()}
+    if options.recipe == "own" and training:
+        ratio = options.pseudo_instance_ratio
+        parts["train"] = [with_pseudo_instances(video, ratio) for video in parts["train"]]
     for part, videos in parts.items():
         log.info(
             f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "

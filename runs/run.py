@@ -41,7 +41,7 @@ from runs.not_finite import first_not_finite, term_not_finite
 from runs.signals import Interrupted, uninterrupted
 from runs.state import SavedRun, Stateful, TrainingState, read_resume
 from runs.weights import save_weights
-from utils import CannotWrite, InputError, log, release_memory, shorten_list
+from utils import CannotWrite, InputError, Settling, log, release_memory, shorten_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,6 +204,7 @@ class Run:
         *,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        settling: Settling | None = None,
         on_start: Callable[[], None] = lambda: None,
         **others: Stateful,
     ) -> None:
@@ -216,6 +217,7 @@ class Run:
             dashboard: what TensorBoard shows.
             model: the network, on its device.
             optimizer: of the network.
+            settling: sets its learning rate, and ends the run when the loss has settled; None trains to the last epoch.
             on_start: called when all input is known to be good, before anything is written.
             others: whatever else has `state_dict` and `load_state_dict`, such as `scheduler=…`. Like the network and
                 the optimizer, it is kept in `resume.pt`.
@@ -223,7 +225,10 @@ class Run:
         Raises:
             InputError: `resume.pt` is damaged, or is of other data, another network or other loss terms.
         """
-        self._data, self._criterion, self._dashboard = data, criterion, dashboard
+        self._data, self._criterion, self._dashboard, self._settling = data, criterion, dashboard, settling
+        self._base_lr = optimizer.param_groups[0]["lr"]
+        if settling is not None:
+            others["settling"] = settling
         self.state = TrainingState(
             self.folder.resume,
             options=self._plan.options,
@@ -257,14 +262,25 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The numbers of the epochs that are left to train, from 1."""
-        first, last = self.state.epoch + 1, self._plan.last_epoch
-        progress = tqdm(range(first, last + 1), "training", last, unit="epoch", initial=first - 1)
-        for epoch in progress:
-            self._evaluation = None
-            self._epoch_began = (epoch, time.perf_counter(), self.state.generator.get_state())
-            yield epoch
-            self._epoch_began = None
-            progress.set_postfix(loss=f"{self._mean_loss:.3f}")
+        with tqdm(desc="training", total=self._last_epoch, unit="epoch", initial=self.state.epoch) as progress:
+            while self.state.epoch < self._last_epoch:
+                epoch = self.state.epoch + 1
+                if self._settling is not None:
+                    for group in self.state.optimizer.param_groups:
+                        group["lr"] = self._base_lr * self._settling.rate(epoch)
+                self._evaluation = None
+                self._epoch_began = (epoch, time.perf_counter(), self.state.generator.get_state())
+                yield epoch
+                self._epoch_began = None
+                progress.set_postfix(loss=f"{self._mean_loss:.3f}", refresh=False)
+                progress.total = self._last_epoch
+                progress.update()
+
+    @property
+    def _last_epoch(self) -> int:
+        """After which the run ends, as far as is known."""
+        settled = self._settling and self._settling.last_epoch
+        return min(settled or self._plan.last_epoch, self._plan.last_epoch)
 
     def batches(self, skip: int | None = None) -> Iterator[Batch]:
         """The batches of this epoch but the first `skip`; by default those that are left of it."""
@@ -287,12 +303,14 @@ class Run:
         values = self._finite_steps(order)
         means = dict(zip(self.state.terms, values.mean(0).tolist(), strict=True))
         self._mean_loss = means["loss_total"]
+        if self._settling is not None:
+            self._settling.end_epoch(self._mean_loss, len(self.step_values))
         self.folder.require_held()
         seconds = self.state.seconds + time.perf_counter() - began
         lr = self.state.optimizer.param_groups[0]["lr"]
         scalars = self._dashboard.of_epoch(epoch, lr, means, len(self.step_values), seconds)
         self._log.epoch(epoch, {name: means[name] for name in self._criterion.names}, seconds, scalars)
-        if epoch == self._plan.last_epoch:
+        if epoch == self._last_epoch:
             with self._log.board() as board:
                 self._dashboard.end(board)
         release_memory()  # epochs leave gaps of many sizes, which would add up
@@ -306,7 +324,7 @@ class Run:
 
     def _due(self, epoch: int) -> bool:
         """Whether an epoch's weights are saved and, unless `interval` is 0, evaluated."""
-        return epoch % (self._plan.interval or 10) == 0 or epoch == self._plan.last_epoch
+        return epoch % (self._plan.interval or 10) == 0 or epoch == self._last_epoch
 
     @property
     def _epoch(self) -> tuple[int, float, Tensor]:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from eval.nms import NMS
-from eval.postprocess import PostProcess
+from eval.postprocess import SCORING, PostProcess
 from eval.protocols import TIOU_PROTOCOLS
 from eval.results import ChosenEpoch
-from model import NetworkSettings, build_network
+from model import NetworkSettings, Standardise, build_network
 from options import Options, describe, plain_values, resume_options
 from readers.checkpoints import load_weights
 from runs.folder import RunFolder
@@ -42,10 +42,15 @@ def load_network(options: Options, data: Data, device: torch.device, weights: Pa
     settings = NetworkSettings(
         feature_size=data.test[0].mean.numel(),
         num_class=len(data.annotations.class_names),
+        hidden_size=options.hidden_size,
+        standardise=options.recipe == "own",
         dropout_ratio=options.dropout_ratio,
         precision=getattr(torch, options.precision),
     )
     network = build_network(settings)
+    for module in network.modules():
+        if isinstance(module, Standardise) and data.train:
+            module.fit(*data.moments())
     if weights is not None:
         load_weights(network, weights)
     return network.to(device)
@@ -53,7 +58,13 @@ def load_network(options: Options, data: Data, device: torch.device, weights: Pa
 
 def build_post_process(options: Options) -> PostProcess:
     """How outputs of the network become detections."""
-    return PostProcess(threshold_cls=options.threshold_cls, rate=options.rate, nms=NMS[options.nms]())
+    return PostProcess(
+        threshold_cls=options.threshold_cls,
+        rate=options.rate,
+        nms=NMS[options.nms](),
+        scoring=SCORING[options.recipe],
+        score_fusion=options.score_fusion,
+    )
 
 
 def build_evaluator(options: Options, data: Data) -> Evaluator:

@@ -224,8 +224,8 @@ def fitting(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str
         ValueError: it does not fit the optimizer's parameters, or is not finite.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if state["state"] and len(state["state"]) != len(parameters):
-        raise ValueError("the optimizer's state is of another number of parameters")
+    if not set(state["state"]) <= set(range(len(parameters))):  # those without a gradient so far have none
+        raise ValueError("the optimizer's state is of other parameters")
     kept: dict[int, dict[str, Any]] = {}
     for i, values in state["state"].items():
         for name, value in values.items():

@@ -42,7 +42,7 @@ def batch_of(
 ) -> Batch:
     """A batch of which a test gives what matters to it."""
     sizes = [len(rows)] if sizes is None else list(sizes)
-    return Batch(list(range(len(sizes))), sizes, rows, proposals, labels)
+    return Batch(list(range(len(sizes))), sizes, rows, proposals, torch.full((sum(sizes),), -1), labels)
 
 
 def own_dataset(folder: Path, feature_size: int = 6, num_videos: int = 6) -> Path:

@@ -112,8 +112,8 @@ def test_videos(folder):
     assert videos["v2"].mean.numpy() == pytest.approx(features[1].mean(0), rel=1e-6)
     assert videos["v2"].labels.tolist() == [1, 1] and videos["v2"].num_snippets == 5
     assert videos["v2"].proposals.tolist() == videos["v2"].segments_snip.tolist() == [[0, 3], [2, 99]]
-    assert videos["v2"].proposal_score.tolist() == torch.tensor([0.1, 0.1]).tolist()  # float32
-    assert videos["v2"].proposal_class.tolist() == [1, 1]
+    assert videos["v2"].listed.score.tolist() == [0.1, 0.1]
+    assert videos["v2"].listed.class_idx.tolist() == [1, 1]
 
 
 def test_videos_of_one_length_may_be_stacked(folder):
@@ -283,9 +283,9 @@ def test_features_of_another_dataset(folder):
 def video(i, num_proposals):
     rows = torch.full((num_proposals, 3, 2), float(i)) + torch.arange(num_proposals)[:, None, None] / 100
     listed = proposals_of(np.column_stack([np.full(num_proposals, i), i + 1 + np.arange(num_proposals) / 100]))
-    proposals, score, classes = (torch.from_numpy(x) for x in (listed.segments_snip, listed.score, listed.class_idx))
+    proposals, no_instance = torch.from_numpy(listed.segments_snip).float(), torch.full((num_proposals,), -1)
     mean, labels = torch.zeros(2), torch.eye(4)[i % 4]
-    return Video(f"v{i}", labels, listed, proposals.float(), score.float(), classes, mean, 10, pooled=rows, pool=None)
+    return Video(f"v{i}", labels, listed, proposals, no_instance, mean, mean, 10, pooled=rows, pool=None)
 
 
 def test_batch_is_flat():

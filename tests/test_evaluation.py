@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from building import proposals_of
 
 from eval.classification import classification_accuracy, classification_figures, classification_map
 from eval.detection import average_precision, detection_map, match_detections
@@ -185,10 +186,10 @@ def test_reported_classes():
         logits_of([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]]),
         high,
         high,
-        segments,
+        proposals_of(segments),
     )
     assert both.reported.tolist() == [True, True] and both.class_idx.tolist() == [0, 0, 1, 1]
-    best_alone = POST_PROCESS.detect(logits_of([[0.1, 0.2, 0.7]] * 2), high, high, segments)
+    best_alone = POST_PROCESS.detect(logits_of([[0.1, 0.2, 0.7]] * 2), high, high, proposals_of(segments))
     assert best_alone.reported.tolist() == [False, True]
     assert best_alone.score == pytest.approx([0.2, 0.2])
 
@@ -198,14 +199,14 @@ def test_one_proposal_of_no_length():
         logits_of([[0.6, 0.4]]),
         np.zeros(1),
         np.zeros(1),
-        np.zeros((1, 2)),
+        proposals_of(np.zeros((1, 2))),
     )
     assert found.segment_snip.tolist() == [[0.0, 0.0]] and found.score == pytest.approx([0.6 / 4])
 
 
 def test_extreme_logits_stay_finite():
     extreme = np.array([[1e4, -1e4, 0.0]])
-    found = POST_PROCESS.detect(extreme, np.array([-1e4]), np.array([1e4]), np.array([[0.0, 1.0]]))
+    found = POST_PROCESS.detect(extreme, np.array([-1e4]), np.array([1e4]), proposals_of([[0.0, 1.0]]))
     assert np.isfinite(found.video_score).all() and np.isfinite(found.score).all()
 
 
@@ -227,7 +228,7 @@ def test_detections_survive_the_file_to_the_bit(tmp_path):
         rng.standard_normal((300, 4)),
         rng.standard_normal(300),
         rng.standard_normal(300),
-        segments[:300],
+        proposals_of(segments[:300]),
     )
     before = detection_table(["v"], [found], SNIPPETS_PER_SECOND)
     write_detections(tmp_path / "d.json", before, ["a", "b", "c"], "test")
@@ -247,7 +248,7 @@ def test_the_csv_changes_nothing_and_says_so(tmp_path, caplog):
         np.tile([2.0, -2.0], (6, 1)),
         np.linspace(3, 0, 6),
         np.zeros(6),
-        segments,
+        proposals_of(segments),
         ambiguous_sec=np.array([[5.0, 7.0]]),
     )
     table = detection_table(["a,b"], [found], 1.0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from building import proposals_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from eval.classification import classification_figures
@@ -188,8 +189,8 @@ def test_an_nms_may_drop_proposals():
     rng = np.random.default_rng(0)
     segments = np.sort(rng.uniform(0, 50, (6, 2)), axis=1)
     logits = rng.normal(size=(6, 3)), rng.normal(size=6), rng.normal(size=6)
-    found = PostProcess(threshold_cls=0, rate=1.0, nms=HardNms()).detect(*logits, segments)
-    soft = PostProcess(threshold_cls=0, rate=1.0).detect(*logits, segments)
+    found = PostProcess(threshold_cls=0, rate=1.0, nms=HardNms()).detect(*logits, proposals_of(segments))
+    soft = PostProcess(threshold_cls=0, rate=1.0).detect(*logits, proposals_of(segments))
     assert found.class_idx.tolist() == [0, 1] and len(found.attention) == 6
     assert [score in soft.score for score in found.score] == [True, True]
     assert classification_figures([found], np.array([[1, 1]])).accuracy == 100

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import reader_cases as readers
 import torch
+from building import proposals_of
 from watch import MEMORY_IS_KNOWN, watching
 
 from eval.postprocess import PostProcess, overlaps_ambiguous
@@ -485,7 +486,9 @@ def test_many_proposals_need_no_table_of_pairs():
     rng = np.random.default_rng(0)
     logits, segments = rng.normal(size=(20_000, 4)), np.sort(rng.uniform(0, 1e6, (20_000, 2)), axis=1)
     with watching() as watched:
-        found = PostProcess(threshold_cls=0, rate=1.0).detect(logits[:, :2], logits[:, 2], logits[:, 3], segments)
+        found = PostProcess(threshold_cls=0, rate=1.0).detect(
+            logits[:, :2], logits[:, 2], logits[:, 3], proposals_of(segments)
+        )
     assert len(found.score) == 20_000
     assert not MEMORY_IS_KNOWN or watched.peak < 200 << 20
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from eval.recall import average_recall
-from prepare.activation_segments import nms, outer_inner_contrast, runs_above, segments_above_thresholds, upsample
+from prepare.activation_segments import outer_inner_contrast, runs_above, segments_above_thresholds, upsample
 from prepare.paper_proposals import propose, train_network
 from prepare.snippet_network import SnippetNetwork
 from prepare.snippet_proposals import propose_all, result_entries
-from proposals import SNIPPETS_PER_SECOND, snippets_to_seconds, tiou
+from proposals import SNIPPETS_PER_SECOND, nms, snippets_to_seconds, tiou
 from readers.annotations import read_annotations
 from readers.features import Features
 from utils import InputError

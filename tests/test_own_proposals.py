@@ -5,16 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from losses import MIL_SCALES, multi_scale_logits
 from prepare.activation_segments import SHIFTS, outer_inner_contrast, shifted_segments
 from prepare.own_proposals import (
     LEAST_SCORE,
     MOST_EPOCHS,
     MOST_STEPS,
-    SCALES,
+    ensemble_loss,
     for_epochs,
     mean_and_scale,
-    multiscale_loss,
-    multiscale_means,
     propose,
     train_network,
     until_settled,
@@ -87,11 +86,11 @@ def test_networks_side_by_side_are_independent():
     """Each is trained as if it were alone: the loss of one has no gradient in the others."""
     network = ensemble(dropout_ratio=0.0)
     logits = network(torch.randn(9, WIDTH), [4, 5])
-    multiscale_loss(logits[:, 1:2], [4, 5], torch.eye(2)).backward()
+    ensemble_loss(logits[:, 1:2], [4, 5], torch.eye(2)).backward()
     for layer in (network.first, network.second, network.classifier):
         assert [own.weight.grad is not None and bool(own.weight.grad.any()) for own in layer] == [False, True, False]
-    alone = [multiscale_loss(logits[:, e : e + 1], [4, 5], torch.eye(2)) for e in range(3)]
-    torch.testing.assert_close(multiscale_loss(logits, [4, 5], torch.eye(2)), sum(alone))
+    alone = [ensemble_loss(logits[:, e : e + 1], [4, 5], torch.eye(2)) for e in range(3)]
+    torch.testing.assert_close(ensemble_loss(logits, [4, 5], torch.eye(2)), sum(alone))
     assert len({loss.item() for loss in alone}) == 3
 
 
@@ -130,12 +129,12 @@ def test_loss_is_that_written_out():
                     highest = sorted(x[:, member, c].tolist(), reverse=True)[: max(1, len(x) // scale)]
                     logit = torch.tensor(sum(highest) / len(highest))
                     expected += -float(F.logsigmoid(logit if y[c] else -logit)) / (3 * 5 * 2)
-    assert float(multiscale_loss(logits, sizes, labels)) == pytest.approx(expected, rel=1e-5)
+    assert float(ensemble_loss(logits, sizes, labels)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_scores_of_a_video_at_each_scale():
-    means = multiscale_means(torch.arange(16.0)[:, None], [16])
-    assert means.shape == (len(SCALES), 1, 1)
+    means = multi_scale_logits(torch.arange(16.0)[:, None], [16])
+    assert means.shape == (len(MIL_SCALES), 1, 1)
     assert means.flatten().tolist() == [7.5, 11.5, 13.5, 14.5, 15]
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from building import batch_of, criterion, network
+from building import batch_of, criterion, network, proposals_of
 
 from descriptors import PseudoLabels, pseudo_labels
 from eval.postprocess import PostProcess
@@ -144,7 +144,7 @@ def test_postprocess(parity):
             np.array(case["cas_logits"]),
             np.array(case["attention_logits"])[:, 0],
             np.array(case["iou_logits"])[:, 0],
-            np.array(case["proposals_snippets"]),
+            proposals_of(case["proposals_snippets"]),
             ambiguous_sec=np.array(ambiguous.get(case["video"], np.empty((0, 2)))),
         )
         expected = np.array(case["detections"])
