@@ -105,22 +105,27 @@ def exact_product(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
+def has_settled(losses: Sequence[float], window: int, fall: float = 0.03) -> bool:
+    """Whether the last `window` losses are no longer below as many before them, but for a share `fall`, in the mean."""
+    before, last = losses[-2 * window : -window], losses[-window:]
+    return len(before) == window and sum(last) >= (1 - fall) * sum(before)
+
+
 class Settling:
     """Decides how long to train: at a constant learning rate until the loss has settled, then half as long, to zero.
 
-    The loss has settled when its mean over the last steps is hardly below that over as many steps before.
+    See `has_settled`.
 
     Args:
         window: steps that are compared with as many before them; rounded to whole epochs.
-        fall: share of the loss by which it must still fall.
         most: steps after which it is taken to have settled.
 
     Attributes:
         last_epoch: None until the loss has settled.
     """
 
-    def __init__(self, *, window: int = 100, fall: float = 0.03, most: int = 1500) -> None:
-        self.window, self.fall, self.most = window, fall, most
+    def __init__(self, *, window: int = 100, most: int = 1500) -> None:
+        self.window, self.most = window, most
         self.losses: list[float] = []  # the mean of each epoch
         self.settled: int | None = None  # the epoch after which the learning rate falls
 
@@ -141,10 +146,9 @@ class Settling:
         self.losses.append(loss)
         if self.settled is not None:
             return
-        span, epoch = -(-self.window // max(1, steps)), len(self.losses)
-        before, last = (sum(part) / span for part in (self.losses[-2 * span : -span], self.losses[-span:]))
-        if epoch * steps >= self.most or (epoch >= 2 * span and last > (1 - self.fall) * before):
-            self.settled = epoch
+        epochs = -(-self.window // max(1, steps))
+        if len(self.losses) * steps >= self.most or has_settled(self.losses, epochs):
+            self.settled = len(self.losses)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes."""

@@ -9,7 +9,8 @@ import numpy as np
 
 # How the start and the end of a segment are moved, as shares of its length: wider, narrower, and one end at a time.
 SHIFTS = np.array([
-    (0, 0), (-0.15, 0.15), (0.15, -0.15), (-0.15, 0), (0, 0.15), (0.15, 0), (0, -0.15), (-0.3, 0.3),
+    (0, 0), (-0.15, 0.15), (0.15, -0.15), (-0.15, 0), (0, 0.15), (0.15, 0), (0, -0.15),
+    (-0.3, 0.3), (0.3, -0.3), (-0.5, 0.5), (-0.5, 0), (0, 0.5),
 ])  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def shifted_segments(
     fine = upsample(sequence[None], factor)  # [1, L]
     levels = fine.max() * np.linspace(0, 1, num_thresholds + 2)[1:-1]
     runs = np.unique(runs_above(fine, levels[None]), axis=0)
-    moved = runs + np.diff(runs) * SHIFTS[:, None]  # [8, M, 2]
+    moved = runs + np.diff(runs) * SHIFTS[:, None]  # [12, M, 2]
     cells = moved.round().clip(0, fine.shape[1]).reshape(-1, 2)
     cells = cells[cells[:, 1] - cells[:, 0] >= min_length * factor]
     cells = np.unique(cells, axis=0) if len(cells) else np.array([[0.0, fine.shape[1]]])

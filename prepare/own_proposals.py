@@ -24,15 +24,15 @@ from prepare.snippet_network import SnippetEnsemble
 from prepare.snippet_training import train_on_labels
 from proposals import Proposals, nms
 from readers.features import Features
-from utils import log, seed_everything
+from utils import has_settled, log, seed_everything
 
 CLASS_WEIGHT = 0.2  # of the video's probability of the class in the score of a proposal, beside the contrast
+MAX_TIOU = 0.65  # of two proposals of a class; more would leave less of `per_video` for other actions
 LEAST_SCORE = 1e-4  # scores are positive, since later steps multiply them
 
-# The loss has settled when its mean over WINDOW steps is no longer below SETTLED times that of the WINDOW before. Where
-# it goes on falling, as it does when few videos are learned by heart, MOST_STEPS or MOST_EPOCHS are enough, the more.
-WINDOW, SETTLED = 100, 0.9
-FEWEST_STEPS, MOST_STEPS, MOST_EPOCHS = 200, 400, 5
+# The loss has settled when WINDOW steps lower it by less than the share FALL. Where it goes on falling, as it does when
+# few videos are learned by heart, MOST_STEPS or MOST_EPOCHS are enough, whichever are more.
+WINDOW, FALL, MOST_STEPS, MOST_EPOCHS = 100, 0.1, 400, 5
 
 
 def train_network(
@@ -70,7 +70,13 @@ def train_network(
     schedule = until_settled if epochs is None else partial(for_epochs, epochs=epochs)
     losses = train_on_labels(network, ensemble_loss, schedule, features, training, labels, order=order, lr=lr)
     full_rate = losses[: len(losses) * 2 // 3]
-    why = f"{epochs} epochs" if epochs else "loss settled" if has_settled(full_rate, WINDOW, FALL) else "loss still falling"
+    why = (
+        f"{epochs} epochs"
+        if epochs
+        else "loss settled"
+        if has_settled(full_rate, WINDOW, FALL)
+        else "loss still falling"
+    )
     log.info(f"features' scale {scale:.4g}; {len(network.first)} snippet networks, {len(losses)} steps each ({why})")
     return network
 
@@ -117,13 +123,6 @@ def until_settled(losses: Sequence[float], steps_of_epoch: int) -> Iterator[Sequ
     yield cool_down(len(losses) // 2)
 
 
-def has_settled(losses: Sequence[float]) -> bool:
-    """Whether the loss hardly falls any more."""
-    if len(losses) < FEWEST_STEPS:
-        return False
-    return bool(np.mean(losses[-WINDOW:]) >= SETTLED * np.mean(losses[-2 * WINDOW : -WINDOW]))
-
-
 def for_epochs(losses: Sequence[float], steps_of_epoch: int, epochs: int) -> Iterator[Sequence[float]]:
     """A `Schedule`: as long as told, of which the last third at a falling learning rate."""
     falling = epochs * steps_of_epoch // 3
@@ -168,7 +167,7 @@ def propose(
     for class_idx in np.flatnonzero(taken):
         segments, contrast = shifted_segments(activations[:, class_idx])
         best = np.argsort(-contrast, kind="stable")
-        best = best[nms(segments[best], limit=per_video)]
+        best = best[nms(segments[best], MAX_TIOU, per_video)]
         score = contrast[best] + CLASS_WEIGHT * video_prob[class_idx]
         parts.append((segments[best], score, np.full(len(best), class_idx)))
     segments, score, class_idx = (np.concatenate(part) for part in zip(*parts, strict=True))
