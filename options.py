@@ -338,9 +338,11 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 
 
 def _preset(dataset_name: str, recipe: str | None) -> dict[str, Any]:
-    """The defaults of a dataset, and over them those of the recipe."""
-    recipe = recipe or recipe_of(dataset_name)
-    return PRESETS.get(dataset_name, {}) | (OWN if recipe == "own" else {}) | {"recipe": recipe}
+    """The defaults of a recipe for a dataset, whose preset is for the recipe that it has when none is typed."""
+    usual = recipe_of(dataset_name)
+    recipe = recipe or usual
+    preset, own = PRESETS.get(dataset_name, {}), OWN if recipe == "own" else {}
+    return (own | preset if recipe == usual else preset | own) | {"recipe": recipe}
 
 
 def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) -> None:

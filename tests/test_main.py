@@ -461,8 +461,9 @@ def test_help_names_every_default(capsys):
 
 def test_describe_marks_what_differs():
     assert describe(parse_options([]), changed_only=True) == []
-    options = parse_options(["--gamma", "0.5", "--dataset_name", "Mine"])
+    options = parse_options(["--gamma", "0.5", "--dataset_name", "Mine", "--recipe", "paper"])
     assert describe(options, changed_only=True) == [
+        "recipe: paper    [default: own]",
         "dataset_name: Mine    [default: Thumos14reduced]",
         "pseudo_instance_ratio (--gamma): 0.5    [default: 0.8]",
     ]

@@ -273,7 +273,8 @@ def test_a_json_and_a_folder_give_the_digits_of_the_demo(demo_home, run_in, tmp_
         proposals = home / "proposals4Thumos14" / f"Proposals_Demo_{part}.json"
         shutil.copy(proposals, proposals.with_name(f"Proposals_Own_{part}.json"))
 
-    run, same = run_in(home), ("--batch_size", 8, "--max_epoch", 1, "--lr", 1e-4, "--sc_epochs", 35)
+    same = ("--batch_size", 8, "--max_epoch", 1, "--lr", 1e-4, "--sc_epochs", 35, "--recipe", "paper")
+    run = run_in(home)
     status, out, err = run("--run_type", "descriptors", "--dataset_name", "Own", "--class_list", "classes.txt")
     assert status == 0 and re.search("pseudo-labels of 80 ", out), err
     results = []

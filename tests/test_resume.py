@@ -403,7 +403,7 @@ NAN = torch.tensor(torch.nan)
         change("weights", lambda weights: weights | {next(iter(weights)): torch.ones(3)}),
         change("weights", lambda weights: {name: value * NAN for name, value in weights.items()}),
         change("optimizer", {0: 1}),
-        change("optimizer", "state", lambda state: {0: state[0]}),
+        change("optimizer", "state", lambda state: state | {99: state[0]}),
         change("optimizer", "state", 0, "exp_avg", torch.ones(2)),
         change("optimizer", "state", 1, "exp_avg_sq", lambda value: value * NAN),
         change("optimizer", "state", 0, {}),
