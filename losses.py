@@ -283,6 +283,13 @@ class Step:
         b = self.batch
         return instance_overlap(b.proposals, b.instance_class, b.sizes, b.labels.shape[1])
 
+    @cached_property
+    def overlap_is_known(self) -> Tensor:
+        """`[N, C]`, 0 for the labels of which a video has no pseudo-instance, so that nothing is known, else 1."""
+        per_video = zip(self.instance_overlap.split(self.batch.sizes), self.batch.labels, strict=True)
+        known = [((labels == 0) | (overlap.amax(0) > 0)).expand_as(overlap) for overlap, labels in per_video]
+        return torch.cat(known).to(self.instance_overlap.dtype)
+
 
 class Term(NamedTuple):
     """A loss term: what is logged under `name` is `loss`, and `weight(epoch) * loss` goes into the total."""
@@ -377,11 +384,12 @@ def own_terms(settings: LossSettings) -> list[Term]:
         return multi_scale_loss(logits, step.batch.sizes, step.batch.labels)
 
     def instances(step: Step) -> Tensor:
-        return F.binary_cross_entropy_with_logits(independent_logits(step.class_logits), step.instance_overlap)
+        logits = independent_logits(step.class_logits)
+        return F.binary_cross_entropy_with_logits(logits, step.instance_overlap, step.overlap_is_known)
 
     def completeness(step: Step) -> Tensor:
-        target = step.instance_overlap.amax(1)
-        return F.binary_cross_entropy_with_logits(step.outputs["completeness_logits"], target)
+        target, known = step.instance_overlap.amax(1), step.overlap_is_known.amin(1)
+        return F.binary_cross_entropy_with_logits(step.outputs["completeness_logits"], target, known)
 
     terms = [
         (Term("MIL_loss", mil, lambda epoch: 1.0), 1.0),

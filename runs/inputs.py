@@ -217,6 +217,11 @@ def load_data(options: Options, device: torch.device) -> Data:
     if options.recipe == "own" and training:
         ratio = options.pseudo_instance_ratio
         parts["train"] = [with_pseudo_instances(video, ratio) for video in parts["train"]]
+        if not any((video.instance_class >= 0).any() for video in parts["train"]):
+            log.info(
+                f"notice: {files.proposals['train']}: no proposal has a score (and a class, where a video has several "
+                "labels), so there are no pseudo-instances to learn from; --run_type proposals makes such proposals"
+            )
     for part, videos in parts.items():
         log.info(
             f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from building import own_dataset, proposals_of
+from building import batch_of, own_dataset, proposals_of
 
 import main
 from eval.postprocess import PostProcess, fuse_scores, independent
-from losses import independent_logits, instance_overlap, multi_scale_logits, multi_scale_loss
+from losses import Step, independent_logits, instance_overlap, multi_scale_logits, multi_scale_loss
 from model import Standardise
 from options import parse_options, recipe_of
 from proposals import pseudo_instances, roi_pool
@@ -83,6 +83,16 @@ def test_overlap_with_the_nearest_pseudo_instance():
     classes = torch.tensor([1, -1, 1, -1, -1])
     overlap = instance_overlap(proposals, classes, [3, 2], 3)
     assert overlap.tolist() == [[0, 1, 0], [0, 0.5, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]]  # the second video has none
+
+
+def test_labels_without_a_pseudo_instance_teach_nothing():
+    """The first video has labels 0 and 1 and an instance of 1 alone; the second has neither label nor instance."""
+    batch = batch_of(sizes=[2, 1], proposals=torch.tensor([[0.0, 4], [0, 2], [0, 9]]), labels=torch.eye(2) * 0)
+    batch.labels[0] = 1
+    batch.instance_class[0] = 1
+    step = Step({}, batch, None, 1)
+    assert step.instance_overlap.tolist() == [[0, 1], [0, 0.5], [0, 0]]
+    assert step.overlap_is_known.tolist() == [[0, 1], [0, 1], [1, 1]]
 
 
 def test_standardising_pooled_features_is_that_of_features():
