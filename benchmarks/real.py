@@ -51,11 +51,15 @@ FIGURES: dict[str, Callable[[Record], float]] = {
     "ours, last": lambda record: record["results"]["snippet"]["average"],
     "ours, best": lambda record: record["results"]["best"]["snippet"]["average"],
     "own proposals": lambda record: record["proposals"]["average"],
+    "whole videos": lambda record: record["results"]["baselines"]["whole_videos"]["snippet"]["average"],
     "top-k MIL": lambda record: record["topk_mil"]["average"],
     "supervised": lambda record: record["supervised"]["average"],
     "ours / top-k MIL": lambda record: record["results"]["snippet"]["average"] / record["topk_mil"]["average"],
     "ours / supervised": lambda record: record["results"]["snippet"]["average"] / record["supervised"]["average"],
     "recall": lambda record: record["proposals"]["recall"],
+    "labels reported": lambda record: (
+        100 * record["results"]["classification_labels_reported"] / record["results"]["classification_labels"]
+    ),
     "seconds": lambda record: sum(record["seconds"].values()),
 }
 

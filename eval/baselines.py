@@ -67,7 +67,7 @@ def whole_videos(
 def warnings_of(results: Results) -> list[str]:
     """A line for each baseline that has a higher average mAP (snippet protocol) than the detections."""
     remedies = {
-        PROPOSALS: "train with another --max_epoch, or take the proposals themselves as detections",
+        PROPOSALS: "use more of their scores, with a larger --score_fusion, in training or in testing",
         WHOLE_VIDEOS: "the proposals may miss the actions: see their recall with --run_type check",
     }
     found = results.classification
