@@ -24,7 +24,7 @@ from prepare.snippet_network import SnippetEnsemble
 from prepare.snippet_training import train_on_labels
 from proposals import Proposals, nms
 from readers.features import Features
-from utils import has_settled, log, seed_everything
+from utils import few_threads, has_settled, log, seed_everything
 
 CLASS_WEIGHT = 0.2  # of the video's probability of the class in the score of a proposal, beside the contrast
 MAX_TIOU = 0.65  # of two proposals of a class; more would leave less of `per_video` for other actions
@@ -68,7 +68,8 @@ def train_network(
     mean, scale = mean_and_scale(features, training)
     network = SnippetEnsemble(mean, scale, num_class=labels.shape[1], hidden=hidden).to(device)
     schedule = until_settled if epochs is None else partial(for_epochs, epochs=epochs)
-    losses = train_on_labels(network, ensemble_loss, schedule, features, training, labels, order=order, lr=lr)
+    with few_threads(features.feature_size):
+        losses = train_on_labels(network, ensemble_loss, schedule, features, training, labels, order=order, lr=lr)
     full_rate = losses[: len(losses) * 2 // 3]
     why = (
         f"{epochs} epochs"

@@ -41,7 +41,7 @@ from runs.not_finite import first_not_finite, term_not_finite
 from runs.signals import Interrupted, uninterrupted
 from runs.state import SavedRun, Stateful, TrainingState, read_resume
 from runs.weights import save_weights
-from utils import CannotWrite, InputError, Settling, log, release_memory, shorten_list
+from utils import CannotWrite, InputError, Settling, few_threads, log, release_memory, shorten_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,6 +229,7 @@ class Run:
         self._base_lr = optimizer.param_groups[0]["lr"]
         if settling is not None:
             others["settling"] = settling
+            self._stack.enter_context(few_threads(data.train[0].mean.numel()))
         self.state = TrainingState(
             self.folder.resume,
             options=self._plan.options,
