@@ -38,7 +38,7 @@ class Video:
     proposals: Tensor  # [M, 2] their segments in snippets, float32 on the device
     instance_class: Tensor  # [M] int64 on the device; the class of a pseudo-instance, -1 for other proposals
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
-    mean_square: Tensor  # [D] temporal mean of their squares
+    variance: Tensor  # [D] over time
     num_snippets: int  # T
     pooled: Tensor | None  # [M, 3, D] the network's input, on the device; None if it is not kept in memory
     pool: Callable[[np.ndarray], Tensor] | None  # then this pools segments [m, 2] to [m, 3, D]
@@ -111,7 +111,7 @@ def load_videos(
             proposals=torch.from_numpy(segments).float().to(device),
             instance_class=torch.full((len(listed),), -1, device=device),
             mean=raw.mean(0).to(device),
-            mean_square=raw.square().mean(0).to(device),
+            variance=raw.var(0, correction=0).to(device),
             num_snippets=len(raw),
             pooled=pooled,
             pool=None if kept else partial(_pool, features, i, roi_size, pooled_dtype),

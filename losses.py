@@ -7,7 +7,9 @@ video, C classes without and C+1 with the background, which is the last column. 
 Loops run over the videos of a batch (ten by default), because videos differ in M; no loop runs over proposals. On a
 GPU, excluded rows are masked, because counting them would wait for the device; on the CPU they are dropped.
 
-To add a term, write its function and its entry in `seal_terms`; its option goes into options.py and, under the same
+`seal_terms` are those of the paper, `own_terms` those for own data (SPEC section 14).
+
+To add a term, write its function and its entry in one of them; its option goes into options.py and, under the same
 name, into `LossSettings` (docs/EXTENDING.md).
 """
 

@@ -57,7 +57,7 @@ from runs.inputs import (
 from runs.results import RunResults, read_to_evaluate, write_results
 from runs.run import Run
 from runs.seeds import train_seeds
-from runs.setup import build_evaluator, build_plan, load_network, open_run, start, train_in_phases
+from runs.setup import build_evaluator, build_plan, load_network, open_run, say_recipe, start, train_in_phases
 from runs.signals import uninterrupted
 from utils import Settling, __version__, log, seed_everything, step_if_finite, unbreakable_output
 
@@ -81,6 +81,7 @@ def train(
         if run.saved is not None:
             options = resume_options(options, run.saved.options)
             log.info("\n".join(["options of the run:", *describe(options, changed_only=True)]))
+        say_recipe(options)
         run.plan(build_plan(options, chosen))
         generator = seed_everything(options.seed)
         device = choose_device(options)
@@ -92,7 +93,7 @@ def train(
         optimizer = build_optimizer(options, network)
         evaluator = build_evaluator(options, data)
         dashboard = Dashboard(dashboard_settings(options), data, criterion.weights)
-        settling = Settling() if options.recipe == "own" else None
+        settling = Settling(length=chosen.epoch if chosen else None) if options.recipe == "own" else None
         run.attach(
             data,
             criterion,
@@ -201,6 +202,7 @@ def train_or_train_seeds(options: Options) -> None:
 
 def test(options: Options) -> None:
     """`--run_type test`: detections and figures of a checkpoint."""
+    say_recipe(options)
     with RunFolder(options.exp_dir) as folder:
         device = choose_device(options)
         data = load_data(options, device)
@@ -247,6 +249,8 @@ def check_data(options: Options) -> int:
         pooled_dtype=getattr(torch, options.pooled_dtype),
         missing_proposals=options.missing_proposals,
         checkpoint=options.pretrained_ckpt,
+        hidden_size=options.hidden_size,
+        standardise=options.recipe == "own",
     )
     return check(dataset_files(options), reading_settings(options), settings, other_files(options))
 
@@ -259,6 +263,7 @@ def prepare_descriptors(options: Options) -> None:
 
 def prepare_proposals(options: Options) -> None:
     """`--run_type proposals`: make the proposals of a dataset, or take them from `--proposals_from`."""
+    say_recipe(options)
     source = open_dataset(options, features=not options.proposals_from)
     if options.proposals_from:
         missing, overwrite = options.missing_proposals, options.overwrite
@@ -308,8 +313,6 @@ def dispatch(options: Options) -> int | None:
     """Do what `--run_type` says; the demo dataset is made where it is missing."""
     if uses_demo(options):
         make_demo_once()
-    if options.recipe == "own" and options.run_type in ("train", "test", "proposals"):
-        log.info("recipe own: our settings for own data, see docs/own-videos.md; the published method: --recipe paper")
     return RUN_TYPES[options.run_type](options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset import Batch
+from utils import InputError
 
 
 class PointwiseLinear(nn.Linear):
@@ -69,11 +71,17 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(feature_size))
         self.register_buffer("scale", torch.ones(()))
 
-    def fit(self, mean: Tensor, mean_square: Tensor) -> None:
-        """Take mean and scale from the features' mean `[D]` and the mean of their squares `[D]`."""
+    def fit(self, mean: Tensor, variance: Tensor) -> None:
+        """Take mean and scale from the mean `[D]` and the variance `[D]` of features.
+
+        Raises:
+            InputError: features are too large for a scale.
+        """
+        scale = float(variance.double().mean().sqrt()) or 1.0
+        if not math.isfinite(scale):
+            raise InputError("the features of the training videos are too large to be standardised; scale them down")
         self.mean.copy_(mean)
-        variance = float((mean_square.double() - mean.double().square()).mean())
-        self.scale.fill_(variance**0.5 if variance > 0 else 1.0)
+        self.scale.fill_(scale)
 
     def forward(self, rows: Tensor) -> Tensor:
         """`[N, 3, D]` to the same; the outer parts of a proposal are differences, which have no mean to take off."""

@@ -49,7 +49,7 @@ OWN: dict[str, Any] = {
     "lr": 1e-3,
     "weight_decay": 1e-4,
     "hidden_size": 256,
-    "max_epoch": 1000,
+    "max_epoch": 2250,
     "weight_pc": 0.0,
     "weight_sme": 0.0,
     "weight_sc": 0.0,
@@ -246,7 +246,9 @@ def _add_optimisation_options(add: Callable[..., argparse.Action]) -> None:
         help="width of the fused features (that of the features when not given)",
     )
     add("--dropout_ratio", type=_share, default=0.5, help="of the fused features")
-    add("--max_epoch", type=_count, default=200, help="epochs to train; with --recipe own at most")
+    add(
+        "--max_epoch", type=_count, default=200, help="epochs to train; recipe own: at most, its loss may settle before"
+    )
     add("--interval", type=_number(int, 0, 1e9), default=10, help="epochs between evaluations; 0 never evaluates")
     add(
         "--holdout",
@@ -262,8 +264,14 @@ def _add_loss_options(add: Callable[..., argparse.Action]) -> None:
     add("--sc_decay", "--alpha_4", type=_positive, default=8.0, help="epochs in which SC's weight falls to 1/e")
     add("--weight_pc_distance", "--alpha_5", type=_weight, default=0.6, help="weight of PC's distance term")
     add("--weight_pc_penalty", "--alpha_6", type=_weight, default=9.0, help="weight of PC's penalty term")
-    add("--topk_divisor", "--k", type=_count, default=8, help="MIL averages the top M / k proposals")
-    add("--pseudo_instance_ratio", "--gamma", type=_share, default=0.8, help="attention of a pseudo-instance / largest")
+    add("--topk_divisor", "--k", type=_count, default=8, help="recipe paper: MIL averages the top M / k proposals")
+    add(
+        "--pseudo_instance_ratio",
+        "--gamma",
+        type=_share,
+        default=0.8,
+        help="attention of a pseudo-instance / largest (recipe own: the score in its file / best)",
+    )
     add(
         "--pc_center",
         choices=("all_pairs", "matched"),
@@ -300,7 +308,7 @@ def _add_evaluation_options(add: Callable[..., argparse.Action]) -> None:
         "--score_fusion",
         type=_share,
         default=0.0,
-        help="share of the proposals' own scores in those of detections, by geometric mean",
+        help="share of the proposals' own scores, which must be positive, in those of detections (geometric mean)",
     )
     add("--nms", choices=tuple(NMS), default="soft", help="non-maximum suppression of a video's detections")
     thresholds = "; ".join(
@@ -375,7 +383,7 @@ def _derived_defaults(options: Options) -> dict[str, Any]:
     derived = {
         "recipe": recipe_of(options.dataset_name),
         "dataset_root": Path("data") / options.dataset_name,
-        "pooled_dtype": options.precision,
+        "pooled_dtype": "float32" if options.recipe == "own" else options.precision,  # own takes the mean off later
     }
     derived["curve_tiou"] = [*TIOU_PROTOCOLS[options.tiou].curve_tiou]
     if options.run_type == "test":
@@ -406,6 +414,7 @@ def resume_options(options: Options, saved: Mapping[str, Any]) -> Options:
         InputError: a typed option contradicts the run; the message names it.
     """
     names = {action.dest for action in _actions()}
+    saved = {"recipe": "paper", "hidden_size": None, "score_fusion": 0.0, **saved}  # earlier versions had no others
     typed = _typed_values(options.argv)
     if "seeds" in typed:  # this is one of the runs, with its own seed
         typed["seed"] = options.seed
@@ -420,7 +429,7 @@ def resume_options(options: Options, saved: Mapping[str, Any]) -> Options:
             "Leave them out, or start another run in another --exp_dir"
         )
     parser = build_parser()
-    parser.set_defaults(**_preset(str(saved.get("dataset_name")), saved.get("recipe", "paper")))
+    parser.set_defaults(**_preset(str(saved.get("dataset_name")), saved["recipe"]))
     parser.set_defaults(**{name: value for name, value in saved.items() if name in names})
     resumed = parser.parse_args(options.argv, Options())
     for name in ("argv", "exp_dir", "seeds", "resume", "overwrite"):

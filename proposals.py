@@ -118,7 +118,7 @@ def pseudo_instances(listed: Proposals, labels: np.ndarray, *, ratio: float, max
         candidates = candidates[np.argsort(-listed.score[candidates], kind="stable")]
         candidates = candidates[nms(listed.segments_snip[candidates], max_tiou)]
         score = listed.score[candidates]
-        instance_class[candidates[score >= ratio * score[:1]]] = class_idx
+        instance_class[candidates[score >= np.minimum(ratio * score[:1], score[:1])]] = class_idx  # if it is negative
     return instance_class
 
 

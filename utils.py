@@ -92,17 +92,17 @@ def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -
 
 
 @contextmanager
-def few_threads(feature_size: int) -> Iterator[None]:
+def few_threads(features: Tensor) -> Iterator[None]:
     """One thread for PyTorch on the CPU while features are narrow.
 
     Products are then so small that more threads gain little on a quiet machine, and mostly wait for each other on one
     that has other work: training that took half a minute took four.
 
     Args:
-        feature_size: D; nothing changes for wide features.
+        features: `[..., D]`; nothing changes for wide features, or on another device.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if feature_size <= 512 else before)
+    torch.set_num_threads(1 if features.is_cpu and features.shape[-1] <= 512 else before)
     try:
         yield
     finally:
@@ -137,15 +137,16 @@ class Settling:
     Args:
         window: steps that are compared with as many before them; rounded to whole epochs.
         most: steps after which it is taken to have settled.
+        length: epochs to train in all, if they are known beforehand.
 
     Attributes:
         last_epoch: None until the loss has settled.
     """
 
-    def __init__(self, *, window: int = 100, most: int = 1500) -> None:
+    def __init__(self, *, window: int = 100, most: int = 1500, length: int | None = None) -> None:
         self.window, self.most = window, most
         self.losses: list[float] = []  # the mean of each epoch
-        self.settled: int | None = None  # the epoch after which the learning rate falls
+        self.settled = None if length is None else -(-2 * length // 3)  # the epoch after which the learning rate falls
 
     @property
     def last_epoch(self) -> int | None:
@@ -154,14 +155,14 @@ class Settling:
 
     def rate(self, epoch: int) -> float:
         """The share of the learning rate for an epoch, from 1."""
-        if self.settled is None:
+        if self.settled is None or epoch <= self.settled:
             return 1.0
         cooling = -(-self.settled // 2)
         return 1 - (epoch - self.settled - 0.5) / cooling
 
-    def end_epoch(self, loss: float, steps: int) -> None:
-        """Note an epoch's mean loss and number of steps."""
-        self.losses.append(loss)
+    def end_epoch(self, epoch: int, loss: float, steps: int) -> None:
+        """Note an epoch's mean loss and number of steps; again, if its end is repeated after an interruption."""
+        self.losses[epoch - 1 :] = [loss]
         if self.settled is not None:
             return
         epochs = -(-self.window // max(1, steps))

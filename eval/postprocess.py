@@ -92,18 +92,21 @@ class PostProcess:
         attention = _sigmoid(attention_logits.astype(np.float64))  # [M]
         completeness = _sigmoid(completeness_logits.astype(np.float64))  # [M]
         scores, video_score = self.scoring(class_logits.astype(np.float64), attention, completeness)  # [M, C], [C]
+        possible = np.full(len(video_score), True)
         if self.score_fusion:
             scores = fuse_scores(scores, listed, self.score_fusion)
-        reported = video_score >= self.threshold_cls
+            possible = np.any(scores > 0, axis=0)  # classes that a proposal may be a detection of
+        reported = possible & (video_score >= self.threshold_cls)
         if not reported.any():
-            reported[video_score.argmax()] = True
+            reported[np.where(possible, video_score, -1).argmax()] = True
 
         classes = np.flatnonzero(reported)
         orders, kept_scores = zip(*self.nms(segments_snip, scores[:, classes]), strict=True)
         order, score = np.concatenate(orders), np.concatenate(kept_scores)  # [N]
         class_idx = np.repeat(classes, [len(indices) for indices in orders])
         if self.score_fusion:  # proposals of other classes are no detections
-            order, score, class_idx = (values[score > 0] for values in (order, score, class_idx))
+            is_own = scores[order, class_idx] > 0
+            order, score, class_idx = order[is_own], score[is_own], class_idx[is_own]
         return VideoDetections(
             video_score=video_score,
             reported=reported,

@@ -81,6 +81,8 @@ class CheckSettings:
     pooled_dtype: torch.dtype  # of pooled proposals
     missing_proposals: str  # see `require_entries`
     checkpoint: Path | None  # weights that it would start from
+    hidden_size: int | None  # of the network, see `NetworkSettings`
+    standardise: bool  # likewise
 
 
 def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -> str:
@@ -127,7 +129,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
             "instances": len(instances),
             "proposals": sum(map(len, proposals.values())),
         }
-    check_learned_files(source, settings.checkpoint, features, parts["train"], findings)
+    check_learned_files(source, settings, features, parts["train"], findings)
     width = f"features {features.feature_size} wide; " if features else ""
     classes = f"\n{width}classes: {shorten_list(annotations.class_names, 30)}"
     return "\n".join([pd.DataFrame(rows).T.to_string(), *recalls, classes])
@@ -140,13 +142,13 @@ def _instances_of(annotations: Annotations, videos: Sequence[str]) -> pd.DataFra
 
 
 def check_learned_files(
-    source: Source, checkpoint: Path | None, features: Features | None, training: Sequence[str], findings: Findings
+    source: Source, settings: CheckSettings, features: Features | None, training: Sequence[str], findings: Findings
 ) -> None:
     """Check that the descriptors and the checkpoint fit the data.
 
     Args:
         source: the dataset.
-        checkpoint: of a network.
+        settings: of them the checkpoint and the network's.
         features: of the dataset, read; None if none can be used.
         training: the training videos.
         findings: takes errors.
@@ -159,9 +161,11 @@ def check_learned_files(
     elif features:
         with findings.collecting():
             read_descriptors(folder, num_class, features.feature_size, class_names, modalities=features.modalities)
+    checkpoint = settings.checkpoint
     if features and checkpoint is not None and checkpoint.exists():
         with findings.collecting():
-            load_weights(build_network(NetworkSettings(features.feature_size, num_class)), checkpoint)
+            network = NetworkSettings(features.feature_size, num_class, settings.hidden_size, settings.standardise)
+            load_weights(build_network(network), checkpoint)
 
 
 def check_features(

@@ -68,16 +68,12 @@ def train_network(
     mean, scale = mean_and_scale(features, training)
     network = SnippetEnsemble(mean, scale, num_class=labels.shape[1], hidden=hidden).to(device)
     schedule = until_settled if epochs is None else partial(for_epochs, epochs=epochs)
-    with few_threads(features.feature_size):
+    with few_threads(torch.empty(features.feature_size, device=device)):
         losses = train_on_labels(network, ensemble_loss, schedule, features, training, labels, order=order, lr=lr)
-    full_rate = losses[: len(losses) * 2 // 3]
-    why = (
-        f"{epochs} epochs"
-        if epochs
-        else "loss settled"
-        if has_settled(full_rate, WINDOW, FALL)
-        else "loss still falling"
-    )
+    settled = has_settled(losses[: len(losses) * 2 // 3], WINDOW, FALL)  # at the full learning rate
+    why = "loss settled" if settled else "loss still falling"
+    if epochs is not None:
+        why = f"{epochs} epochs"
     log.info(f"features' scale {scale:.4g}; {len(network.first)} snippet networks, {len(losses)} steps each ({why})")
     return network
 

@@ -117,7 +117,7 @@ def use_weights(model: torch.nn.Module, state: Any, path: Path) -> None:
         if state[name].shape != value.shape:
             raise InputError(
                 f"{path}: {name} has shape {list(state[name].shape)}, but the data needs {list(value.shape)}: the "
-                "checkpoint was trained with another number of classes or another feature width"
+                "checkpoint was trained with another number of classes, feature width or --hidden_size"
             )
         if not state[name].to(value.dtype).isfinite().all():
             raise InputError(f"{path}: {name} has a value that is not finite; use an earlier checkpoint")

@@ -22,7 +22,7 @@ from runs.folder import HOLDOUT, RunFolder
 from runs.inputs import Data
 from runs.results import RunResults
 from runs.state import read_resume
-from utils import InputError, log
+from utils import InputError, Settling, log
 
 
 class Earlier(NamedTuple):
@@ -31,6 +31,7 @@ class Earlier(NamedTuple):
     options: dict[str, Any]  # as JSON values
     evaluated: int  # the last evaluated epoch
     best: EpochResults | None
+    settled: int | None  # its last epoch, if its loss has settled
 
 
 def find_earlier(folder: Path) -> Earlier | None:
@@ -49,7 +50,9 @@ def find_earlier(folder: Path) -> Earlier | None:
         raise InputError(
             f"{first.resume}: missing, so the run in {folder} cannot be resumed; start another run in another --exp_dir"
         )
-    return Earlier(options, saved.evaluated, saved.best)
+    settling = Settling()
+    settling.load_state_dict(saved.others.get("settling", settling.state_dict()))
+    return Earlier(options, saved.evaluated, saved.best, settling.last_epoch)
 
 
 def choose_epoch(
@@ -81,7 +84,7 @@ def choose_epoch(
     """
     if not interval:
         raise InputError("--interval 0: --holdout chooses among evaluated epochs; give an --interval of 1 or more")
-    best = earlier.best if earlier is not None and earlier.evaluated == max_epoch else None
+    best = earlier.best if earlier is not None and earlier.evaluated in (max_epoch, earlier.settled) else None
     if best is None:
         with RunFolder(exp_dir) as folder:
             if earlier is None:

@@ -128,6 +128,7 @@ class Data:
     pseudo: PseudoLabels | None  # of the training videos
     simulated: bool = False  # see `Source`
     held_out: bool = False  # whether `test` and `truth` are of held-out training videos, see `runs.holdout`
+    fuses_scores: bool = False  # whether results depend on the scores and classes of proposals (--score_fusion)
 
     @property
     def part(self) -> str:
@@ -145,11 +146,14 @@ class Data:
         return self.pseudo.select(batch.videos)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """The mean of the training videos' features over all snippets, and that of their squares, `[D]` each."""
+        """The mean and the variance of the training videos' features over all snippets, `[D]` each."""
         weight = torch.tensor([float(video.num_snippets) for video in self.train], dtype=torch.float64)
-        parts = ([getattr(video, name).cpu().double() for video in self.train] for name in ("mean", "mean_square"))
-        mean, mean_square = (weight @ torch.stack(part) / weight.sum() for part in parts)
-        return mean, mean_square
+        weight /= weight.sum()
+        means, variances = (
+            torch.stack([getattr(video, name).cpu().double() for video in self.train]) for name in ("mean", "variance")
+        )
+        mean = weight @ means
+        return mean, weight @ (variances + (means - mean).square())
 
     def test_labels(self) -> np.ndarray:
         """Labels of the test videos, `[V, C]`, 0 or 1."""
@@ -176,6 +180,8 @@ class Data:
                 digest.update(video.instance_class.cpu().numpy().tobytes())
         for field in self.pseudo or ():
             digest.update(field.cpu().numpy().tobytes())
+        for listed in (video.listed for video in self.test if self.fuses_scores):
+            digest.update(listed.score.tobytes() + listed.class_idx.tobytes())
         digest.update(self.truth.to_json().encode())
         return digest.hexdigest()
 
@@ -237,4 +243,5 @@ def load_data(options: Options, device: torch.device) -> Data:
         if modalities == 1:
             log.info(ONE_MODALITY)
         pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
-    return Data(annotations, truth, parts["test"], parts.get("train", []), pseudo, source.simulated)
+    train, fuses = parts.get("train", []), options.score_fusion > 0
+    return Data(annotations, truth, parts["test"], train, pseudo, source.simulated, fuses_scores=fuses)

@@ -187,9 +187,8 @@ class Run:
             raise InputError(f"--max_epoch {plan.last_epoch}: the run to resume already has {epoch} epochs{rest}")
         step = f", step {steps} of the next" if steps else ""
         log.info(f"resuming the run in {self.folder.path} after epoch {epoch}{step}")
-        if epoch == plan.last_epoch:
-            log.info("the run is complete; a larger --max_epoch continues it")
-        if (planned := self.saved.options.get("max_epoch")) != (now := plan.options["max_epoch"]):
+        schedule_depends = self.saved.options.get("weight_sme", 1) > 0  # on --max_epoch
+        if (planned := self.saved.options.get("max_epoch")) != (now := plan.options["max_epoch"]) and schedule_depends:
             log.info(
                 f"notice: --max_epoch was {planned}. The schedule of the SME loss depends on it, so the result differs "
                 f"from that of a run of {now} epochs from the start"
@@ -229,7 +228,7 @@ class Run:
         self._base_lr = optimizer.param_groups[0]["lr"]
         if settling is not None:
             others["settling"] = settling
-            self._stack.enter_context(few_threads(data.train[0].mean.numel()))
+            self._stack.enter_context(few_threads(data.train[0].mean))
         self.state = TrainingState(
             self.folder.resume,
             options=self._plan.options,
@@ -244,6 +243,9 @@ class Run:
         if self.saved is not None:
             self.state.restore(self.saved)
             resumed_after = (self.state.epoch, self.state.evaluated)
+            if self.state.epoch >= self._last_epoch:
+                longer = "" if settling and settling.settled else "; a larger --max_epoch continues it"
+                log.info(f"the run is complete{longer}")
             self.saved = None  # as large as the network and its optimizer
 
         on_start()
@@ -305,7 +307,7 @@ class Run:
         means = dict(zip(self.state.terms, values.mean(0).tolist(), strict=True))
         self._mean_loss = means["loss_total"]
         if self._settling is not None:
-            self._settling.end_epoch(self._mean_loss, len(self.step_values))
+            self._settling.end_epoch(epoch, self._mean_loss, len(self.step_values))
         self.folder.require_held()
         seconds = self.state.seconds + time.perf_counter() - began
         lr = self.state.optimizer.param_groups[0]["lr"]

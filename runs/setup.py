@@ -21,6 +21,13 @@ from runs.inference import Evaluator
 from runs.inputs import Data
 from runs.results import RunResults
 from runs.run import Plan, Run
+from utils import log
+
+
+def say_recipe(options: Options) -> None:
+    """Say so where the method is not the published one."""
+    if options.recipe == "own":
+        log.info("recipe own: our settings for own data, see docs/own-videos.md; the published method: --recipe paper")
 
 
 def build_plan(options: Options, chosen: ChosenEpoch | None = None) -> Plan:
@@ -30,11 +37,16 @@ def build_plan(options: Options, chosen: ChosenEpoch | None = None) -> Plan:
         interval=options.interval,
         batch_size=options.batch_size,
         max_proposal=options.max_proposal,
-        precision=getattr(torch, options.precision),
+        precision=row_dtype(options),
         options=plain_values(options),
         options_text=describe(options),
         tiou_protocol=TIOU_PROTOCOLS[options.tiou],
     )
+
+
+def row_dtype(options: Options) -> torch.dtype:
+    """What the rows of a batch are in. Rounded before the mean is taken off, they would lose what makes them differ."""
+    return torch.float32 if options.recipe == "own" else getattr(torch, options.precision)
 
 
 def load_network(options: Options, data: Data, device: torch.device, weights: Path | None) -> nn.Module:
@@ -69,7 +81,7 @@ def build_post_process(options: Options) -> PostProcess:
 
 def build_evaluator(options: Options, data: Data) -> Evaluator:
     """What evaluates the network on the test videos."""
-    precision = getattr(torch, options.precision)
+    precision = row_dtype(options)
     return Evaluator(
         data,
         build_post_process(options),

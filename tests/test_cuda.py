@@ -31,7 +31,7 @@ def videos_on(device, num_class=3, width=16):
                 proposals=proposals.to(device),
                 instance_class=torch.full((size,), -1, device=device),
                 mean=torch.ones(width, device=device),
-                mean_square=torch.ones(width, device=device),
+                variance=torch.ones(width, device=device),
                 num_snippets=30,
                 pooled=pooled.to(device),
                 pool=None,

@@ -45,7 +45,7 @@ def test_an_epoch_waits_for_the_device_once():
                 proposals=torch.ones(size, 2),
                 instance_class=torch.full((size,), -1),
                 mean=torch.ones(16),
-                mean_square=torch.ones(16),
+                variance=torch.ones(16),
                 num_snippets=9,
                 pooled=torch.ones(size, 3, 16),
                 pool=None,

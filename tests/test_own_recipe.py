@@ -15,7 +15,7 @@ from model import Standardise
 from options import parse_options, recipe_of
 from proposals import pseudo_instances, roi_pool
 from runs.log import read_metrics
-from utils import Settling
+from utils import InputError, Settling
 
 OWN = ("--dataset_name", "Own", "--feature_fps", 2, "--snippet_frames", 1, "--batch_size", 3)
 
@@ -73,6 +73,9 @@ def test_pseudo_instances_by_hand():
     both = pseudo_instances(listed, np.array([1, 1, 0]), ratio=0.8)
     assert both.tolist() == [0, -1, 0, -1, 1, -1]  # the second overlaps the first, the fourth is too weak
     assert pseudo_instances(listed, np.array([0, 0, 1]), ratio=0.8).tolist() == [-1] * 6
+    listed.score[:] -= 2  # negative scores have a best one, too
+    assert pseudo_instances(listed, np.array([1, 0, 0]), ratio=0.8).tolist() == [0, -1, -1, -1, -1, -1]
+    listed.score[:] += 2
     listed.class_idx[:] = -1
     assert pseudo_instances(listed, np.array([0, 1, 0]), ratio=0.8).tolist() == [1, -1, 1, -1, -1, -1]
     assert pseudo_instances(listed, np.array([1, 1, 0]), ratio=0.8).tolist() == [-1] * 6  # of which label?
@@ -99,11 +102,13 @@ def test_standardising_pooled_features_is_that_of_features():
     features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)) * 3 + 7
     segments = torch.tensor([[10.0, 20.0], [12.0, 30.0]], dtype=torch.float64)
     layer = Standardise(5)
-    layer.fit(features.mean(0), features.square().mean(0))
+    layer.fit(features.mean(0), features.var(0, correction=0))
     scaled = (features - features.mean(0)) / features.var(0, unbiased=False).mean().sqrt()
     assert torch.allclose(layer(roi_pool(features, segments)), roi_pool(scaled, segments), atol=1e-5)
-    layer.fit(torch.ones(5), torch.ones(5))  # constant features
+    layer.fit(torch.ones(5), torch.zeros(5))  # constant features
     assert layer.scale == 1
+    with pytest.raises(InputError, match="too large"):
+        layer.fit(torch.ones(5), torch.full((5,), torch.inf))
 
 
 # ----------------------------------------------------------------------------------------------- scores
@@ -132,6 +137,9 @@ def test_a_proposal_is_a_detection_of_its_class_alone():
     found = PostProcess(0.1, 1.0, scoring=independent, score_fusion=0.5).detect(*logits, listed)
     assert found.class_idx.tolist() == [0, 1] and found.segment_snip.tolist() == [[0, 4], [8, 12]]
     assert len(PostProcess(0.1, 1.0, scoring=independent).detect(*logits, listed).score) == 4
+    listed.class_idx[:] = 1  # then no detection of the other class is possible, so it is not reported
+    found = PostProcess(0.1, 1.0, scoring=independent, score_fusion=0.5).detect(*logits, listed)
+    assert found.reported.tolist() == [False, True] and found.class_idx.tolist() == [1, 1]
 
 
 # -------------------------------------------------------------------------------------- how long to train
@@ -143,7 +151,7 @@ def lengths(losses, **settings):
     rates = []
     while len(rates) < (settling.last_epoch or 1000):
         rates.append(settling.rate(len(rates) + 1))
-        settling.end_epoch(losses(len(rates)), 10)
+        settling.end_epoch(len(rates), losses(len(rates)), 10)
     return rates
 
 
@@ -158,10 +166,26 @@ def test_training_ends_when_the_loss_has_settled():
     assert len(lengths(lambda epoch: 0.9**epoch, most=300)) == 45  # never settles
 
 
+def test_the_end_of_an_epoch_may_be_repeated():
+    once, twice = Settling(window=20), Settling(window=20)
+    for epoch in range(1, 9):
+        once.end_epoch(epoch, 0.9**epoch, 10)
+        for _ in range(2):
+            twice.end_epoch(epoch, 0.9**epoch, 10)
+    assert once.state_dict() == twice.state_dict() and once.settled is None
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 282])
+def test_a_known_length(length):
+    settling = Settling(length=length)
+    assert length <= settling.last_epoch <= length + 2
+    assert 0 < settling.rate(length) <= settling.rate(1) == 1 and (length < 8 or settling.rate(length) < 0.1)
+
+
 def test_settling_goes_on_from_its_state():
     first = Settling(window=20)
-    for loss in (3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0):
-        first.end_epoch(loss, 10)
+    for epoch, loss in enumerate((3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0), 1):
+        first.end_epoch(epoch, loss, 10)
     second = Settling(window=20)
     second.load_state_dict(first.state_dict())
     assert first.last_epoch == second.last_epoch is not None
@@ -196,6 +220,8 @@ def test_own_videos_from_features_to_detections(run_in, tmp_path, monkeypatch):
     detections = [(tmp_path / name / "detections.json").read_text() for name in ("whole", "test")]
     assert detections[0] == detections[1]
 
+    status, out, err = run("--run_type", "check", "--pretrained_ckpt", "whole/ckpt/last_model.pkl", *OWN)
+    assert status == 0, (out, err)
     status, _, err = run(
         "--run_type", "test", "--pretrained_ckpt", "whole/ckpt/last_model.pkl", "--recipe", "paper", *OWN
     )
