@@ -1,5 +1,6 @@
 """The recipe for own data: its losses, scores, training length, and whole runs."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -219,6 +220,11 @@ def test_own_videos_from_features_to_detections(run_in, tmp_path, monkeypatch):
     assert whole.keys() == stopped.keys() and all(torch.equal(whole[name], stopped[name]) for name in whole)
     detections = [(tmp_path / name / "detections.json").read_text() for name in ("whole", "test")]
     assert detections[0] == detections[1]
+
+    status, _, err = run(*train, "--exp_dir", "held", "--holdout", 0.4, "--interval", 4)
+    assert status == 0, err
+    results = json.loads((tmp_path / "held/results.json").read_text())
+    assert results["holdout"]["epoch"] == results["epoch"]  # not where the loss of the second phase settles
 
     status, out, err = run("--run_type", "check", "--pretrained_ckpt", "whole/ckpt/last_model.pkl", *OWN)
     assert status == 0, (out, err)
