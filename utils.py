@@ -92,17 +92,18 @@ def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -
 
 
 @contextmanager
-def few_threads(features: Tensor) -> Iterator[None]:
+def few_threads(feature_size: int, device: torch.device) -> Iterator[None]:
     """One thread for PyTorch on the CPU while features are narrow.
 
     Products are then so small that more threads gain little on a quiet machine, and mostly wait for each other on one
     that has other work: training that took half a minute took four.
 
     Args:
-        features: `[..., D]`; nothing changes for wide features, or on another device.
+        feature_size: D; nothing changes for wide features.
+        device: nothing changes on others than the CPU.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if features.is_cpu and features.shape[-1] <= 512 else before)
+    torch.set_num_threads(1 if device.type == "cpu" and feature_size <= 512 else before)
     try:
         yield
     finally:

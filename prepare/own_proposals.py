@@ -68,7 +68,7 @@ def train_network(
     mean, scale = mean_and_scale(features, training)
     network = SnippetEnsemble(mean, scale, num_class=labels.shape[1], hidden=hidden).to(device)
     schedule = until_settled if epochs is None else partial(for_epochs, epochs=epochs)
-    with few_threads(torch.empty(features.feature_size, device=device)):
+    with few_threads(features.feature_size, device):
         losses = train_on_labels(network, ensemble_loss, schedule, features, training, labels, order=order, lr=lr)
     settled = has_settled(losses[: len(losses) * 2 // 3], WINDOW, FALL)  # at the full learning rate
     why = "loss settled" if settled else "loss still falling"

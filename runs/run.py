@@ -228,7 +228,8 @@ class Run:
         self._base_lr = optimizer.param_groups[0]["lr"]
         if settling is not None:
             others["settling"] = settling
-            self._stack.enter_context(few_threads(data.train[0].mean))
+            mean = data.train[0].mean
+            self._stack.enter_context(few_threads(mean.numel(), mean.device))
         self.state = TrainingState(
             self.folder.resume,
             options=self._plan.options,
