@@ -15,6 +15,7 @@ import random
 import re
 import reprlib
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -311,6 +312,54 @@ def shorten_list(names: Sequence[str], limit: int | None = 5) -> str:
 
 # Control characters, line separators, lone surrogates, and characters that set the direction of writing.
 _CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+
+
+# Characters that nobody sees: soft hyphen, grapheme joiner, spaces and operators of no width, byte order mark.
+_INVISIBLE = r"\u00ad\u034f\u200b\u2060-\u2064\ufeff"
+# The joiner and the non-joiner of zero width change how letters of these scripts (Arabic, Indic, Mongolian, …) and
+# pictographs look. Elsewhere, and at the ends of a word, nobody sees them either.
+_JOINED = r"\u0590-\u1cff\u2190-\u2bff\ua800-\uabff\ufe0f\U00010800-\U00011fff\U0001f000-\U0001faff"
+_UNSEEN = re.compile(f"[{_INVISIBLE}]|(?<![{_JOINED}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}])")
+_BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+# Marks of the direction of writing, which come along when a name is copied from a page or a window. Not those two that
+# override the direction, which change what is read.
+_AROUND = " \r\n\u061c\u200e\u200f\u202a-\u202c\u2066-\u2069"
+_ENDS = re.compile(f"^[{_AROUND}]+|[{_AROUND}]+$")
+
+
+def readable_name(text: str) -> str:
+    """A name as people read it, so that names which look the same are the same.
+
+    Accents are composed (Unicode's NFC); blanks of any kind become one space, and none at the ends; characters that
+    nobody sees are left out. Upper and lower case stay apart. Other control characters stay, to be refused.
+    """
+    if text.isascii() and text.isprintable() and "  " not in text:  # nearly all are
+        return text.strip()
+    return _ENDS.sub("", _BLANKS.sub(" ", _UNSEEN.sub("", unicodedata.normalize("NFC", text))))
+
+
+def spelled_apart(what: str, counts: Mapping[str, int]) -> str | None:
+    """Says which names are spelled in several ways that look the same; None if there are none.
+
+    Args:
+        what: what they name, in the plural.
+        counts: of each spelling.
+    """
+    spellings: dict[str, list[str]] = {}
+    for text in sorted(counts, key=lambda text: counts[text]):
+        spellings.setdefault(readable_name(text), []).append(text)
+    found = [
+        f"{' and '.join(map(short_repr, texts))} ({sum(counts[text] for text in texts[:-1])} of "
+        f"{sum(counts[text] for text in texts)})"
+        for texts in spellings.values()
+        if len(texts) > 1
+    ]
+    if not found:
+        return None
+    return (
+        f"{what} that differ only in blanks, invisible characters or how accents are stored are taken as one: "
+        f"{shorten_list(found)}"
+    )
 
 
 class _Shown(reprlib.Repr):

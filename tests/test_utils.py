@@ -15,7 +15,18 @@ from model import NetworkSettings, build_network, scores
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
 from runs.weights import save_weights
-from utils import InputError, free_memory, is_finite_number, is_plain_name, keep_previous, pick_device, whole_file
+from utils import (
+    InputError,
+    free_memory,
+    has_control_characters,
+    is_finite_number,
+    is_plain_name,
+    keep_previous,
+    pick_device,
+    readable_name,
+    spelled_apart,
+    whole_file,
+)
 
 
 class Call:
@@ -304,6 +315,43 @@ def test_unusable_devices(name):
 def test_plain_names():
     assert all(is_plain_name(name) for name in ("Demo", "ActivityNet1.3", "clip 1 é", "ダンス　1", "👩‍🚀", "日" * 66))
     assert not any(is_plain_name(name) for name in ("", ".", "..", "a/b", "a\\b", "a\nb", "a\0", "\ud800", "日" * 67))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Long Jump ",
+        "Long\u00a0Jump",
+        "\tLong \u3000 Jump\r\n",
+        "Lo\u200bng Jump\ufeff",
+        "Long \u200dJu\u00admp",
+        "\u202aLong Jump\u202c",
+        "\u200eLong Jump \u200f",
+    ],
+    ids=ascii,
+)
+def test_names_that_look_the_same_are_the_same(text):
+    assert readable_name(text) == "Long Jump"
+
+
+def test_readable_names():
+    assert readable_name("cafe\u0301") == "caf\u00e9" and readable_name("\u30cf\u309a") == "\u30d1"
+    same = ("Jump", "jump", "\u8df3", "a\nb", "\u202eabc", "a\u200eb", "\x1b[31m", "\ud800", "")
+    joined = (
+        "\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645",
+        "\u0915\u094d\u200d\u0937",
+        "\U0001f469\u200d\U0001f680",
+        "\u2764\ufe0f\u200d\U0001f525",
+    )
+    assert all(readable_name(text) == text for text in (*same, *joined))
+    assert readable_name("\u8df3\u200d\u8dc3") == "\u8df3\u8dc3" and readable_name(joined[0] + "\u200c") == joined[0]
+    assert all(map(has_control_characters, ("a\nb", "\u202eabc", "a\u200eb")))
+
+
+def test_spellings_are_told_apart():
+    assert spelled_apart("labels", {"Jump": 3, "jump": 1}) is None
+    text = spelled_apart("labels", {"Throw": 39, "Throw ": 1, "Jump": 3})
+    assert text.startswith("labels that differ only in blanks") and text.endswith(": 'Throw ' and 'Throw' (1 of 40)")
 
 
 def test_finite_numbers():
