@@ -293,7 +293,8 @@ def _add_making_options(add: Callable[..., argparse.Action]) -> None:
         default=20,
         help="epochs to train the snippet network (recipe own: until its loss has settled when not given)",
     )
-    add("--proposals_per_video", type=_count, default=200, help="at most")
+    most = 50_000  # that `readers.result_files` reads
+    add("--proposals_per_video", type=_number(int, 1, most), default=200, help="at most")
     add(
         "--descriptor_pooling",
         choices=("video", "snippet"),

@@ -8,6 +8,7 @@ python main.py --run_type descriptors
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from prepare.snippet_proposals import ProposalSettings, make_results
 from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
 from readers.features import temporal_means
-from readers.result_files import merge_results, parse_results, ranked_segments, require_entries
+from readers.result_files import MAX_PER_VIDEO, merge_results, parse_results, ranked, ranked_segments, require_entries
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
-from utils import __version__, check_targets, is_finite_number, log, write_json
+from utils import InputError, __version__, check_targets, is_finite_number, log, shorten_list, write_json
 
 Entries = list[dict[str, Any]]  # of a video in a result file
 
@@ -89,6 +90,12 @@ def take_proposals(source: Source, paths: Sequence[Path], *, missing: str, overw
     videos = [video for part in PARTS for video in source.videos(part)]
     require_entries(", ".join(map(str, paths)), results, videos, missing, most=None)
     results = {video: [as_proposal(entry) for entry in entries] for video, entries in results.items()}
+    if cut := [video for video, entries in results.items() if len(entries) > MAX_PER_VIDEO]:
+        results |= {video: ranked(results[video])[:MAX_PER_VIDEO] for video in cut}
+        log.info(
+            f"notice: of {len(cut)} videos with more than {MAX_PER_VIDEO} entries, the best are kept: "
+            f"{shorten_list(cut)}"
+        )
     _write_proposals(source, results, overwrite=overwrite)
 
 
@@ -115,7 +122,9 @@ def _write_proposals(source: Source, results: Mapping[str, Entries], *, overwrit
 
 def _holds(path: Path, results: Mapping[str, Entries]) -> bool:
     """Whether a result file exists and holds exactly these results."""
-    return path.exists() and parse_results(path).results == results
+    with suppress(InputError):  # a damaged file holds others
+        return path.exists() and parse_results(path).results == results
+    return False
 
 
 def as_proposal(entry: Mapping[str, Any]) -> dict[str, Any]:

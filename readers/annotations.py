@@ -31,8 +31,8 @@ from utils import (
     shorten_list,
 )
 
-_MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 28  # ActivityNet has 200 classes, and three million labels (V x C)
-_MAX_INSTANCES = 5_000  # of a video
+_MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 29  # ActivityNet has 200 classes, and three million labels (V x C)
+_MAX_INSTANCES = 50_000  # of a video
 _MAX_NAME_LENGTH = 200  # of a class or subset
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
 
@@ -343,8 +343,13 @@ def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[st
     path = raw.files[name]
     if isinstance(labels, np.ndarray) and labels.ndim == 1:
         labels = list(labels)
-    if not isinstance(labels, (list, tuple)) or len(labels) > _MAX_INSTANCES:
+    if not isinstance(labels, (list, tuple)):
         raise InputError(f"{path}: video {video}: expected a list of labels, found {short_repr(labels)}")
+    if len(labels) > _MAX_INSTANCES:
+        raise InputError(
+            f"{path}: video {video}: {len(labels)} instances; at most {_MAX_INSTANCES} are allowed, so cut the video "
+            "into shorter ones"
+        )
     labels = [_text(f"{path}: video {video}", label) for label in labels]
     unknown = [label for label in labels if label not in index]
     if unknown:
@@ -356,10 +361,8 @@ def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
     """Check the instances of a video; returns `[I, 2]` seconds."""
     if isinstance(segments, np.ndarray) and (not segments.size or segments.shape[1:] == (2,)):
         segments = segments.tolist() if segments.size else []
-    if (
-        not isinstance(segments, (list, tuple))
-        or len(segments) > _MAX_INSTANCES
-        or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_time, pair)) for pair in segments)
+    if not isinstance(segments, (list, tuple)) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_time, pair)) for pair in segments
     ):
         raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {short_repr(segments)}")
     return np.array(segments, dtype=np.float64).reshape(-1, 2)

@@ -20,8 +20,8 @@ from utils import (
     shorten_list,
 )
 
-# Entries of one video. Real files have hundreds or a few thousand; many more would need far too much memory and time in
-# the network and in soft-NMS.
+# Proposals of one video. Real files have hundreds or a few thousand; many more would need far too much memory and time
+# in the network and in soft-NMS. A video has as many detections at most in each of its classes.
 MAX_PER_VIDEO = 50_000
 
 
@@ -34,16 +34,19 @@ class ResultFile(NamedTuple):
     lengths: dict[str, float]  # seconds of the videos whose length it records
 
 
-def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_error) -> ResultFile:
+def parse_results(
+    path: Path, on_error: Callable[[str], None] = raise_input_error, most: int | None = MAX_PER_VIDEO
+) -> ResultFile:
     """Read a result file and check every segment.
 
     Args:
         path: `{"results": {video: [{"segment": [start, end], …}]}}`, seconds.
         on_error: takes errors about single entries, which are then left out.
+        most: entries that a video may have; None for any number.
 
     Raises:
         InputError: the file has another form; a segment is not two finite numbers in rising order; a score is not
-            finite; a video's name has control characters, or it has more than `MAX_PER_VIDEO` entries.
+            finite; a video's name has control characters, or it has more than `most` entries.
     """
     content = read_json(path)
     results = content.get("results") if isinstance(content, dict) else None
@@ -55,7 +58,7 @@ def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_erro
             del results[video]
             continue
         try:
-            results[video] = _entries(results[video], f"{path}: video {video}", on_error)
+            results[video] = _entries(results[video], f"{path}: video {video}", on_error, most)
         except InputError as error:
             on_error(str(error))
             results[video] = []
@@ -68,12 +71,15 @@ def parse_results(path: Path, on_error: Callable[[str], None] = raise_input_erro
     return ResultFile(results, decimals, "(simulated)" in str(content.get("version")), lengths)
 
 
-def _entries(entries: Any, where: str, on_error: Callable[[str], None]) -> list[dict[str, Any]]:
+def _entries(entries: Any, where: str, on_error: Callable[[str], None], most: int | None) -> list[dict[str, Any]]:
     """Check the entries of a video; returns those that can be used."""
     if not isinstance(entries, list):
         raise InputError(f"{where}: expected a list of segments, found {type(entries).__name__}")
-    if len(entries) > MAX_PER_VIDEO:
-        raise InputError(f"{where}: {len(entries)} segments; at most {MAX_PER_VIDEO} are allowed, so keep the best")
+    if most is not None and len(entries) > most:
+        raise InputError(
+            f"{where}: {len(entries)} segments; at most {most} are allowed, so keep the best. Of proposals, --run_type "
+            "proposals --overwrite --proposals_from, followed by all files that the dataset's proposals are in, does so"
+        )
     good = []
     for entry in entries:
         score = entry.get("score") if isinstance(entry, dict) else None
@@ -93,14 +99,14 @@ def _has_segment(entry: Any) -> bool:
 
 
 def merge_results(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Read several result files with different videos, and return all their entries.
+    """Read several result files with different videos, and return all their entries, however many a video has.
 
     Raises:
         InputError: two files have the same video, or a file is damaged.
     """
     merged: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
-        results = parse_results(path).results
+        results = parse_results(path, most=None).results
         if both := sorted(results.keys() & merged.keys()):
             raise InputError(f"{path}: {shorten_list(both)} is also in an earlier file; give each video only once")
         merged |= results
@@ -145,10 +151,14 @@ def require_entries(
         log.info(f"notice: {path}: {len(absent)} of {len(videos)} videos have no entry: {names}")
 
 
-def ranked_segments(entries: Sequence[dict[str, Any]]) -> np.ndarray:
-    """The segments of a video in seconds, `[M, 2]`, highest score first; in file order if an entry has no score."""
-    segments = np.array([entry["segment"] for entry in entries], dtype=np.float64).reshape(-1, 2)
+def ranked(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of a video, highest score first; in file order if one has no score."""
     scores = [entry.get("score") for entry in entries]
     if not all(map(is_finite_number, scores)):
-        return segments
-    return segments[np.argsort(-np.array(scores, dtype=np.float64), kind="stable")]
+        return [*entries]
+    return [entries[i] for i in np.argsort(-np.array(scores, dtype=np.float64), kind="stable")]
+
+
+def ranked_segments(entries: Sequence[dict[str, Any]]) -> np.ndarray:
+    """The segments of a video in seconds, `[M, 2]`, in the order of `ranked`."""
+    return np.array([entry["segment"] for entry in ranked(entries)], dtype=np.float64).reshape(-1, 2)

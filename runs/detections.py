@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from eval.tables import rows_as_table, without_ambiguous
-from readers.result_files import parse_results
+from readers.result_files import MAX_PER_VIDEO, parse_results
 from utils import (
     InputError,
     as_json,
@@ -118,7 +118,7 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     Raises:
         InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
     """
-    content = parse_results(path)
+    content = parse_results(path, most=MAX_PER_VIDEO * len(class_names))
     labels: dict[str, str] = {}  # label -> a video that has it
     rows: list[tuple[str, str]] = []  # video and label
     scores: list[float] = []

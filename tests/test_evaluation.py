@@ -15,7 +15,7 @@ from eval.nms import SoftNms
 from eval.postprocess import PostProcess, VideoDetections, overlaps_ambiguous
 from eval.protocols import TIOU_PROTOCOLS
 from eval.segments import Detections, Segments
-from eval.tables import detection_table
+from eval.tables import detection_table, rows_as_table
 from options import build_parser
 from proposals import SNIPPETS_PER_SECOND, tiou
 from runs.detections import read_detections, write_detection_csv, write_detections
@@ -288,6 +288,17 @@ def test_bad_detections(tmp_path, results, message):
     (tmp_path / "d.json").write_text(json.dumps({"results": results}))
     with pytest.raises(InputError, match=message):
         read_detections(tmp_path / "d.json", ["v"], ["a"], SNIPPETS_PER_SECOND)
+
+
+def test_a_video_has_as_many_detections_as_proposals_in_each_class(tmp_path, monkeypatch):
+    """The limit is one of proposals: a run that reports every class of a video writes a detection of each for each."""
+    monkeypatch.setattr("runs.detections.MAX_PER_VIDEO", 3)
+    table = rows_as_table("v", [0, 1] * 3, np.linspace(0, 1, 6), *[np.tile([0.0, 1.0], (6, 1))] * 2)
+    write_detections(tmp_path / "d.json", table, ["a", "b"], "", {})
+    assert len(read_detections(tmp_path / "d.json", ["v"], ["a", "b"], 1.0).detections) == 6
+    monkeypatch.setattr("runs.detections.MAX_PER_VIDEO", 2)
+    with pytest.raises(InputError, match="video v: 6 segments; at most 4 are allowed"):
+        read_detections(tmp_path / "d.json", ["v"], ["a", "b"], 1.0)
 
 
 def test_empty_detections(tmp_path):

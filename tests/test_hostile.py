@@ -343,7 +343,7 @@ def header(descr: str, shape: tuple) -> bytes:
     [
         ("labels", header("<U1", (3, 10**9, 0))),
         ("labels_all", readers.npy(readers.objects(np.array("Jump"), ["Jump"], []))),
-        ("labels", readers.npy(readers.objects(["Jump"] * 6000, [], []))),
+        ("labels", readers.npy(readers.objects(["Jump"] * 60_000, [], []))),
         ("videoname", readers.npy(readers.objects("clip 1", readers.objects(*[[None] * 300] * 300), "v3"))),
         ("classlist", readers.npy(readers.objects("Jump", np.ones((2, 2))))),
         ("classlist", readers.npy(np.array(["x" * 100_000, "y"]))),

@@ -5,6 +5,9 @@ import re
 
 import pytest
 
+from options import build_parser
+from readers.result_files import MAX_PER_VIDEO
+
 
 @pytest.fixture
 def proposals(run, tmp_path):
@@ -67,6 +70,21 @@ def test_taken_from_one_result_file_of_both_parts(demo_home, proposals, tmp_path
 
     status, _, err = proposals("--proposals_from", apart[0], both, "--overwrite")
     assert status == 2 and "temp_result.json: demo_train_0001" in err
+
+
+def test_the_best_are_kept_of_more_entries_than_a_run_may_read(demo_home, run, tmp_path, monkeypatch):
+    """The remedy that `parse_results` names for a file with more."""
+    assert build_parser().parse_args(["--proposals_per_video", str(MAX_PER_VIDEO)])
+    given = {part: read(demo_home / "proposals4Thumos14", part) for part in ("train", "test")}
+    scored = [{"segment": [0.0, float(i)], "score": i / 10} for i in range(1, 6)]
+    given["test"] = dict.fromkeys(given["test"], scored)
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps({"results": given["train"] | given["test"]}))
+    monkeypatch.setattr("prepare.commands.MAX_PER_VIDEO", 3)
+    argv = ("--run_type", "proposals", "--dataset_name", "Demo", "--proposals_root", tmp_path / "made")
+    status, out, err = run(*argv, "--proposals_from", path)
+    assert status == 0 and "notice: of 140 videos with more than 3 entries, the best are kept: demo_" in out, err
+    assert {str(entries) for entries in read(tmp_path / "made", "test").values()} == {str(scored[:1:-1])}
 
 
 def test_existing_files_are_reported_and_not_changed(demo_home, run):
