@@ -299,6 +299,22 @@ def is_finite_number(value: Any) -> bool:
         return False
 
 
+def to_number(value: Any) -> float | None:
+    """The finite number that a value from a file is, or is as text (`"18.6"`); None for anything else."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bytes):
+        value = value.decode("ascii", errors="replace")
+    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value.strip(), re.ASCII):
+        value = float(value)
+    return float(value) if is_finite_number(value) else None
+
+
+def to_time(value: Any) -> float | None:
+    """As `to_number`, for seconds, see `is_time`."""
+    number = to_number(value)
+    return number if is_time(number) else None
+
+
 def is_time(value: Any) -> bool:
     """Whether a value from a file can be a time in seconds: a finite number of at most thirty years."""
     return is_finite_number(value) and abs(value) <= 1e9
@@ -336,30 +352,6 @@ def readable_name(text: str) -> str:
     if text.isascii() and text.isprintable() and "  " not in text:  # nearly all are
         return text.strip()
     return _ENDS.sub("", _BLANKS.sub(" ", _UNSEEN.sub("", unicodedata.normalize("NFC", text))))
-
-
-def spelled_apart(what: str, counts: Mapping[str, int]) -> str | None:
-    """Says which names are spelled in several ways that look the same; None if there are none.
-
-    Args:
-        what: what they name, in the plural.
-        counts: of each spelling.
-    """
-    spellings: dict[str, list[str]] = {}
-    for text in sorted(counts, key=lambda text: counts[text]):
-        spellings.setdefault(readable_name(text), []).append(text)
-    found = [
-        f"{' and '.join(map(short_repr, texts))} ({sum(counts[text] for text in texts[:-1])} of "
-        f"{sum(counts[text] for text in texts)})"
-        for texts in spellings.values()
-        if len(texts) > 1
-    ]
-    if not found:
-        return None
-    return (
-        f"{what} that differ only in blanks, invisible characters or how accents are stored are taken as one: "
-        f"{shorten_list(found)}"
-    )
 
 
 class _Shown(reprlib.Repr):

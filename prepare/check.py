@@ -22,7 +22,7 @@ from dataset import check_unit
 from eval.recall import average_recall, recall_table
 from model import NetworkSettings, build_network
 from proposals import seconds_to_snippets
-from readers.annotations import Annotations, require_trained, uninformative_labels, untrained_classes
+from readers.annotations import Annotations, are_doubled, require_trained, uninformative_labels, untrained_classes
 from readers.checkpoints import load_weights
 from readers.descriptor_files import expected_files, read_descriptors
 from readers.features import Features, check_range
@@ -97,6 +97,9 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
         As text: a table of what there is, the recall of the proposals, the width of features and the classes.
     """
     annotations = source.annotations
+    for kind, details in annotations.notices.items():
+        for detail in details:
+            findings.warn(kind, detail)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     for part in PARTS:
         with findings.collecting():
@@ -111,7 +114,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
     for part, videos in parts.items():
         instances = _instances_of(annotations, videos)
         check_segments("instances", instances, lengths, settings.rate, findings)
-        instances = instances[instances["end_sec"] > instances["start_sec"]]
+        instances = annotations.instances[annotations.instances["video"].isin(videos)]
         proposals: dict[str, np.ndarray] = {}
         path = source.files.proposals[part]
         if path.exists():
@@ -136,8 +139,9 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
 
 
 def _instances_of(annotations: Annotations, videos: Sequence[str]) -> pd.DataFrame:
-    """The instances of videos, also those of zero or negative length."""
-    table = pd.concat([annotations.instances, annotations.empty_instances])
+    """The instances of videos, also those of zero or negative length and those listed twice."""
+    tables = [annotations.instances, annotations.empty_instances, annotations.doubled_instances]
+    table = pd.concat(tables, ignore_index=True)
     return table[table["video"].isin(videos)]
 
 
@@ -336,7 +340,7 @@ def check_segments(
 
     Args:
         what: `instances` or `proposals`.
-        table: a row for each: `video`, `start_sec`, `end_sec`, and other columns in which duplicates agree.
+        table: a row for each: `video`, `start_sec`, `end_sec`, and `class_idx` of instances; its index is unique.
         lengths: seconds of each video; nan if unknown.
         rate: snippets per second.
         findings: takes the warnings.
@@ -346,7 +350,7 @@ def check_segments(
     kinds = {
         f"{what} of length <= 0": table["end_sec"] <= table["start_sec"],
         f"{what} outside the video": before | after,
-        f"duplicate {what}": table.duplicated(),
+        f"duplicate {what}": are_doubled(table) if "class_idx" in table else table.duplicated(),
     }
     counts = table["video"].value_counts()
     for kind, which in kinds.items():

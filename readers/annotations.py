@@ -8,33 +8,27 @@ Axes: V videos of the dataset, C classes without background.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from readers.arrays import read_array
-from utils import (
-    InputError,
-    error_text,
-    has_control_characters,
-    is_plain_name,
-    is_time,
-    log,
-    raise_input_error,
-    read_json,
-    short_repr,
-    shorten_list,
+from readers.annotation_files import (
+    StoredAnnotations,
+    check_labels,
+    read_ambiguous,
+    read_database,
+    read_folder,
+    read_segments,
 )
+from readers.names import is_ambiguous
+from utils import InputError, is_plain_name, log, raise_input_error, readable_name, short_repr, shorten_list
 
 _MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 29  # ActivityNet has 200 classes, and three million labels (V x C)
-_MAX_INSTANCES = 50_000  # of a video
-_MAX_NAME_LENGTH = 200  # of a class or subset
-ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")
+_SAME_TIME = 1e-3  # seconds, as ActionFormer and OpenTAD have it
 
 
 @dataclass(frozen=True)
@@ -47,15 +41,18 @@ class Annotations:
     labels: np.ndarray  # [V, C] float32, 0 or 1: the video-level labels that training uses
     instances: pd.DataFrame  # one row per instance: video, class_idx, start_sec, end_sec
     empty_instances: pd.DataFrame  # those of zero or negative length, which are not part of the ground truth
+    doubled_instances: pd.DataFrame  # those that are listed again, at most 1 ms from the first; nor are these
     ambiguous: dict[str, np.ndarray]  # [A, 2] seconds for each video that has ambiguous segments
     durations: np.ndarray  # [V] seconds, nan if unknown
+    notices: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what was read otherwise than it is stored
 
     def videos_of(self, subset: str) -> list[str]:
-        """The videos of a subset, in the order of the files.
+        """The videos of a subset, in the order of the files; upper and lower case are the same.
 
         Raises:
             InputError: it has no video.
         """
+        subset = self.subset_named(subset)
         videos = [video for video, its_subset in zip(self.videos, self.subsets, strict=True) if its_subset == subset]
         if not videos:
             raise InputError(
@@ -64,20 +61,29 @@ class Annotations:
             )
         return videos
 
+    def subset_named(self, name: str) -> str:
+        """The subset that an option means: as the annotations write it, if they have it."""
+        name = readable_name(name)
+        return next((subset for subset in self.subsets if subset.casefold() == name.casefold()), name)
+
     def duration_of(self) -> dict[str, float]:
         """Seconds of each video; nan if unknown."""
         return dict(zip(self.videos, self.durations.tolist(), strict=True))
 
     def ground_truth(self, subset: str) -> pd.DataFrame:
-        """The instances of a subset's videos; empty ones are left out, with a notice."""
+        """The instances of a subset's videos; empty and doubled ones are left out, with a notice."""
         videos = self.videos_of(subset)
-        left_out = self.empty_instances[self.empty_instances["video"].isin(videos)]
-        if len(left_out):
-            log.info(
-                f"notice: left out of the ground truth: {len(left_out)} "
-                f"instance{'s' if len(left_out) > 1 else ''} of zero or negative length, in "
-                f"{shorten_list(left_out['video'].unique().tolist())}"
-            )
+        for what, table in (
+            ("of zero or negative length", self.empty_instances),
+            ("listed twice", self.doubled_instances),
+        ):
+            left_out = table[table["video"].isin(videos)]
+            if len(left_out):
+                log.info(
+                    f"notice: left out of the ground truth: {len(left_out)} "
+                    f"instance{'s' if len(left_out) > 1 else ''} {what}, in "
+                    f"{shorten_list(left_out['video'].unique().tolist())}"
+                )
         return self.instances[self.instances["video"].isin(videos)].reset_index(drop=True)
 
 
@@ -125,8 +131,11 @@ def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
         )
 
 
+_TRAINING, _VALIDATION, _TEST = ("training", "train"), ("validation", "val", "valid"), ("testing", "test")
+
+
 def usual_subsets(present: Sequence[str]) -> dict[str, str]:
-    """The subsets to train and test on by default, as ActivityNet or THUMOS14 names them.
+    """The subsets to train and test on by default, as ActivityNet, THUMOS14 and others name them, in any case.
 
     Args:
         present: the subsets in the annotations.
@@ -134,20 +143,29 @@ def usual_subsets(present: Sequence[str]) -> dict[str, str]:
     Returns:
         The subset of each part, `train` and `test`.
     """
-    if "training" not in present and "test" in present:
-        return {"train": "validation", "test": "test"}
-    return {"train": "training", "test": next((name for name in ("validation", "testing") if name in present), "test")}
+    subsets = {subset.casefold(): subset for subset in present}
+
+    def first(*names: str) -> str | None:
+        return next((subsets[name] for name in names if name in subsets), None)
+
+    training, validation, test = first(*_TRAINING), first(*_VALIDATION), first(*_TEST)
+    if training is None and validation and test:  # as in THUMOS14
+        return {"train": validation, "test": test}
+    return {"train": training or "training", "test": validation or test or "test"}
 
 
 def read_annotations(
     path: Path, class_list: Path | None = None, on_error: Callable[[str], None] = raise_input_error
 ) -> Annotations:
-    """Read the annotations of a dataset. Strings may be bytes or unicode.
+    """Read the annotations of a dataset, in any of the forms in data/README.md. Strings may be bytes or unicode.
+
+    Names are compared as people read them, see `utils.readable_name`, and subsets in any case. The label `Ambiguous`
+    is no class: its segments are those in which detections do not count.
 
     Args:
         path: a folder of `.npy` files (SPEC section 1), or a JSON file
             `{"database": {video: {"subset", "duration", "annotations": [{"segment": [start, end], "label"}]}}}`, in
-            which a video may have labels without segments.
+            which a video may have labels without segments, and times may be text.
         class_list: for a JSON file, a file of the class names in order, one per line; None takes all labels, sorted.
         on_error: takes errors about single videos, which are then read without the wrong part.
 
@@ -157,239 +175,130 @@ def read_annotations(
     """
     if path.is_dir() and class_list is not None:
         raise InputError(f"--class_list {class_list}: not used with {path}, which has its own, classlist.npy")
-    raw = _read_folder(path) if path.is_dir() else _read_database(path, class_list, on_error)
-    _check_names(raw, on_error)
-    labels, table = _labels_and_instances(raw, path, on_error)
+    stored = read_folder(path) if path.is_dir() else read_database(path, class_list, on_error)
+    _check_names(stored, on_error)
+    labels, table, ambiguous, notices = _labels_and_instances(stored, path, on_error)
+    for video, segments in read_ambiguous(stored.files["ambiguous"], stored.videos, on_error).items():
+        ambiguous[video] = np.concatenate([ambiguous.get(video, segments[:0]), segments])
     empty = table["end_sec"] <= table["start_sec"]
+    doubled = are_doubled(table) & ~empty
+    usual = stored.subset_spellings.usual()
     return Annotations(
-        raw.class_names,
-        raw.videos,
-        raw.subsets,
+        stored.class_names,
+        stored.videos,
+        [usual[subset] for subset in stored.subsets],
         labels,
-        table[~empty].reset_index(drop=True),
+        table[~empty & ~doubled].reset_index(drop=True),
         table[empty].reset_index(drop=True),
-        read_ambiguous(raw.files["ambiguous"], on_error),
-        raw.durations,
+        table[doubled].reset_index(drop=True),
+        ambiguous,
+        stored.durations,
+        stored.label_spellings.notices() | stored.subset_spellings.notices() | notices,
     )
 
 
-@dataclass
-class _Raw:
-    """Annotations as stored, with an entry per video; only videos, subsets and class names have been checked."""
-
-    files: dict[str, Path]  # where each field was read from, for messages
-    class_names: list[str]
-    videos: list[str] = field(default_factory=list)
-    subsets: list[str] = field(default_factory=list)
-    durations: np.ndarray = field(default_factory=lambda: np.empty(0))
-    labels_all: list[Any] = field(default_factory=list)
-    labels: list[Any] = field(default_factory=list)
-    segments: list[Any] = field(default_factory=list)
-
-
-def _check_names(raw: _Raw, on_error: Callable[[str], None]) -> None:
-    """Check that the names of videos and classes are unique, can name files, and are not too many."""
-    for name, texts in (("videos", raw.videos), ("class_names", raw.class_names)):
-        twice = [text for text, count in pd.Series(texts).value_counts().items() if count > 1]
-        if twice:
-            raise InputError(f"{raw.files[name]}: {twice[0]} is listed more than once")
-    for video in raw.videos:
+def _check_names(stored: StoredAnnotations, on_error: Callable[[str], None]) -> None:
+    """Settle the class names; check that names are unique, can name files, and are not too many."""
+    if (twice := _repeated(stored.videos)) is not None:
+        texts = stored.video_spellings.of(twice)
+        spelled = f", as {' and '.join(map(short_repr, texts))}" if len(texts) > 1 else ""
+        raise InputError(f"{stored.files['videos']}: {twice} is listed more than once{spelled}")
+    class_file = stored.files["class_names"]
+    if (twice := _repeated(stored.class_names)) is not None:
+        raise InputError(f"{class_file}: {twice} is listed more than once")
+    stored.class_names = [name for name in stored.class_names if not is_ambiguous(name)]
+    if not stored.class_names:
+        raise InputError(
+            f"{class_file}: it names no class; if no video has a label, give the class names with --class_list FILE"
+        )
+    for video in stored.videos:
         if not is_plain_name(video):
             on_error(
-                f"{raw.files['videos']}: video {short_repr(video)} cannot be a file name: rename it without "
+                f"{stored.files['videos']}: video {short_repr(video)} cannot be a file name: rename it without "
                 "slashes and control characters; not empty, . or .., and at most 200 bytes"
             )
-    num_class = len(raw.class_names)
-    if num_class > _MAX_CLASSES or num_class * len(raw.videos) > _MAX_LABELS:
+    num_class = len(stored.class_names)
+    if num_class > _MAX_CLASSES or num_class * len(stored.videos) > _MAX_LABELS:
         raise InputError(
-            f"{raw.files['class_names']}: {num_class} classes for {len(raw.videos)} videos are too many; "
+            f"{class_file}: {num_class} classes for {len(stored.videos)} videos are too many; "
             "check that equal labels are spelled alike"
         )
 
 
-def _labels_and_instances(raw: _Raw, path: Path, on_error: Callable[[str], None]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Check the labels and instances of each video; returns `Annotations.labels`, and all instances."""
-    index = {name: i for i, name in enumerate(raw.class_names)}
-    labels = np.zeros((len(raw.videos), len(raw.class_names)), dtype=np.float32)
-    instances = []
-    per_video = zip(labels, raw.videos, raw.labels_all, raw.labels, raw.segments, strict=True)
-    for row, video, names_all, names, segments in per_video:
+def _repeated(names: Sequence[str]) -> str | None:
+    """The name that is repeated most often; None if all differ."""
+    ((name, count),) = Counter(names).most_common(1) or [("", 0)]
+    return name if count > 1 else None
+
+
+def _labels_and_instances(
+    stored: StoredAnnotations, path: Path, on_error: Callable[[str], None]
+) -> tuple[np.ndarray, pd.DataFrame, dict[str, np.ndarray], dict[str, list[str]]]:
+    """Check the labels and instances of each video.
+
+    Returns:
+        `Annotations.labels`, all instances, the segments labelled `Ambiguous` of each video, and notices about these.
+    """
+    index = {name: i for i, name in enumerate(stored.class_names)}
+    labels = np.zeros((len(stored.videos), len(stored.class_names)), dtype=np.float32)
+    instances: list[tuple[str, int, float, float]] = []
+    ambiguous: dict[str, np.ndarray] = {}
+    without_segment = []
+    per_video = zip(labels, stored.videos, stored.labels_all, stored.labels, stored.segments, strict=True)
+    for row, video, listed_all, listed, listed_segments in per_video:
         try:
-            row[_class_indices(raw, "labels_all", video, names_all, index)] = 1
-            classes = _class_indices(raw, "labels", video, names, index)
-            segments = _segments(raw.files["segments"], video, segments)
-            if len(classes) != len(segments):
-                raise InputError(f"{path}: video {video} has {len(classes)} labels but {len(segments)} segments")
+            names_all = check_labels(stored.files["labels_all"], video, listed_all)
+            row[_class_indices(stored, "labels_all", video, names_all, index)] = 1
+            names = check_labels(stored.files["labels"], video, listed)
+            classes = _class_indices(stored, "labels", video, names, index)
+            segments = read_segments(stored.files["segments"], video, listed_segments)
+            if len(names) != len(segments):
+                raise InputError(f"{path}: video {video} has {len(names)} labels but {len(segments)} segments")
         except InputError as error:
             on_error(str(error))
-        else:
-            instances += [(video, *instance) for instance in zip(classes, *segments.T.tolist(), strict=True)]
+            continue
+        are_actions = np.array([not is_ambiguous(name) for name in names], dtype=bool)
+        instances += [(video, *one) for one in zip(classes, *segments[are_actions].T.tolist(), strict=True)]
+        if not are_actions.all():
+            ambiguous[video] = segments[~are_actions]
+        elif any(map(is_ambiguous, names_all)):
+            without_segment.append(video)
     table = pd.DataFrame(instances, columns=["video", "class_idx", "start_sec", "end_sec"])
     table = table.astype({"class_idx": np.int64, "start_sec": np.float64, "end_sec": np.float64})
-    return labels, table
-
-
-def _read_folder(folder: Path) -> _Raw:
-    raw = {name: read_array(folder / f"{name}.npy") for name in ANNOTATION_FILES}
-    for name, array in raw.items():
-        per_video = name in ("labels_all", "labels", "segments")  # numpy stacks lists of equal length
-        if not array.ndim or not len(array) or (array.ndim != 1 and not per_video):
-            raise InputError(f"{folder / name}.npy: expected a list of one entry each, found shape {list(array.shape)}")
-        if name != "classlist" and len(array) != len(raw["videoname"]):
-            raise InputError(
-                f"{folder / name}.npy: has {len(array)} entries, but videoname.npy {len(raw['videoname'])}; the files "
-                "must come from one release"
-            )
-    texts = {
-        name: [_text(f"{folder / name}.npy", value) for value in raw[name]]
-        for name in ("videoname", "subset", "classlist")
+    notices = {
+        "videos with segments labelled Ambiguous, in which detections do not count": [
+            f"{video}: {len(rows)}" for video, rows in ambiguous.items()
+        ],
+        "videos with the label Ambiguous and no segment of it, which is ignored": without_segment,
     }
-    files = {name: folder / f"{name}.npy" for name in ("labels_all", "labels", "segments")}
-    files |= {"videos": folder / "videoname.npy", "class_names": folder / "classlist.npy"}
-    return _Raw(
-        files | {"ambiguous": folder / "Ambiguous_test.txt"},
-        texts["classlist"],
-        texts["videoname"],
-        texts["subset"],
-        _durations(folder / "duration.npy", len(texts["videoname"])),
-        list(raw["labels_all"]),
-        list(raw["labels"]),
-        list(raw["segments"]),
-    )
+    return labels, table, ambiguous, {kind: details for kind, details in notices.items() if details}
 
 
-def _durations(path: Path, num_videos: int) -> np.ndarray:
-    """Read the durations, `[V]` seconds. The file is optional: only checks and simulations need it."""
-    if not path.is_file():
-        return np.full(num_videos, np.nan)
-    durations = read_array(path)
-    known = durations.size == num_videos and durations.dtype.kind in "fiu"
-    if not known or not all(math.isnan(value) or is_time(value) for value in durations.ravel().tolist()):
-        raise InputError(
-            f"{path}: expected a number of seconds for each of {num_videos} videos, found {durations.dtype} "
-            f"{list(durations.shape)}"
-        )
-    return durations.ravel().astype(np.float64)
-
-
-def _read_database(path: Path, class_list: Path | None, on_error: Callable[[str], None]) -> _Raw:
-    content = read_json(path)
-    database = content.get("database") if isinstance(content, dict) else None
-    if not isinstance(database, dict) or not database:
-        raise InputError(f'{path}: expected {{"database": {{video: {{"subset", "duration", "annotations"}}}}}}')
-    names = ("videos", "class_names", "labels_all", "labels", "segments")
-    raw = _Raw(dict.fromkeys(names, path) | {"ambiguous": path.with_name("Ambiguous_test.txt")}, [])
-    durations = []
-    for video, entry in database.items():
-        where = f"{path}: video {video if is_plain_name(video) else short_repr(video)}"
-        if not isinstance(entry, dict) or not _is_text(entry.get("subset")):
-            on_error(f'{where}: expected {{"subset": text, …}}, found {short_repr(entry)}')
-            continue
-        duration, annotations = entry.get("duration"), entry.get("annotations")
-        annotations = [] if annotations is None else annotations
-        if duration is not None and not is_time(duration):
-            on_error(f"{where}: duration {short_repr(duration)} is not a number of seconds")
-            duration = None
-        if not isinstance(annotations, list) or not all(
-            isinstance(one, dict) and _is_text(one.get("label")) and one["label"] for one in annotations
-        ):
-            on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {short_repr(annotations)}')
-            annotations = []
-        located = [one for one in annotations if one.get("segment") not in (None, [])]
-        raw.videos.append(video)
-        raw.subsets.append(entry["subset"])
-        durations.append(np.nan if duration is None else float(duration))
-        raw.labels_all.append(sorted({one["label"] for one in annotations}))
-        raw.labels.append([one["label"] for one in located])
-        raw.segments.append([one["segment"] for one in located])
-    raw.durations = np.array(durations)
-    if class_list is None:
-        raw.class_names = sorted({name for names in raw.labels_all for name in names})
-    else:
-        raw.class_names = _read_class_list(class_list)
-        raw.files["class_names"] = class_list
-    if not raw.class_names:
-        raise InputError(
-            f"{raw.files['class_names']}: it names no class; if no video has a label, give the class names with "
-            "--class_list FILE"
-        )
-    return raw
-
-
-def _read_class_list(path: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable list of class names, one per line ({error_text(error)})") from None
-    return [_text(str(path), name) for name in names if name]
-
-
-def _text(where: str, value: Any) -> str:
-    try:
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
-    except UnicodeDecodeError:
-        text = None
-    if not _is_text(text):
-        raise InputError(f"{where}: expected text, found {short_repr(value)}")
-    return str(text)  # numpy's own string type becomes Python's
-
-
-def _is_text(value: Any) -> bool:
-    """Whether a value is text that can be a name: not too long, and without control characters."""
-    return isinstance(value, str) and len(value) <= _MAX_NAME_LENGTH and not has_control_characters(value)
-
-
-def _class_indices(raw: _Raw, name: str, video: str, labels: Any, index: dict[str, int]) -> list[int]:
-    path = raw.files[name]
-    if isinstance(labels, np.ndarray) and labels.ndim == 1:
-        labels = list(labels)
-    if not isinstance(labels, (list, tuple)):
-        raise InputError(f"{path}: video {video}: expected a list of labels, found {short_repr(labels)}")
-    if len(labels) > _MAX_INSTANCES:
-        raise InputError(
-            f"{path}: video {video}: {len(labels)} instances; at most {_MAX_INSTANCES} are allowed, so cut the video "
-            "into shorter ones"
-        )
-    labels = [_text(f"{path}: video {video}", label) for label in labels]
-    unknown = [label for label in labels if label not in index]
+def _class_indices(
+    stored: StoredAnnotations, field_name: str, video: str, names: Sequence[str], index: Mapping[str, int]
+) -> list[int]:
+    """The classes of labels, without those that are ambiguous."""
+    unknown = [name for name in names if name not in index and not is_ambiguous(name)]
     if unknown:
-        raise InputError(f"{path}: video {video}: not in {raw.files['class_names'].name}: {shorten_list(unknown)}")
-    return [index[label] for label in labels]
+        path, class_file = stored.files[field_name], stored.files["class_names"]
+        raise InputError(f"{path}: video {video}: not in {class_file.name}: {shorten_list(unknown)}")
+    return [index[name] for name in names if name in index]
 
 
-def _segments(path: Path, video: str, segments: Any) -> np.ndarray:
-    """Check the instances of a video; returns `[I, 2]` seconds."""
-    if isinstance(segments, np.ndarray) and (not segments.size or segments.shape[1:] == (2,)):
-        segments = segments.tolist() if segments.size else []
-    if not isinstance(segments, (list, tuple)) or not all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_time, pair)) for pair in segments
-    ):
-        raise InputError(f"{path}: video {video}: expected [start, end] seconds, found {short_repr(segments)}")
-    return np.array(segments, dtype=np.float64).reshape(-1, 2)
-
-
-def read_ambiguous(path: Path, on_error: Callable[[str], None] = raise_input_error) -> dict[str, np.ndarray]:
-    """Read the segments in which detections do not count, `[A, 2]` seconds per video. The file is optional.
-
-    Raises:
-        InputError: a line is not `video start end`.
-    """
-    if not path.is_file():
-        return {}
-    segments: dict[str, list[list[float]]] = {}
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        fields = line.split()
-        try:
-            if fields:
-                video, start, end = fields
-                segment = [float(start), float(end)]
-                if not all(map(is_time, segment)):
-                    raise ValueError
-                segments.setdefault(video, []).append(segment)
-        except ValueError:
-            on_error(f"{path}: line {number}: expected `video start end` in seconds, found {short_repr(line)}")
-    return {video: np.array(rows) for video, rows in segments.items()}
+def are_doubled(table: pd.DataFrame) -> pd.Series:
+    """Which instances are within 1 ms of an earlier one of the same video and class that is not doubled itself."""
+    doubled = pd.Series(False, index=table.index)
+    ordered = table.sort_values(["video", "class_idx", "start_sec"])
+    after = ordered["start_sec"].diff() <= _SAME_TIME
+    for name in ("video", "class_idx"):
+        after &= ordered[name] == ordered[name].shift()
+    near = (after | after.shift(-1, fill_value=False)).sort_index()  # those that start when another does
+    first: dict[tuple[str, int, int, int], tuple[float, float]] = {}  # by video, class, and milliseconds
+    for row, video, class_idx, start, end in table[near].itertuples(name=None):
+        i, j = int(start // _SAME_TIME), int(end // _SAME_TIME)
+        around = (first.get((video, class_idx, i + di, j + dj)) for di in (-1, 0, 1) for dj in (-1, 0, 1))
+        if any(abs(start - s) <= _SAME_TIME and abs(end - e) <= _SAME_TIME for s, e in filter(None, around)):
+            doubled[row] = True
+        else:
+            first[video, class_idx, i, j] = start, end
+    return doubled

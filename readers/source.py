@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from readers.annotations import ANNOTATION_FILES, Annotations, read_annotations, usual_subsets
+from readers.annotation_files import ANNOTATION_FILES
+from readers.annotations import Annotations, read_annotations, usual_subsets
 from readers.descriptor_files import expected_files
 from readers.features import SIMULATED_MARK, Features
 from utils import InputError, raise_input_error
@@ -116,8 +117,8 @@ class Source:
             on_error(f"--num_class {settings.num_class}: {files.annotations} has {num_class} classes")
         usual = usual_subsets(annotations.subsets)
         subsets = {
-            "train": settings.train_subset or usual["train"],
-            "test": settings.test_subset or usual["test"],
+            "train": annotations.subset_named(settings.train_subset or usual["train"]),
+            "test": annotations.subset_named(settings.test_subset or usual["test"]),
         }
         return cls(files, settings, annotations, subsets)
 

@@ -19,6 +19,7 @@ from options import Options
 from proposals import Proposals
 from readers.annotations import Annotations, uninformative_labels
 from readers.descriptor_files import read_descriptors
+from readers.names import log_notices
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
 from runs.folder import RESUME
 from utils import log, pick_device, shorten_list
@@ -97,6 +98,7 @@ def open_dataset(
         others=others,
     )
     source = Source.read(files, reading)
+    log_notices(source.annotations.notices)
     if source.simulated:
         log.info("notice: the features are simulated; no figure here says anything about real videos")
     if options.run_type == "train":

@@ -14,6 +14,7 @@ from building import batch_of
 from model import NetworkSettings, build_network, scores
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
+from readers.names import Spellings
 from runs.weights import save_weights
 from utils import (
     InputError,
@@ -24,7 +25,8 @@ from utils import (
     keep_previous,
     pick_device,
     readable_name,
-    spelled_apart,
+    to_number,
+    to_time,
     whole_file,
 )
 
@@ -349,9 +351,27 @@ def test_readable_names():
 
 
 def test_spellings_are_told_apart():
-    assert spelled_apart("labels", {"Jump": 3, "jump": 1}) is None
-    text = spelled_apart("labels", {"Throw": 39, "Throw ": 1, "Jump": 3})
-    assert text.startswith("labels that differ only in blanks") and text.endswith(": 'Throw ' and 'Throw' (1 of 40)")
+    labels = Spellings("labels")
+    for text in (*["Throw"] * 39, "Throw ", "Jump", "jump"):
+        labels.read(text)
+    ((kind, details),) = labels.notices().items()
+    assert kind.startswith("labels that differ only in blanks") and details == ["'Throw ' and 'Throw' (1 of 40)"]
+    subsets = Spellings("subsets", any_case=True)
+    assert [subsets.read(text) for text in ("test", "Test\u00a0", "Test", "train")] == ["test", "Test", "Test", "train"]
+    assert subsets.usual() == {"test": "test", "Test": "test", "train": "train"}
+    assert list(subsets.notices().values()) == [["'test' and 'Test\\xa0' and 'Test' (2 of 3)"]]
+
+
+@pytest.mark.parametrize("value", ["18.6", " 18.6\n", "1.86e1", b"18.6", np.float32(18.6), np.str_("+18.6")], ids=repr)
+def test_numbers_as_text(value):
+    assert to_number(value) == to_time(value) == pytest.approx(18.6)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "1_0", "0x10", "1,5", "nan", "1e999", "\u0663", True, np.True_, None, [1], b"\xff"]
+)
+def test_no_numbers(value):
+    assert to_number(value) is None
 
 
 def test_finite_numbers():

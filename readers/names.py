@@ -1,0 +1,73 @@
+"""Names of videos, classes and subsets in files, compared as people read them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from utils import has_control_characters, log, readable_name, short_repr, shorten_list
+
+MAX_NAME_LENGTH = 200  # of a class or subset
+
+
+def is_name(text: Any) -> bool:
+    """Whether a value can be the name of a class or subset: text, not too long, and without control characters."""
+    return isinstance(text, str) and len(text) <= MAX_NAME_LENGTH and not has_control_characters(text)
+
+
+def is_ambiguous(label: str) -> bool:
+    """Whether a label marks segments in which detections do not count, as in THUMOS14; it is then no class."""
+    return label.casefold() == "ambiguous"
+
+
+class Spellings:
+    """Counts the spellings of names in files.
+
+    Args:
+        what: they name, in the plural.
+        any_case: whether upper and lower case are the same.
+    """
+
+    def __init__(self, what: str, *, any_case: bool = False) -> None:
+        self.what, self._any_case = what, any_case
+        self._counts: Counter[str] = Counter()
+
+    def read(self, text: str) -> str:
+        """Count a name as it is in a file; returns it as people read it."""
+        self._counts[text] += 1
+        return readable_name(text)
+
+    def usual(self) -> dict[str, str]:
+        """The name to use for each that `read` returned: where case does not matter, the most frequent."""
+        first: dict[str, str] = {}
+        for text, _ in self._counts.most_common():
+            first.setdefault(self._key(text), readable_name(text))
+        return {readable_name(text): first[self._key(text)] for text in self._counts}
+
+    def of(self, name: str) -> list[str]:
+        """The spellings of a name, the rarest first."""
+        found = [text for text in self._counts if self._key(text) == self._key(name)]
+        return sorted(found, key=lambda text: self._counts[text])
+
+    def notices(self) -> dict[str, list[str]]:
+        """What to say if there are names with several spellings, see `log_notices`."""
+        names = Counter(map(self._key, self._counts))
+        details = []
+        for texts in (self.of(name) for name, count in names.items() if count > 1):
+            rare, total = (sum(self._counts[text] for text in some) for some in (texts[:-1], texts))
+            details.append(f"{' and '.join(map(short_repr, texts))} ({rare} of {total})")
+        case = "upper and lower case, " if self._any_case else ""
+        differing = f"{case}blanks, invisible characters or how accents are stored"
+        kind = f"{self.what} that differ only in {differing}, taken as one"
+        return {kind: details} if details else {}
+
+    def _key(self, text: str) -> str:
+        name = readable_name(text)
+        return name.casefold() if self._any_case else name
+
+
+def log_notices(notices: Mapping[str, Sequence[str]], where: str = "") -> None:
+    """Log a line for each kind of notice: how many there are, and the first few."""
+    for kind, details in notices.items():
+        log.info(f"notice: {where}{kind} ({len(details)}): {shorten_list(details)}")
