@@ -191,6 +191,12 @@ def _add_data_options(add: Callable[..., argparse.Action]) -> None:
     add("--class_list", type=_path, help="class names, one a line (labels of a JSON file, sorted, when not given)")
     add("--features", type=_path, help="file of all videos, or folder (see data/README.md when not given)")
     add("--crop", type=_number(int, 0, 1e9), help="crop of the features to take (their mean when not given)")
+    add(
+        "--crop_axis",
+        type=int,
+        choices=(0, 1),
+        help="of features with crops, [crops, T, D] or [T, crops, D]: which axis",
+    )
     add("--feature_fps", type=_positive, default=25.0, help="frames per second of the video that features were made of")
     add("--snippet_frames", type=_positive, default=16.0, help="frames from one snippet to the next")
     add("--proposals_root", type=_path, default=Path("proposals4Thumos14"), help="folder of the two proposal files")

@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from readers.annotations import read_annotations
-from readers.features import Features, feature_file
+from readers.feature_files import feature_file
+from readers.features import Features
 from utils import InputError, is_plain_name, printable, whole_file
 
 

@@ -228,21 +228,50 @@ def read_archive(path: Path, name: str) -> np.ndarray:
     Raises:
         InputError: the file is missing or damaged, does not hold the array, or would unpack to far more than its size.
     """
+    with _opened_archive(path) as (archive, size):
+        if f"{name}.npy" not in archive.namelist():
+            names = shorten_list([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
+            raise InputError(f"{path}: expected an array named {name}, found {error_text(names)}")
+        with _opened_member(archive, f"{name}.npy", size) as (file, unpacked):
+            return _read_plain_array(file, unpacked)
+
+
+def archive_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in an `.npz` file, by their names.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    shapes = {}
+    with _opened_archive(path) as (archive, size):
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with _opened_member(archive, member, size) as (file, _):
+                    shapes[member.removesuffix(".npy")] = _read_header(file)[0]
+    return shapes
+
+
+@contextmanager
+def _opened_archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, int]]:
+    """An `.npz` file, and its size in bytes."""
     with (
         _reading(path, "a readable .npz file of numbers", "make it again"),
         open(path, "rb") as whole,
         zipfile.ZipFile(whole) as archive,
     ):
-        if f"{name}.npy" not in archive.namelist():
-            names = shorten_list([member.removesuffix(".npy") for member in archive.namelist()]) or "none"
-            raise InputError(f"{path}: expected an array named {name}, found {error_text(names)}")
-        member = archive.getinfo(f"{name}.npy")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("its compression is not one that numpy uses")
-        if member.file_size > _MAX_UNPACKED + 100 * _size(whole):  # real features compress to half
-            raise ValueError(f"it would unpack to {member.file_size} bytes")
-        with archive.open(member) as file:
-            return _read_plain_array(file, member.file_size)
+        yield archive, _size(whole)
+
+
+@contextmanager
+def _opened_member(archive: zipfile.ZipFile, name: str, size: int) -> Iterator[tuple[IO[bytes], int]]:
+    """A member of an archive of `size` bytes, and the bytes that it unpacks to."""
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("its compression is not one that numpy uses")
+    if member.file_size > _MAX_UNPACKED + 100 * size:  # real features compress to half
+        raise ValueError(f"it would unpack to {member.file_size} bytes")
+    with archive.open(member) as file:
+        yield file, member.file_size
 
 
 def map_array(path: Path) -> np.ndarray:

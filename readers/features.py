@@ -1,21 +1,15 @@
 """The features of a dataset's videos, and the check of each when it is read (SPEC section 1).
 
-Either one object array holds all videos, or a folder holds for each video one of
-
-    <video>.npy                              [T, D]: RGB, then flow
-    <video>-rgb.npz and <video>-flow.npz     `feature` [crops, T, D/2] each, as the usual I3D extractors write it
-    rgb/<video>.npy and flow/<video>.npy     [T, D/2] each
-
-or the same with `v_` before the video's name, as in many releases of ActivityNet features. Features of one modality
-may have any width; where they are asked for, one of the two files is enough.
+Either one object array holds all videos, or a folder holds one or two files for each, see `readers.feature_files`.
+Arrays may have crops, see `readers.feature_axes`. Features of one modality may have any width; where they are asked
+for, one of two files is enough.
 
 Axes: T snippets of a video, D features, RGB then flow.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +18,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from readers.arrays import map_array, read_archive, read_array
-from utils import InputError, is_plain_name, log, raise_input_error, release_memory, shorten_list
+from readers.arrays import archive_shapes, map_array, read_archive, read_array
+from readers.feature_axes import Axes, find_axes, one_crop, without_trailing
+from readers.feature_files import EXPECTED, FeatureFolder, feature_file
+from readers.kept_features import KeptFeatures
+from utils import InputError, error_text, is_plain_name, log, raise_input_error, release_memory, shorten_list
 
 MAX_FEATURE_SIZE = 8192  # the network has three times the square of that in weights
+EXTRACTED = "feature"  # the array in the archives of a usual I3D extractor, `[crops, T, D]`
+I3D_STREAM = 1024  # width of its RGB, and of its flow
 SIMULATED_MARK = "SIMULATED.txt"  # a file beside simulated features; reports say so wherever they show figures
-
-# The files of a video, with braces for its name; if there are two, they hold RGB and flow.
-LAYOUTS = (("{}.npy",), ("{}-rgb.npz", "{}-flow.npz"), ("rgb/{}.npy", "flow/{}.npy"))
 
 
 class Width(NamedTuple):
@@ -44,12 +40,14 @@ class Width(NamedTuple):
 class Features:
     """The features of all videos, in the order of the annotations.
 
-    The object array is read into memory as a whole. The `.npy` files of a folder are mapped while they are read.
+    The object array is read into memory as a whole. The `.npy` files of a folder are mapped while they are read. What
+    is unpacked from a file, or made of its crops, is kept until it is forgotten, see `KeptFeatures`.
 
     Args:
         path: the object array, or the folder.
         videos: their names.
-        crop: which crop of `[crops, T, D/2]` features to take; None averages them.
+        crop: which crop of features with crops to take; None averages them.
+        crop_axis: which axis of arrays with crops, 0 or 1, is the crops; None finds out, see `readers.feature_axes`.
         feature_size: D that all videos must have; None takes that of the video that is read first.
         modalities: 2 if features are RGB and flow, 1 if they are one kind; None takes 2 unless D is odd.
 
@@ -69,16 +67,20 @@ class Features:
         feature_size: int | None = None,
         *,
         modalities: int | None = None,
+        crop_axis: int | None = None,
     ) -> None:
         self.path, self.videos, self.crop = path, videos, crop
         self.in_memory = None if path.is_dir() else read_object_array(path, videos)
-        self._modalities = modalities
+        self._modalities, self._crop_axis = modalities, crop_axis
         self.width: Width | None = None
         if feature_size is not None:
             self.require_width(Width(feature_size, "--feature_size is"))
         self.modality_lengths: dict[int, tuple[int, int]] = {}
-        self._names = set(videos)
+        self._folder = FeatureFolder(path, videos)
         self._files: dict[int, list[Path]] = {}  # found so far: on network file systems, looking for files is slow
+        self._axes: dict[int, Axes] = {}  # by the number of axes of an array, but for D
+        self._kept = KeptFeatures()
+        self._is_one_array = False  # whether RGB and flow of the last video read came in one array
         self._num_reads = 0
 
     @property
@@ -93,30 +95,40 @@ class Features:
         return self._modalities or (1 if self.feature_size % 2 else 2)
 
     def require_width(self, width: Width) -> None:
-        """Require a width of all videos; a notice says so if it makes the features one modality."""
+        """Require a width of all videos; a notice says what follows for the modalities, if it is no usual one."""
         self.width = width
         if self._modalities is None and self.modalities == 1:
             log.info(f"notice: features are {width.size} wide, an odd number: taken as one modality (--modalities 1)")
+        elif self._modalities is None and self._is_one_array and width.size == I3D_STREAM:
+            log.info(
+                f"notice: features are {width.size} wide, as one stream of I3D is: taken as RGB and flow of "
+                f"{width.size // 2} each; if they are RGB or flow alone, pass --modalities 1"
+            )
 
     def files(self, i: int) -> list[Path]:
         """Find the file of a video, or its two files if RGB and flow are apart; empty if it has none.
 
         Raises:
-            InputError: the video's name cannot be a file name.
+            InputError: see `FeatureFolder.find`.
         """
         if self.in_memory is not None:
             return [self.path]
         if i not in self._files:
-            self._files[i] = self._find(self.videos[i])
+            self._files[i] = self._folder.find(self.videos[i], alone=self._modalities == 1)
         return self._files[i]
 
-    def _find(self, video: str) -> list[Path]:
-        names = [video] if f"v_{video}" in self._names else [video, f"v_{video}"]  # which may be another video
-        for name, layout in itertools.product(names, LAYOUTS):
-            files = [feature_file(self.path, name, form) for form in layout]
-            if there := [file for file in files if file.is_file()]:
-                return there if self._modalities == 1 else files  # if one of two is missing, reading says so
-        return []
+    def lack(self, i: int) -> str | None:
+        """What of a video's features is missing, for messages; None if nothing is.
+
+        Of the object array, this is known until the video is forgotten.
+        """
+        if self.in_memory is not None:
+            stored = self.in_memory[i]
+            empty = stored is None or (isinstance(stored, (np.ndarray, list)) and not len(stored))
+            return "no features" if empty else None
+        files = self.files(i)
+        absent = [file for file in files if not file.is_file()] if len(files) == 2 else []
+        return f"no {absent[0].name}" if absent else None if files else "no file"
 
     def where(self, i: int) -> str:
         """The video's file or files, for messages."""
@@ -135,21 +147,23 @@ class Features:
         Raises:
             InputError: some have none.
         """
-        available: list[int] = []
-        missing: list[int] = []
-        for i in chosen:
-            if is_plain_name(self.videos[i]):  # other names are reported by the reader of annotations
-                (available if self.files(i) else missing).append(i)
+        named = [i for i in chosen if is_plain_name(self.videos[i])]  # others: see the reader of annotations
+        missing = [i for i in named if self._has_nothing(i)]
         if missing:
             names = shorten_list([self.videos[i] for i in missing], 5 if on_error is raise_input_error else None)
-            layouts = ", or ".join(" with ".join(name.format("<video>") for name in layout) for layout in LAYOUTS)
+            what = "features" if self.in_memory is not None else "file"
+            expected = "" if self.in_memory is not None else f"; expected {EXPECTED}"
             on_error(
-                f"{self.path}: {len(missing)} of {len(chosen)} videos have no file: {names}; expected {layouts}; add "
-                "them, or remove the folder if the features are in one array"
+                f"{self.path}: {len(missing)} of {len(chosen)} videos have no {what}: {names}{expected}; add them, or "
+                "leave these videos out with --missing_features skip"
             )
         for i in set(range(len(self.videos))) - set(chosen):
             self.forget(i)
-        return available
+        return [i for i in named if i not in set(missing)]
+
+    def _has_nothing(self, i: int) -> bool:
+        """Whether a video has no features at all; of one modality alone, reading says so."""
+        return self.lack(i) is not None if self.in_memory is not None else not self.files(i)
 
     def read(self, i: int, *, any_size: bool = False) -> Tensor:
         """Read one video's features, and check them.
@@ -167,13 +181,17 @@ class Features:
         files = self.files(i)
         if len(files) == 2 and (missing := [file for file in files if not file.is_file()]):
             raise InputError(
-                f"{missing[0]}: no such file; RGB and flow features go together, and --modalities 1 takes one alone"
+                f"{missing[0]}: no such file; RGB and flow features go together. --modalities 1 takes one alone, and "
+                "--missing_features skip leaves such videos out"
             )
         features = check_features(self._stored(i), self.where(i), self.videos[i], self._modalities)
         if not any_size:
             if self.width is None:
                 self.require_width(self.width_of(i, features.shape[1]))
             self.check_width(i, features.shape)
+        has_crops = any(axes.crops > 1 for axes in self._axes.values())
+        if self.in_memory is None and (has_crops or any(file.suffix == ".npz" for file in files)):
+            self._kept.keep(i, features)
         self._num_reads += 1
         if self._num_reads % 16 == 0:  # often enough to limit the peak of memory, and too rare to cost time
             release_memory()
@@ -181,10 +199,12 @@ class Features:
 
     def read_again(self, i: int) -> Tensor:
         """Read a video that was read and checked before, without checking it again."""
-        return as_tensor(self._stored(i))
+        kept = self._kept.get(i)
+        return as_tensor(self._stored(i)) if kept is None else kept
 
     def forget(self, i: int) -> None:
         """Free the memory of a video that is not needed again."""
+        self._kept.forget(i)
         if self.in_memory is not None:
             self.in_memory[i] = None
 
@@ -212,12 +232,15 @@ class Features:
             )
 
     def _stored(self, i: int) -> Any:
-        """The features as they are stored, RGB and flow joined."""
+        """The features as they are stored, without crops, RGB and flow joined."""
         if self.in_memory is not None:
-            return self.in_memory[i]
+            return self._without_crops(self.in_memory[i], self.where(i), i)
         files = self.files(i) or [feature_file(self.path, self.videos[i])]
-        parts = [self._part(file) for file in files]
-        if len(parts) == 1:
+        parts = [
+            self._without_crops(part, str(file), i, documented) for file in files for part, documented in _parts(file)
+        ]
+        self._is_one_array = len(parts) == 1
+        if self._is_one_array:
             return parts[0]
         joined = _join(parts, self.where(i), self.videos[i], equal=self._modalities != 1)
         rgb, flow = map(len, parts)
@@ -225,18 +248,36 @@ class Features:
             self.modality_lengths[i] = (rgb, flow)
         return joined
 
-    def _part(self, file: Path) -> np.ndarray:
-        """The content of one file; crops are averaged or chosen."""
-        if file.suffix == ".npy":
-            return map_array(file)
-        array = read_extracted(file)
-        if array.ndim == 3 and len(array):  # [crops, T, D/2]
-            if self.crop is not None and self.crop >= len(array):
-                raise InputError(f"{file}: holds {len(array)} crops, so --crop goes from 0 to {len(array) - 1}")
-            precise = np.promote_types(array.dtype, np.float32)
-            with np.errstate(invalid="ignore", over="ignore"):  # `check_features` finds values that are not finite
-                array = array.mean(0, dtype=precise) if self.crop is None else array[self.crop]
-        return array
+    def _without_crops(self, array: Any, where: str, i: int, documented: bool = False) -> Any:
+        """An array `[T, D]` of one that may have crops and axes of length 1; others are returned as they are."""
+        if not isinstance(array, np.ndarray) or array.ndim < 3 or array.dtype.kind not in "fiu" or not array.size:
+            return array
+        array = array.reshape(without_trailing(array.shape))
+        if array.ndim == 2:
+            return array
+        lengths = array.shape[:-1]
+        if (axes := self._axes.get(len(lengths))) is None:
+            others = (shape[:-1] for shape in self._shapes() if len(shape) == array.ndim)
+            axes = find_axes(lengths, others, where, documented=documented, crop_axis=self._crop_axis)
+            self._axes[len(lengths)] = axes
+            if axes.crops > 1:
+                taken = "averaged (--crop K takes one)" if self.crop is None else f"of which --crop takes {self.crop}"
+                log.info(f"notice: features are {axes.as_text()}, T snippets: {axes.crops} crops, {taken}")
+        if self._crop_axis is None:
+            axes.require_same(lengths, where)
+        return one_crop(array, axes, self.crop, where)
+
+    def _shapes(self) -> Iterator[tuple[int, ...]]:
+        """The shapes of the arrays of all videos, without reading them; what cannot be read is left out."""
+        for i in range(len(self.videos)):
+            try:
+                if self.in_memory is not None:
+                    shapes = [getattr(self.in_memory[i], "shape", ())]
+                else:
+                    shapes = [shape for file in self.files(i) for shape in _shapes_in(file)]
+            except InputError:
+                continue
+            yield from map(without_trailing, shapes)
 
 
 def temporal_means(features: Features, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -259,17 +300,6 @@ def temporal_means(features: Features, chosen: Sequence[int]) -> tuple[Tensor, T
     return torch.stack(means), torch.tensor(lengths)
 
 
-def feature_file(folder: Path, video: str, name: str = LAYOUTS[0][0]) -> Path:
-    """The file of a video in a folder; `name` has braces for the video's name.
-
-    Raises:
-        InputError: the video's name cannot be a file name.
-    """
-    if not is_plain_name(video):
-        raise InputError(f"{folder}: video name {video!r} cannot be a file name")
-    return folder / name.format(video)
-
-
 def read_object_array(path: Path, videos: Sequence[str]) -> np.ndarray:
     """Read the object array of all videos: one `[T, D]` array each, in the order of the annotations.
 
@@ -277,7 +307,7 @@ def read_object_array(path: Path, videos: Sequence[str]) -> np.ndarray:
         InputError: the file is damaged, or its number of videos is not that of the annotations.
     """
     features = read_array(path)
-    stacked = features.ndim == 3 and features.dtype.kind == "f"  # numpy stacks videos of equal length
+    stacked = features.ndim >= 3 and features.dtype.kind in "fiu"  # numpy stacks videos of equal length
     if not stacked and (features.ndim != 1 or features.dtype != object):
         raise InputError(f"{path}: expected an object array of [T, D] arrays, found {features.dtype} {features.shape}")
     if len(features) != len(videos):
@@ -289,16 +319,44 @@ def read_object_array(path: Path, videos: Sequence[str]) -> np.ndarray:
     return features
 
 
-def read_extracted(path: Path) -> np.ndarray:
-    """Read the array `feature` of an extractor's `.npz` file.
+def _parts(path: Path) -> list[tuple[np.ndarray, bool]]:
+    """The array of a file, or its two if it holds RGB and flow; with each whether it is an extractor's `feature`."""
+    if path.suffix == ".npy":
+        return [(map_array(path), False)]
+    parts = []
+    for name in _names_in(path):
+        array = read_archive(path, name)
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"{path}: expected numbers, found {array.dtype} {list(array.shape)}")
+        parts.append((array, name == EXTRACTED))
+    return parts
+
+
+def _names_in(path: Path) -> list[str]:
+    """The names of the arrays of an `.npz` file that hold features: one, or those of RGB and flow.
 
     Raises:
-        InputError: the file is missing or damaged, or holds no such array of floats.
+        InputError: the file is missing or damaged, or it has several arrays and none of these names.
     """
-    array = read_archive(path, "feature")
-    if array.dtype.kind != "f":
-        raise InputError(f"{path}: expected floats, found {array.dtype} {list(array.shape)}")
-    return array
+    shapes = archive_shapes(path)
+    if EXTRACTED in shapes:
+        return [EXTRACTED]
+    by_kind = {name.casefold(): name for name in shapes}
+    if {"rgb", "flow"} <= by_kind.keys():
+        return [by_kind["rgb"], by_kind["flow"]]
+    arrays = [name for name, shape in shapes.items() if len(shape) > 1] or [*shapes]
+    if len(arrays) != 1:
+        found = error_text(shorten_list(arrays)) if arrays else "none"
+        raise InputError(f"{path}: expected one array, an array `{EXTRACTED}`, or `rgb` and `flow`; found {found}")
+    return arrays
+
+
+def _shapes_in(path: Path) -> list[tuple[int, ...]]:
+    """The shapes of the arrays of a file that hold features."""
+    if path.suffix == ".npy":
+        return [map_array(path).shape]
+    names, shapes = _names_in(path), archive_shapes(path)
+    return [shapes[name] for name in names]
 
 
 def _join(parts: Sequence[np.ndarray], where: str, video: str, *, equal: bool) -> np.ndarray:
@@ -310,7 +368,7 @@ def _join(parts: Sequence[np.ndarray], where: str, video: str, *, equal: bool) -
         video: its name, for messages.
         equal: whether they must be of equal width.
     """
-    fit = all(part.ndim == 2 and part.dtype.kind == "f" for part in parts)
+    fit = all(part.ndim == 2 and part.dtype.kind in "fiu" for part in parts)
     if not fit or (equal and parts[0].shape[1] != parts[1].shape[1]):
         shapes = " and ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
         raise InputError(f"{where}: video {video}: expected RGB and flow of equal width, found {shapes}")
@@ -324,9 +382,9 @@ def check_features(array: Any, where: str, video: str, modalities: int | None = 
     Raises:
         InputError: not a `[T, D]` array of finite numbers with T >= 1 and D >= 2, or D is odd and `modalities` is 2.
     """
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or not len(array):
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array):
         kind = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{where}: video {video}: expected a [T, D] array of floats, found {kind}")
+        raise InputError(f"{where}: video {video}: expected a [T, D] array of numbers, found {kind}")
     if array.shape[1] < 2:
         raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected at least 2")
     if array.shape[1] % 2 and modalities == 2:

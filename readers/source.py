@@ -84,7 +84,8 @@ class ReadingSettings:
     test_subset: str | None = None
     num_class: int | None = None  # C, to be confirmed by the annotations
     feature_size: int | None = None  # D, to be confirmed by the features
-    crop: int | None = None  # of `[crops, T, D/2]` features; None averages the crops
+    crop: int | None = None  # of features with crops; None averages them
+    crop_axis: int | None = None  # see `Features`
     modalities: int | None = None  # see `Features`
 
 
@@ -154,6 +155,7 @@ class Source:
             settings.crop,
             settings.feature_size,
             modalities=settings.modalities,
+            crop_axis=settings.crop_axis,
         )
 
     def indices(self, videos: Sequence[str]) -> list[int]:

@@ -52,6 +52,7 @@ def reading_settings(options: Options) -> ReadingSettings:
         num_class=options.num_class,
         feature_size=options.feature_size,
         crop=options.crop,
+        crop_axis=options.crop_axis,
         modalities=options.modalities,
     )
 

@@ -46,6 +46,14 @@ def test_the_number_follows_from_the_width(tmp_path, caplog, size, typed, taken)
     assert ("7 wide, an odd number" in caplog.text) == (size == 7 and typed is None)
 
 
+@pytest.mark.parametrize(("typed", "said"), [(None, 1), (1, 0), (2, 0)])
+def test_one_stream_of_i3d_looks_like_two(tmp_path, caplog, typed, said):
+    caplog.set_level("INFO")
+    np.save(tmp_path / "v.npy", np.ones((4, 1, 1, 1024), np.float32))
+    Features(tmp_path, ["v"], modalities=typed).read(0)
+    assert caplog.text.count("RGB and flow of 512 each; ") == said
+
+
 def test_an_odd_width_is_not_two_modalities(tmp_path):
     np.save(tmp_path / "v.npy", np.ones((4, 7), np.float32))
     with pytest.raises(InputError, match=r"v\.npy: video v: width 7; .*--modalities 1"):

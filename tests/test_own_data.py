@@ -78,11 +78,11 @@ def test_half_precision_crops_are_averaged_in_single(tmp_path, arrays):
         ({"feature": np.ones((2, 5, 4))}, None, r"v-flow.npz: no such file; .*RGB"),
         ({"feature": np.ones((5, 4))}, {"feature": np.ones((5, 3))}, r"video v: .*RGB and flow .*width"),
         (
-            {"features": np.ones((5, 4))},
+            {"a": np.ones((5, 4)), "b": np.ones((5, 4))},
             {"feature": np.ones((5, 4))},
-            r"v-rgb.npz: .*array .*feature\b",
+            r"v-rgb.npz: .*array .*feature\b.* a, b",
         ),
-        ({"feature": np.ones((5, 4))}, {"feature": np.full((5, 4), "x")}, r"v-flow.npz: .*floats, .*<U1"),
+        ({"feature": np.ones((5, 4))}, {"feature": np.full((5, 4), "x")}, r"v-flow.npz: .*numbers, .*<U1"),
         (
             {"feature": np.array([None])},
             {"feature": np.ones((5, 4))},

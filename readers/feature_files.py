@@ -1,0 +1,110 @@
+"""Which files hold a video's features, in the layouts that extractors and releases have (data/README.md lists them)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from utils import InputError, is_plain_name, readable_name, shorten_list
+
+# The files of a video, with braces for its name; if there are two, they hold RGB and flow. Each ends in .npy or .npz.
+LAYOUTS = (
+    ("{}",),
+    ("{}-rgb", "{}-flow"),
+    ("{}_rgb", "{}_flow"),
+    ("rgb/{}", "flow/{}"),
+    ("rgb/{}-rgb", "flow/{}-flow"),
+    ("rgb/{}_rgb", "flow/{}_flow"),
+)
+ENDINGS = (".npy", ".npz")
+_PARTS = ("", "train", "test")  # folders that some releases put the videos of a subset into
+_PAIRS = [" with ".join(form.format("<video>") for form in layout) for layout in LAYOUTS[1:4]]
+EXPECTED = f"<video>.npy or .npz, or two such files, {', or '.join(_PAIRS)}"
+
+
+class FeatureFolder:
+    """The feature files in a folder, by the names of their videos.
+
+    Folders are listed once: on network file systems, looking for every file by itself is slow.
+
+    Args:
+        path: the folder.
+        videos: all videos of the dataset.
+    """
+
+    def __init__(self, path: Path, videos: Sequence[str]) -> None:
+        self.path, self._names = path, set(videos)
+
+    def find(self, video: str, *, alone: bool = False) -> list[Path]:
+        """The file of a video, or its two files if RGB and flow are apart; empty if it has none.
+
+        Args:
+            video: its name. A file may be named by another form of it, with `v_` in front or without, or with other
+                characters that look the same.
+            alone: whether one of two files will do. Otherwise both are returned where there is only one.
+
+        Raises:
+            InputError: the name cannot be a file name, or several files have names that look like it.
+        """
+        feature_file(self.path, video)
+        other = video.removeprefix("v_") if video.startswith("v_") else f"v_{video}"
+        names = [video] if other in self._names else [video, other]  # another video has files of its own
+        part_of: list[Path] = []
+        for name, layout, part in itertools.product(names, LAYOUTS, _PARTS):
+            stems = [str(Path(part, form.format(name))) for form in layout]
+            found = [self._file(stem) for stem in stems]
+            if all(found):
+                return [file for file in found if file]
+            if any(found) and not part_of:
+                ending = next(file.suffix for file in found if file)
+                wanted = (file or self.path / f"{stem}{ending}" for file, stem in zip(found, stems, strict=True))
+                part_of = [file for file in found if file] if alone else [*wanted]
+        return part_of
+
+    def _file(self, stem: str) -> Path | None:
+        """The file with a name, but for its ending, relative to the folder."""
+        if (file := self._by_stem.get(stem)) is not None:
+            return file if file.is_file() else None
+        alike = self._by_look.get(readable_name(stem), []) if not stem.isascii() or self._has_odd_names else []
+        if len(alike) > 1:
+            names = shorten_list([ascii(str(file)) for file in alike])
+            raise InputError(f"{self.path}: names of {len(alike)} files look the same: {names}; remove all but one")
+        return alike[0] if alike and alike[0].is_file() else None
+
+    def _listed(self) -> Iterator[tuple[str, Path]]:
+        for part, kind in itertools.product(_PARTS, ("", "rgb", "flow")):
+            folder = self.path / part / kind
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if file.suffix in ENDINGS:
+                    yield str(Path(part, kind, file.stem)), file
+
+    @cached_property
+    def _by_stem(self) -> dict[str, Path]:
+        files: dict[str, Path] = {}
+        for stem, file in self._listed():  # .npy comes before .npz
+            files.setdefault(stem, file)
+        return files
+
+    @cached_property
+    def _has_odd_names(self) -> bool:
+        return any(readable_name(stem) != stem for stem in self._by_stem)
+
+    @cached_property
+    def _by_look(self) -> dict[str, list[Path]]:
+        files: dict[str, list[Path]] = {}
+        for stem, file in self._by_stem.items():
+            files.setdefault(readable_name(stem), []).append(file)
+        return files
+
+
+def feature_file(folder: Path, video: str, name: str = "{}.npy") -> Path:
+    """The file of a video in a folder; `name` has braces for the video's name.
+
+    Raises:
+        InputError: the video's name cannot be a file name.
+    """
+    if not is_plain_name(video):
+        raise InputError(f"{folder}: video name {video!r} cannot be a file name")
+    return folder / name.format(video)
