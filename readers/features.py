@@ -72,6 +72,7 @@ class Features:
         self.path, self.videos, self.crop = path, videos, crop
         self.in_memory = None if path.is_dir() else read_object_array(path, videos)
         self._modalities, self._crop_axis = modalities, crop_axis
+        self._is_one_array = False  # whether RGB and flow of the last video read came in one array
         self.width: Width | None = None
         if feature_size is not None:
             self.require_width(Width(feature_size, "--feature_size is"))
@@ -80,7 +81,6 @@ class Features:
         self._files: dict[int, list[Path]] = {}  # found so far: on network file systems, looking for files is slow
         self._axes: dict[int, Axes] = {}  # by the number of axes of an array, but for D
         self._kept = KeptFeatures()
-        self._is_one_array = False  # whether RGB and flow of the last video read came in one array
         self._num_reads = 0
 
     @property
