@@ -1,6 +1,7 @@
 """Feature files as extractors and releases write them: each reads as the same data in our own form, `<video>.npy`."""
 
 import gc
+import json
 import unicodedata
 
 import numpy as np
@@ -11,7 +12,7 @@ from dataset import load_videos
 from proposals import Proposals
 from readers import features as reader
 from readers import kept_features
-from readers.annotations import Annotations
+from readers.annotations import read_annotations
 from readers.features import Features
 from utils import InputError
 
@@ -106,7 +107,9 @@ def test_a_variant_reads_as_our_own_form(tmp_path, write):
 @pytest.mark.parametrize("write", [VARIANTS[name] for name in ("CMCS", "crops second", "video_features")])
 def test_what_training_sees_is_the_same(tmp_path, write):
     """Pooled rows, means and lengths: all that a run has of features."""
-    annotations = Annotations(["x"], VIDEOS, ["training"] * 2, np.ones((2, 1), np.float32), *[None] * 4)
+    database = {video: {"subset": "training", "annotations": [{"label": "x"}]} for video in VIDEOS}
+    (tmp_path / "annotations.json").write_text(json.dumps({"database": database}))
+    annotations = read_annotations(tmp_path / "annotations.json")
     listed = {video: Proposals(np.array([[1.0, 5.0]]), np.array([0.5]), np.array([0])) for video in VIDEOS}
     loaded = []
     for folder, one in ((tmp_path / "theirs", write), (tmp_path / "ours", joint(np.save))):
