@@ -24,8 +24,9 @@ from tqdm import tqdm
 from proposals import Proposals, pseudo_instances, roi_pool, seconds_to_snippets, snippets_to_seconds
 from readers.annotations import Annotations
 from readers.features import Features, check_range
-from readers.result_files import parse_results, require_entries
-from utils import InputError, free_memory, is_finite_number, log, release_memory, to_device
+from readers.names import log_notices
+from readers.result_files import parse_results, require_entries, unknown_labels
+from utils import InputError, free_memory, log, release_memory, to_device
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def read_proposals(
         videos: the videos to look up.
         rate: snippets per second.
         missing: what to do with a video that is not in the file: `error`, or `empty` to treat it as having none.
-        class_names: C names; other labels count as unknown.
+        class_names: C names; other labels count as unknown, with a notice.
 
     Returns:
         The proposals of each video in the order of the file; a video without any gets the one proposal [0, 0].
@@ -290,19 +291,21 @@ def read_proposals(
     Raises:
         InputError: the file is damaged, or lacks videos and `missing` is `error`.
     """
-    results = parse_results(path).results
-    require_entries(path, results, videos, missing)
+    content = parse_results(path, videos=videos)
+    require_entries(path, content.results, videos, missing)
+    results = {video: content.results.get(video, []) for video in videos}
+    log_notices({**content.notices, **(unknown_labels(results, class_names) if class_names else {})}, f"{path}: ")
     index = {name: i for i, name in enumerate(class_names)}
-    return {video: _listed(results.get(video) or [{"segment": [0, 0]}], index, rate) for video in videos}
+    return {video: _listed(entries or [{"segment": [0, 0]}], index, rate) for video, entries in results.items()}
 
 
-def _listed(entries: Sequence[Mapping[str, Any]], index: Mapping[str, int], rate: float) -> Proposals:
+def _listed(entries: Sequence[Mapping[str, Any]], index: Mapping[Any, int], rate: float) -> Proposals:
     """The entries of a video in a result file, with their labels by their place in `index`."""
     scores, labels = ([entry.get(name) for entry in entries] for name in ("score", "label"))
     return Proposals(
         segments_snip=seconds_to_snippets([entry["segment"] for entry in entries], rate),
-        score=np.array([score if is_finite_number(score) else math.nan for score in scores], dtype=np.float64),
-        class_idx=np.array([index.get(x, -1) if isinstance(x, str) else -1 for x in labels], dtype=np.int64),
+        score=np.array([math.nan if score is None else score for score in scores], dtype=np.float64),
+        class_idx=np.array([index.get(label, -1) for label in labels], dtype=np.int64),
     )
 
 

@@ -26,7 +26,7 @@ from readers.annotations import Annotations, are_doubled, require_trained, uninf
 from readers.checkpoints import load_weights
 from readers.descriptor_files import expected_files, read_descriptors
 from readers.features import Features, check_range
-from readers.result_files import parse_results, ranked_segments, require_entries
+from readers.result_files import parse_results, ranked_segments, require_entries, unknown_labels
 from readers.source import PARTS, Source
 from utils import InputError, shorten_list
 
@@ -119,7 +119,8 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
         path = source.files.proposals[part]
         if path.exists():
             with findings.collecting():
-                proposals = check_proposals(path, videos, lengths, num_snippets, settings, findings)
+                names = annotations.class_names
+                proposals = check_proposals(path, videos, lengths, num_snippets, settings, findings, names)
                 if len(instances):
                     table = recall_table(average_recall(proposals, instances))
                     recalls += [f"\nrecall of the {part} proposals, %", table]
@@ -225,6 +226,7 @@ def check_proposals(
     num_snippets: Mapping[str, int],
     settings: CheckSettings,
     findings: Findings,
+    class_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Read and check a proposal file.
 
@@ -235,6 +237,7 @@ def check_proposals(
         num_snippets: T of the videos whose features can be used.
         settings: how a run would use it.
         findings: takes errors and warnings.
+        class_names: of the dataset.
 
     Returns:
         `[M, 2]` seconds of each video, best first.
@@ -243,7 +246,11 @@ def check_proposals(
         InputError: the file cannot be used at all.
     """
     missing = settings.missing_proposals
-    results = parse_results(path, findings.error).results
+    content = parse_results(path, findings.error, videos=videos)
+    results = content.results
+    for kind, details in {**content.notices, **unknown_labels(results, class_names)}.items():
+        for detail in details:
+            findings.warn(kind, f"{path}: {detail}")
     of_others = bool(results) and not results.keys() & set(videos)  # which no run accepts
     if missing == "error" or of_others:
         require_entries(path, results, videos, missing, findings.error, most=None)

@@ -21,9 +21,18 @@ from prepare.snippet_proposals import ProposalSettings, make_results
 from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
 from readers.features import temporal_means
-from readers.result_files import MAX_PER_VIDEO, merge_results, parse_results, ranked, ranked_segments, require_entries
+from readers.names import log_notices
+from readers.result_files import (
+    MAX_PER_VIDEO,
+    merge_results,
+    parse_results,
+    ranked,
+    ranked_segments,
+    require_entries,
+    unknown_labels,
+)
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
-from utils import InputError, __version__, check_targets, is_finite_number, log, shorten_list, write_json
+from utils import InputError, __version__, check_targets, log, shorten_list, write_json
 
 Entries = list[dict[str, Any]]  # of a video in a result file
 
@@ -86,8 +95,9 @@ def take_proposals(source: Source, paths: Sequence[Path], *, missing: str, overw
     Raises:
         InputError: a result file cannot be used, or other proposals exist already.
     """
-    results = merge_results(paths)
     videos = [video for part in PARTS for video in source.videos(part)]
+    results = merge_results(paths, videos)
+    log_notices(unknown_labels(results, source.annotations.class_names))
     require_entries(", ".join(map(str, paths)), results, videos, missing, most=None)
     results = {video: [as_proposal(entry) for entry in entries] for video, entries in results.items()}
     if cut := [video for video, entries in results.items() if len(entries) > MAX_PER_VIDEO]:
@@ -128,13 +138,8 @@ def _holds(path: Path, results: Mapping[str, Entries]) -> bool:
 
 
 def as_proposal(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of another method's file, reduced to its segment and, where they are valid, its score and label."""
-    kept = {"segment": entry["segment"]}
-    if is_finite_number(entry.get("score")):
-        kept["score"] = entry["score"]
-    if isinstance(entry.get("label"), str):
-        kept["label"] = entry["label"]
-    return kept
+    """An entry of another method's file, reduced to its segment and, where it has them, its score and label."""
+    return {name: entry[name] for name in ("segment", "score", "label") if entry.get(name) is not None}
 
 
 def check(files: DatasetFiles, reading: ReadingSettings, settings: CheckSettings, others: Mapping[Path, str]) -> int:

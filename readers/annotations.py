@@ -24,7 +24,7 @@ from readers.annotation_files import (
     read_folder,
     read_segments,
 )
-from readers.names import is_ambiguous
+from readers.names import Notices, is_ambiguous
 from utils import InputError, is_plain_name, log, raise_input_error, readable_name, short_repr, shorten_list
 
 _MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 29  # ActivityNet has 200 classes, and three million labels (V x C)
@@ -44,7 +44,7 @@ class Annotations:
     doubled_instances: pd.DataFrame  # those that are listed again, at most 1 ms from the first; nor are these
     ambiguous: dict[str, np.ndarray]  # [A, 2] seconds for each video that has ambiguous segments
     durations: np.ndarray  # [V] seconds, nan if unknown
-    notices: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what was read otherwise than it is stored
+    notices: Notices = field(default_factory=dict)  # what was read otherwise than it is stored
 
     def videos_of(self, subset: str) -> list[str]:
         """The videos of a subset, in the order of the files; upper and lower case are the same.

@@ -9,6 +9,7 @@ from typing import Any
 from utils import has_control_characters, log, readable_name, short_repr, shorten_list
 
 MAX_NAME_LENGTH = 200  # of a class or subset
+Notices = Mapping[str, Sequence[str]]  # what was read otherwise than it is stored: a kind, and a text for each case
 
 
 def is_name(text: Any) -> bool:
@@ -32,18 +33,21 @@ class Spellings:
     def __init__(self, what: str, *, any_case: bool = False) -> None:
         self.what, self._any_case = what, any_case
         self._counts: Counter[str] = Counter()
+        self._names: dict[str, str] = {}
 
     def read(self, text: str) -> str:
         """Count a name as it is in a file; returns it as people read it."""
         self._counts[text] += 1
-        return readable_name(text)
+        if text not in self._names:
+            self._names[text] = readable_name(text)
+        return self._names[text]
 
     def usual(self) -> dict[str, str]:
         """The name to use for each that `read` returned: where case does not matter, the most frequent."""
         first: dict[str, str] = {}
         for text, _ in self._counts.most_common():
-            first.setdefault(self._key(text), readable_name(text))
-        return {readable_name(text): first[self._key(text)] for text in self._counts}
+            first.setdefault(self._key(text), self._names[text])
+        return {name: first[self._key(name)] for name in self._names.values()}
 
     def of(self, name: str) -> list[str]:
         """The spellings of a name, the rarest first."""
@@ -67,7 +71,7 @@ class Spellings:
         return name.casefold() if self._any_case else name
 
 
-def log_notices(notices: Mapping[str, Sequence[str]], where: str = "") -> None:
+def log_notices(notices: Notices, where: str = "") -> None:
     """Log a line for each kind of notice: how many there are, and the first few."""
     for kind, details in notices.items():
         log.info(f"notice: {where}{kind} ({len(details)}): {shorten_list(details)}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from readers.names import Notices, Spellings, log_notices
 from utils import (
     InputError,
     has_control_characters,
@@ -16,8 +18,11 @@ from utils import (
     log,
     raise_input_error,
     read_json,
+    readable_name,
     short_repr,
     shorten_list,
+    to_number,
+    to_time,
 )
 
 # Proposals of one video. Real files have hundreds or a few thousand; many more would need far too much memory and time
@@ -32,47 +37,102 @@ class ResultFile(NamedTuple):
     snippet_decimals: int | None  # decimals that its boundaries are rounded to, in snippets; None if not recorded
     simulated: bool  # whether it records that the data are simulated
     lengths: dict[str, float]  # seconds of the videos whose length it records
+    notices: Notices  # what was read otherwise than it is stored, or may not be as intended
 
 
 def parse_results(
-    path: Path, on_error: Callable[[str], None] = raise_input_error, most: int | None = MAX_PER_VIDEO
+    path: Path,
+    on_error: Callable[[str], None] = raise_input_error,
+    most: int | None = MAX_PER_VIDEO,
+    videos: Sequence[str] = (),
 ) -> ResultFile:
-    """Read a result file and check every segment.
+    """Read a result file and check every entry. Names are as people read them; times and scores may be text.
 
     Args:
         path: `{"results": {video: [{"segment": [start, end], …}]}}`, seconds.
         on_error: takes errors about single entries, which are then left out.
         most: entries that a video may have; None for any number.
+        videos: of the dataset. Those that the file names with `v_` in front, or without, are found.
 
     Raises:
-        InputError: the file has another form; a segment is not two finite numbers in rising order; a score is not
-            finite; a video's name has control characters, or it has more than `most` entries.
+        InputError: the file has another form; a segment is not two finite numbers in rising order; a score is not a
+            finite number, or a label no text; a video's name has control characters, or is there twice, or it has more
+            than `most` entries.
     """
     content = read_json(path)
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict):
         raise InputError(f'{path}: expected {{"results": {{video: [{{"segment": [start, end], …}}]}}}}')
-    for video in [*results]:
-        if has_control_characters(video):
-            on_error(f"{path}: video {video!r}: the name has control characters")
-            del results[video]
-            continue
+    listed = _by_name(results, path, on_error)
+    other_names, notices = _other_names(listed, videos)
+    labels = Spellings("labels")
+    results = {}
+    for name, entries in listed.items():
+        video = other_names.get(name, name)
         try:
-            results[video] = _entries(results[video], f"{path}: video {video}", on_error, most)
+            results[video] = _entries(entries, f"{path}: video {video}", on_error, most, labels)
         except InputError as error:
             on_error(str(error))
             results[video] = []
+    notices |= labels.notices() | _lacking(results, "score") | _lacking(results, "label")
     external = content.get("external_data")
     decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
     decimals = decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None
     lengths = external.get("video_seconds") if isinstance(external, dict) else None
     lengths = lengths if isinstance(lengths, dict) else {}
     lengths = {video: float(length) for video, length in lengths.items() if is_time(length) and length > 0}
-    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")), lengths)
+    lengths = {other_names.get(readable_name(name), readable_name(name)): value for name, value in lengths.items()}
+    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")), lengths, notices)
 
 
-def _entries(entries: Any, where: str, on_error: Callable[[str], None], most: int | None) -> list[dict[str, Any]]:
-    """Check the entries of a video; returns those that can be used."""
+def _by_name(results: Mapping[str, Any], path: Path, on_error: Callable[[str], None]) -> dict[str, Any]:
+    """What a file has of each video, by its name as people read it."""
+    spellings, listed = Spellings("videos"), {}
+    for video, entries in results.items():
+        name = spellings.read(video)
+        if has_control_characters(name):
+            on_error(f"{path}: video {video!r}: the name has control characters")
+        elif name in listed:
+            texts = " and ".join(map(short_repr, spellings.of(name)))
+            on_error(f"{path}: video {name} is listed more than once, as {texts}")
+        else:
+            listed[name] = entries
+    return listed
+
+
+def _other_names(listed: Mapping[str, Any], videos: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Find the videos of a dataset that a file names with `v_` in front where the dataset does not, or the reverse.
+
+    Returns:
+        The dataset's name of each such video, by the file's; and notices of them.
+    """
+    known, found = set(videos), {}
+    for video in videos:
+        other = video.removeprefix("v_") if video.startswith("v_") else f"v_{video}"
+        if video not in listed and other in listed and other not in known:
+            found[other] = video
+    notices = {
+        "videos named with v_ in front, unlike in the annotations": [name for name in found if name.startswith("v_")],
+        "videos named without v_ in front, unlike in the annotations": [
+            name for name in found if not name.startswith("v_")
+        ],
+    }
+    return found, {kind: names for kind, names in notices.items() if names}
+
+
+def _lacking(results: Mapping[str, Sequence[Mapping[str, Any]]], field: str) -> dict[str, list[str]]:
+    """A notice of entries that lack a field which others have."""
+    counts = {video: sum(entry.get(field) is None for entry in entries) for video, entries in results.items()}
+    if sum(counts.values()) in (0, sum(map(len, results.values()))):
+        return {}
+    details = [f"{video}: {count} of {len(results[video])}" for video, count in counts.items() if count]
+    return {f"videos with entries that have no {field}, beside others that have one": details}
+
+
+def _entries(
+    entries: Any, where: str, on_error: Callable[[str], None], most: int | None, labels: Spellings
+) -> list[dict[str, Any]]:
+    """Check the entries of a video; returns those that can be used, with their numbers as numbers."""
     if not isinstance(entries, list):
         raise InputError(f"{where}: expected a list of segments, found {type(entries).__name__}")
     if most is not None and len(entries) > most:
@@ -82,31 +142,60 @@ def _entries(entries: Any, where: str, on_error: Callable[[str], None], most: in
         )
     good = []
     for entry in entries:
-        score = entry.get("score") if isinstance(entry, dict) else None
-        if not _has_segment(entry):
-            found = short_repr(entry.get("segment") if isinstance(entry, dict) else entry)
-            on_error(f"{where}: bad segment {found}; expected [start, end] seconds, start <= end")
-        elif isinstance(score, float) and not is_finite_number(score):
-            on_error(f"{where}: score {score} is not a finite number")
-        else:
+        if (problem := _problem(entry, labels)) is None:
             good.append(entry)
+        else:
+            on_error(f"{where}: {problem}")
     return good
 
 
-def _has_segment(entry: Any) -> bool:
-    segment = entry.get("segment") if isinstance(entry, dict) else None
+def _problem(entry: Any, labels: Spellings) -> str | None:
+    """Says why an entry cannot be used, if it cannot; else turns text in it into numbers, and its label into a name."""
+    if not isinstance(entry, dict):
+        return f'bad segment {short_repr(entry)}; expected {{"segment": [start, end], …}}'
+    segment, score, label = entry.get("segment"), entry.get("score"), entry.get("label")
+    if isinstance(segment, list) and any(isinstance(time, str) for time in segment):
+        entry["segment"] = [to_time(time) for time in segment]
+    if not _is_segment(entry.get("segment")):
+        return f"bad segment {short_repr(segment)}; expected [start, end] seconds, start <= end"
+    if isinstance(score, str):
+        entry["score"] = to_number(score)
+    if score is not None and not is_finite_number(entry["score"]):
+        return f"score {short_repr(score)} is not a finite number"
+    if label is not None:
+        name = labels.read(label) if isinstance(label, str) else None
+        if name is None or (not name.isprintable() and has_control_characters(name)):
+            return f"label {short_repr(label)} is not a class name"
+        entry["label"] = name
+    return None
+
+
+def _is_segment(segment: Any) -> bool:
     return isinstance(segment, list) and len(segment) == 2 and all(map(is_time, segment)) and segment[0] <= segment[1]
 
 
-def merge_results(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+def unknown_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], class_names: Sequence[str]) -> Notices:
+    """A notice of the labels of proposals that are no class; empty if there are none."""
+    labels = Counter(entry.get("label") for entries in results.values() for entry in entries)
+    unknown = [f"{label}: {n}" for label, n in labels.most_common() if label not in (None, *class_names)]
+    return {"labels of proposals that are no class, taken as without one": unknown} if unknown else {}
+
+
+def merge_results(paths: Sequence[Path], videos: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """Read several result files with different videos, and return all their entries, however many a video has.
+
+    Args:
+        paths: of the files.
+        videos: see `parse_results`.
 
     Raises:
         InputError: two files have the same video, or a file is damaged.
     """
     merged: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
-        results = parse_results(path, most=None).results
+        content = parse_results(path, most=None, videos=videos)
+        log_notices(content.notices, f"{path}: ")
+        results = content.results
         if both := sorted(results.keys() & merged.keys()):
             raise InputError(f"{path}: {shorten_list(both)} is also in an earlier file; give each video only once")
         merged |= results

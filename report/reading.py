@@ -226,7 +226,7 @@ def with_proposals(data: ReportData, source: Source) -> ReportData:
     if not path.is_file():
         return data
     try:
-        entries = parse_results(path).results
+        entries = parse_results(path, videos=data.labels.index.tolist()).results
     except InputError as error:
         log.info(f"notice: no proposals are drawn ({error})")
         return data

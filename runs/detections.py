@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,9 @@ import numpy as np
 import pandas as pd
 
 from eval.tables import rows_as_table, without_ambiguous
+from readers.names import is_ambiguous, log_notices
 from readers.result_files import MAX_PER_VIDEO, parse_results
-from utils import (
-    InputError,
-    as_json,
-    has_control_characters,
-    is_finite_number,
-    log,
-    short_repr,
-    shorten_list,
-    write_beside_earlier,
-)
+from utils import InputError, as_json, log, short_repr, shorten_list, write_beside_earlier
 
 
 def write_detections(
@@ -118,23 +111,30 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     Raises:
         InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
     """
-    content = parse_results(path, most=MAX_PER_VIDEO * len(class_names))
+    content = parse_results(path, most=MAX_PER_VIDEO * len(class_names), videos=videos)
+    log_notices(content.notices, f"{path}: ")
     labels: dict[str, str] = {}  # label -> a video that has it
     rows: list[tuple[str, str]] = []  # video and label
     scores: list[float] = []
     segments: list[list[float]] = []
+    left_out: Counter[str] = Counter()
     for video, entries in content.results.items():
         for entry in entries:
-            label: Any = entry.get("label")
-            score: Any = entry.get("score")
-            if not isinstance(label, str) or has_control_characters(label):
-                raise InputError(f"{path}: video {video}: label {short_repr(label)} is not a class name")
-            if not is_finite_number(score):
-                raise InputError(f"{path}: video {video}: score {short_repr(score)} is not a finite number")
+            label, score = entry.get("label"), entry.get("score")
+            if label is None:
+                raise InputError(f"{path}: video {video}: label None is not a class name; found {short_repr(entry)}")
+            if score is None:
+                raise InputError(f"{path}: video {video}: score None is not a finite number")
+            if is_ambiguous(label):
+                left_out[video] += 1
+                continue
             labels.setdefault(label, video)
             rows.append((video, label))
             scores.append(float(score))
             segments.append([float(time) for time in entry["segment"]])
+    if left_out:
+        kind = "videos with detections labelled Ambiguous, which are left out"
+        log_notices({kind: [f"{video}: {count}" for video, count in left_out.items()]}, f"{path}: ")
     if unknown := sorted(set(content.results) - set(videos)):
         raise InputError(
             f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {shorten_list(unknown)}; "

@@ -577,11 +577,16 @@ def test_only_valid_fields_of_proposals_are_copied(run_in, demo_home, tmp_path):
         merged |= json.loads((home / "proposals4Thumos14" / f"Proposals_Demo_{part}.json").read_text())["results"]
     first = next(iter(merged.values()))
     first[0] |= {"score": 0.5, "label": "Jump", "extra": float("nan"), "deep": [[[[]]]]}
-    first[1] |= {"score": {"a": float("nan")}, "label": 7}
-    (home / "theirs.json").write_text(json.dumps({"results": merged}))
     argv = ("--run_type", "proposals", "--dataset_name", "Demo", "--proposals_from", "theirs.json")
-    status, _, err = run_in(home)(*argv, "--proposals_root", "new")
-    assert status == 0, err
+    for wrong in ({"score": {"a": float("nan")}}, {"score": "high"}, {"score": None, "label": 7}):
+        first[1] |= wrong
+        (home / "theirs.json").write_text(json.dumps({"results": merged}))
+        status, _, err = run_in(home)(*argv, "--proposals_root", "new")
+        assert status == 2 and re.search(r"theirs.json: video \S+: (score|label) .* is not a ", err)
+    first[1] |= {"label": None}
+    (home / "theirs.json").write_text(json.dumps({"results": merged}))
+    status, out, err = run_in(home)(*argv, "--proposals_root", "new")
+    assert status == 0 and "theirs.json: videos with entries that have no score" in out, err
     copied = next(iter(parse_results(home / "new" / "Proposals_Demo_train.json").results.values()))
     assert copied[0].keys() == {"segment", "score", "label"} and copied[1].keys() == {"segment"}
 
