@@ -41,7 +41,7 @@ def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = No
 
 
 class PseudoLabels(NamedTuple):
-    """The pseudo-labels of videos; constant during training."""
+    """The pseudo-labels of videos; constant during training. One of a tie says nothing, see `tied_videos`."""
 
     label: Tensor  # [B] long, the pseudo-label
     consistent: Tensor  # [B] bool, appearance and motion agree on it; always, if there is one modality
@@ -60,19 +60,43 @@ def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:
         descriptors: `[m, C, D/m]`.
 
     Returns:
-        The pseudo-label of each video, and whether its modalities are consistent or partially consistent.
+        The pseudo-label of each video, and whether its modalities are consistent or partially consistent; a tie is
+        neither.
     """
-    parts = means.unflatten(1, (len(descriptors), -1)).transpose(0, 1)  # [m, B, D/m]
-    cosine = F.normalize(parts, dim=-1, eps=1e-8) @ F.normalize(descriptors, dim=-1, eps=1e-8).mT  # [m, B, C]
-    similarity = cosine.softmax(-1)
+    similarity, untied = cosines(means, descriptors).softmax(-1), ~tied_videos(means, descriptors)
     best = similarity.argmax(-1)  # [m, B]
     label = similarity.mean(0).argmax(-1)  # [B]
     consistent = (best == best[0]).all(0)
-    return PseudoLabels(label, consistent, ~consistent & (best == label).any(0))
+    return PseudoLabels(label, consistent & untied, ~consistent & (best == label).any(0) & untied)
+
+
+def cosines(means: Tensor, descriptors: Tensor) -> Tensor:
+    """The cosine similarity of videos and classes in each modality, `[m, B, C]`; see `pseudo_labels`."""
+    parts = means.unflatten(1, (len(descriptors), -1)).transpose(0, 1)  # [m, B, D/m]
+    return F.normalize(parts, dim=-1, eps=1e-8) @ F.normalize(descriptors, dim=-1, eps=1e-8).mT
+
+
+def tied_videos(means: Tensor, descriptors: Tensor) -> Tensor:
+    """Which videos two classes resemble most and equally, in a modality or in the mean over them: `[B]` bool.
+
+    Features that are all zero resemble every class alike; classes of the same videos have equal descriptors. The
+    arguments are those of `pseudo_labels`.
+    """
+    cosine = cosines(means, descriptors)
+    compared = torch.cat([cosine, cosine.softmax(-1).mean(0, keepdim=True)])  # [m+1, B, C]
+    first, second = F.pad(compared, (0, 1), value=-2).topk(2, dim=-1).values.unbind(-1)  # of one class, no tie
+    # A matrix product may add up one column in another order than the next, so equal ones may differ in a last bit.
+    return (first - second <= 4 * torch.finfo(first.dtype).eps * first.abs()).any(0)
 
 
 def pseudo_label_report(
-    pseudo: PseudoLabels, labels: Tensor, class_names: Sequence[str], *, modalities: int = 2, most: int = 10
+    pseudo: PseudoLabels,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    tied: Tensor | None = None,
+    modalities: int = 2,
+    most: int = 10,
 ) -> str:
     """Describe how good pseudo-labels are: a line of counts, and the most frequent confusions.
 
@@ -80,12 +104,14 @@ def pseudo_label_report(
         pseudo: of the videos.
         labels: `[B, C]` their true labels, 0 or 1; videos without labels are left out.
         class_names: C names.
+        tied: `[B]` see `tied_videos`; these have no pseudo-label. None if there are none.
         modalities: m, which pseudo-labels were made from.
         most: confusions to list.
     """
     labelled = labels.any(1)
-    label, labels = pseudo.label[labelled], labels[labelled] > 0
-    right = labels.gather(1, label[:, None])[:, 0]
+    has_one = torch.ones_like(labelled) if tied is None else ~tied
+    label, has_one, labels = pseudo.label[labelled], has_one[labelled], labels[labelled] > 0
+    right = labels.gather(1, label[:, None])[:, 0] & has_one
     share = 100 * float(right.float().mean())
     consistent, partial = int(pseudo.consistent[labelled].sum()), int(pseudo.partial[labelled].sum())
     agreement = ONE_MODALITY
@@ -95,7 +121,9 @@ def pseudo_label_report(
         f"pseudo-labels of {len(label)} labelled training videos: {int(right.sum())} are a true label ({share:.1f}%); "
         f"{agreement}"
     ]
-    wrong, true = (labels & ~right[:, None]).nonzero(as_tuple=True)  # a row for each true label of a wrong video
+    if num_tied := int((~has_one).sum()):
+        lines.append(f"  {num_tied} of them have none, since two classes resemble them alike")
+    wrong, true = (labels & (has_one & ~right)[:, None]).nonzero(as_tuple=True)  # a row for each true label of these
     confusions, counts = torch.stack([true, label[wrong]], dim=1).unique(dim=0, return_counts=True)
     order = counts.sort(descending=True, stable=True).indices[:most]
     names = [(class_names[a], class_names[b]) for a, b in confusions[order].tolist()]

@@ -83,8 +83,7 @@ def train(
             log.info("\n".join(["options of the run:", *describe(options, changed_only=True)]))
         say_recipe(options)
         run.plan(build_plan(options, chosen))
-        generator = seed_everything(options.seed)
-        device = choose_device(options)
+        generator, device = seed_everything(options.seed), choose_device(options)
         data = load_data(options, device)
         if options.holdout and chosen is None:
             data = hold_out(data, options.holdout, options.seed, options.batch_size)
@@ -172,7 +171,7 @@ def finish(
     evaluator.write(evaluation, results)
     name = chosen.text if chosen else f"epoch {epoch}"
     log.info(f"\nlast checkpoint, {name}: {run.folder.last}\n{summary(last, evaluator.tiou_protocol)}")
-    log.info(f"\nbest checkpoint, epoch {best.epoch}, chosen on the test set: {run.folder.best}")
+    log.info(f"\nbest checkpoint, epoch {best.epoch}, chosen on the test set{last.how_chosen}: {run.folder.best}")
     log.info("\n".join([summary(best.results, evaluator.tiou_protocol), *warnings_of(last)]))
     return results
 
@@ -251,6 +250,7 @@ def check_data(options: Options) -> int:
         checkpoint=options.pretrained_ckpt,
         hidden_size=options.hidden_size,
         standardise=options.recipe == "own",
+        verbose=options.verbose,
     )
     return check(dataset_files(options), reading_settings(options), settings, other_files(options))
 
@@ -267,7 +267,7 @@ def prepare_proposals(options: Options) -> None:
     source = open_dataset(options, features=not options.proposals_from)
     if options.proposals_from:
         missing, overwrite = options.missing_proposals, options.overwrite
-        take_proposals(source, options.proposals_from, missing=missing, overwrite=overwrite)
+        take_proposals(source, options.proposals_from, rate=options.rate, missing=missing, overwrite=overwrite)
     else:
         settings = ProposalSettings(
             recipe=options.recipe,

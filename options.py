@@ -169,6 +169,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add("--detections", type=_path, help="for eval and report: detections in ActivityNet result format")
     add("--compare", type=_path, nargs="+", help="for report: folders of runs, each compared with the first")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
+    add("--verbose", action="store_true", help="for check: every line of a problem, not ten")
     add("--deterministic", action="store_true", help="use only PyTorch's deterministic algorithms, see docs/runs.md")
     add(
         "--seed",

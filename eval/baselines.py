@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from eval.postprocess import VideoDetections, overlaps_ambiguous
+from eval.postprocess import VideoDetections
 from eval.results import BASELINES, PROPOSALS, WHOLE_VIDEOS, Results
-from eval.tables import rows_as_table, without_ambiguous
-from proposals import Proposals, snippets_to_seconds
+from eval.tables import marked_ambiguous, proposal_table, without_ambiguous
+from proposals import Proposals
 
 
 def as_detections(
@@ -24,26 +24,15 @@ def as_detections(
 
     Args:
         proposals: of each video.
-        ambiguous_sec: `[A, 2]` of videos that have ambiguous segments; see `eval.postprocess.overlaps_ambiguous`.
+        ambiguous_sec: `[A, 2]` of videos that have ambiguous segments; see `eval.tables.marked_ambiguous`.
         rate: snippets per second.
 
     Returns:
         The detections that are evaluated, see `eval.tables.detection_table`.
     """
-    of_videos = proposals.values()
-    segment_snip = np.concatenate([one.segments_snip for one in of_videos])
-    ambiguous = [
-        overlaps_ambiguous(one.segments_snip, ambiguous_sec.get(name), rate) for name, one in proposals.items()
-    ]
-    table = rows_as_table(
-        video=np.repeat(np.array([*proposals], dtype=object), [len(one) for one in of_videos]),
-        class_idx=np.concatenate([one.class_idx for one in of_videos]),
-        score=np.concatenate([one.score for one in of_videos]),
-        segment_snip=segment_snip,
-        segment_sec=snippets_to_seconds(segment_snip, rate),
-        ambiguous=np.concatenate(ambiguous),
-    )
-    return without_ambiguous(table[np.concatenate([one.are_detections for one in of_videos])])
+    table = proposal_table(proposals, rate)
+    detections = table[np.concatenate([one.are_detections for one in proposals.values()])]
+    return without_ambiguous(marked_ambiguous(detections, ambiguous_sec, rate))
 
 
 def whole_videos(
@@ -65,7 +54,7 @@ def whole_videos(
 
 
 def warnings_of(results: Results) -> list[str]:
-    """A line for each baseline that has a higher average mAP (snippet protocol) than the detections."""
+    """A line for each baseline whose average mAP (`Results.average`) is higher than that of the detections."""
     remedies = {
         PROPOSALS: "use more of their scores, with a larger --score_fusion, in training or in testing",
         WHOLE_VIDEOS: "the proposals may miss the actions: see their recall with --run_type check",
@@ -76,7 +65,7 @@ def warnings_of(results: Results) -> list[str]:
         remedies[PROPOSALS] = f"{few}, so try a lower --threshold_cls"
     lines = []
     for name, baseline in results.baselines.items():
-        ours, theirs = (f"{one.snippet.average:.1f}" for one in (results, baseline))
+        ours, theirs = (f"{one.average:.1f}" for one in (results, baseline))
         if float(ours) < float(theirs):
             figures = f"average mAP {ours} against {theirs}"
             lines.append(f"warning: these detections are worse than {BASELINES[name]} ({figures}); {remedies[name]}")

@@ -12,6 +12,7 @@ from eval.detection import detection_map
 from eval.errors import ErrorAnalysis, analyse_errors
 from eval.metrics import EvaluationInput, further_metrics
 from eval.results import PROTOCOLS, ProtocolResult, Results
+from eval.segments import rounding
 from utils import log
 
 
@@ -37,7 +38,7 @@ def detection_results(inputs: EvaluationInput) -> Results:
         unknown = ProtocolResult.unknown(inputs.tiou_protocol.reported)
         return Results(unknown, unknown)
     snippet, seconds = (_detection_map(inputs, protocol) for protocol in PROTOCOLS)
-    return Results(snippet, seconds)
+    return Results(snippet, seconds, chosen_by=rounding(inputs.ground_truth, inputs.rate).chosen_by)
 
 
 def _detection_map(inputs: EvaluationInput, protocol: str) -> ProtocolResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -88,6 +88,7 @@ class Results:
         classification: None for detections of a file, which have no video scores.
         extra: further metrics by name, see `eval.metrics.METRICS`; None where one is undefined.
         baselines: mAP of simpler detections, by the names in `BASELINES`; see `eval.baselines`.
+        chosen_by: the one of `PROTOCOLS` that epochs are compared by, see `eval.segments.Rounding`.
     """
 
     snippet: ProtocolResult
@@ -95,6 +96,7 @@ class Results:
     classification: Classification | None = None
     extra: Mapping[str, float | None] = field(default_factory=dict)
     baselines: Mapping[str, Results] = field(default_factory=dict)
+    chosen_by: str = "snippet"
 
     def of(self, protocol: str) -> ProtocolResult:
         """The result under one of `PROTOCOLS`."""
@@ -106,16 +108,32 @@ class Results:
         return math.isnan(self.snippet.average)
 
     @property
+    def average(self) -> float:
+        """The average mAP by the protocol that epochs are compared by."""
+        return self.of(self.chosen_by).average
+
+    @property
     def score(self) -> float:
         """What epochs are compared by, percent: average mAP, or by labels alone, mAP of video classification."""
         if not self.by_labels:
-            return self.snippet.average
+            return self.average
         mean = None if self.classification is None else self.classification.mAP
         return math.nan if mean is None else mean
+
+    @property
+    def how_chosen(self) -> str:
+        """The protocol that epochs are compared by, to follow `chosen on the test set`; empty for the released one."""
+        return "" if self.by_labels or self.chosen_by == "snippet" else f" by the {self.chosen_by} protocol"
+
+    def is_better_than(self, other: Results) -> bool:
+        """Whether the score is higher, both by the protocol that these results are compared by."""
+        return self.score > replace(other, chosen_by=self.chosen_by).score
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; figures that there are none of are left out."""
         content: dict[str, Any] = {protocol: self.of(protocol).to_json() for protocol in PROTOCOLS}
+        if not self.by_labels:
+            content["chosen_by"] = self.chosen_by
         if self.classification is not None:
             content["classification_mAP"] = self.classification.mAP
             content["classification_accuracy"] = self.classification.accuracy
@@ -148,7 +166,10 @@ class Results:
         baselines = {name: cls.from_json(found[name]) for name in BASELINES if name in found}
         if any(baseline.snippet.tiou != snippet.tiou for baseline in baselines.values()):
             raise ValueError("a baseline has different tIoU thresholds")
-        return cls(snippet, seconds, classification, extra, baselines)
+        chosen_by = content.get("chosen_by", "snippet")  # earlier versions had no other
+        if chosen_by not in PROTOCOLS:
+            raise ValueError(f"{chosen_by!r:.50} is none of the protocols {', '.join(PROTOCOLS)}")
+        return cls(snippet, seconds, classification, extra, baselines, chosen_by)
 
 
 @dataclass(frozen=True)
@@ -168,30 +189,33 @@ class EpochResults:
         return cls(Results.from_json(content), whole_number(content["epoch"], low=1))
 
 
+CHOICES = {"mAP": "mAP", "seconds mAP": "mAP of the seconds protocol", "labels": "labels alone"}
+
+
 @dataclass(frozen=True)
 class ChosenEpoch:
     """The epoch that was best on held-out training videos, see `runs.holdout`."""
 
     epoch: int
-    by: str  # `mAP` or `labels`, see `Results.score`
+    by: str  # one of `CHOICES`, see `Results.score`
     figure: float  # the score, percent
 
     @classmethod
     def of(cls, best: EpochResults) -> ChosenEpoch:
         """The choice of an epoch that was best."""
-        return cls(best.epoch, "labels" if best.results.by_labels else "mAP", best.results.score)
+        by = {"snippet": "mAP", "seconds": "seconds mAP"}[best.results.chosen_by]
+        return cls(best.epoch, "labels" if best.results.by_labels else by, best.results.score)
 
     @property
     def text(self) -> str:
         """The choice as printed."""
-        by = "labels alone" if self.by == "labels" else "mAP"
-        return f"epoch {self.epoch}, chosen on held-out training videos (by {by})"
+        return f"epoch {self.epoch}, chosen on held-out training videos (by {CHOICES[self.by]})"
 
     @classmethod
     def from_json(cls, content: Any) -> ChosenEpoch:
         """The inverse of `dataclasses.asdict`."""
-        if content["by"] not in ("mAP", "labels"):
-            raise ValueError(f"{content['by']!r:.50} is neither 'mAP' nor 'labels'")
+        if content["by"] not in CHOICES:
+            raise ValueError(f"{content['by']!r:.50} is none of {', '.join(CHOICES)}")
         return cls(whole_number(content["epoch"], low=1), content["by"], percent(content["figure"]))
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 
+MAX_LOST = 0.01  # share of the instances that the snippet protocol may round to nothing, see `Rounding.chosen_by`
 AnySegments = TypeVar("AnySegments", bound="Segments")
 
 
@@ -86,6 +87,33 @@ def to_segments(
     instances = Segments(
         video=video[len(detections) :],
         class_idx=ground_truth["class_idx"].to_numpy(np.int64),
-        segment=np.rint(truth_sec * rate) if protocol == "snippet" else truth_sec,
+        segment=whole_snippets(truth_sec, rate) if protocol == "snippet" else truth_sec,
     )
     return scored, instances
+
+
+def whole_snippets(segments_sec: np.ndarray, rate: float) -> np.ndarray:
+    """Instances `[n, 2]` as the snippet protocol has them: rounded to whole snippets, a half to the even one."""
+    return np.rint(segments_sec * rate)
+
+
+class Rounding(NamedTuple):
+    """What the snippet protocol's rounding does to short instances."""
+
+    nothing: int  # how many become nothing, which no detection can match
+    one: int  # how many become one snippet
+    total: int  # number of instances
+
+    @property
+    def chosen_by(self) -> str:
+        """The protocol that epochs are compared by: `snippet`, as in the release, unless it loses too many instances.
+
+        Instances that become one snippet do not count: THUMOS14 has 7% of them, and 0.5% that become nothing.
+        """
+        return "seconds" if self.nothing > MAX_LOST * self.total else "snippet"
+
+
+def rounding(ground_truth: pd.DataFrame, rate: float) -> Rounding:
+    """How many instances the snippet protocol rounds to nothing, and to one snippet; see `to_segments`."""
+    length = np.diff(whole_snippets(ground_truth[["start_sec", "end_sec"]].to_numpy(np.float64), rate))
+    return Rounding(int((length == 0).sum()), int((length == 1).sum()), len(length))

@@ -1,6 +1,7 @@
 """Finds what is wrong with a dataset, for `--run_type check`: errors that stop a run, and warnings that do not.
 
-Errors come from the readers themselves, so a run stops with the same words. Warnings are looked for only here.
+Errors come from the readers themselves, so a run stops with the same words. Warnings are those of `readers.plausible`,
+of which a run says a line each.
 
 Axes: M proposals of a video, I instances.
 """
@@ -8,8 +9,7 @@ Axes: M proposals of a video, I instances.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,56 +20,26 @@ from tqdm import tqdm
 
 from dataset import check_unit
 from eval.recall import average_recall, recall_table
+from eval.segments import rounding
 from model import NetworkSettings, build_network
 from proposals import seconds_to_snippets
-from readers.annotations import Annotations, are_doubled, require_trained, uninformative_labels, untrained_classes
+from readers.annotations import Annotations, require_trained
 from readers.checkpoints import load_weights
 from readers.descriptor_files import expected_files, read_descriptors
 from readers.features import Features, check_range
+from readers.findings import Findings
+from readers.plausible import (
+    check_ambiguous,
+    check_evaluated,
+    check_labels,
+    check_lengths,
+    check_rounding,
+    check_segments,
+    segment_table,
+)
 from readers.result_files import parse_results, ranked_segments, require_entries, unknown_labels
 from readers.source import PARTS, Source
-from utils import InputError, shorten_list
-
-# Features and duration of a video, or its RGB and flow, may differ by a snippet, and by this share of the longer.
-LENGTH_TOLERANCE = 0.02
-
-
-class Findings:
-    """Collects errors, as the readers word them, and warnings by kind with a line for each video."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.warnings: dict[str, list[str]] = {}
-
-    def error(self, message: str) -> None:
-        """Add an error; readers take this as `on_error`."""
-        self.errors.append(message)
-
-    def mentions(self, video: str) -> bool:
-        """Whether an error names a video."""
-        return any(f"video {video}:" in message for message in self.errors)
-
-    def warn(self, kind: str, detail: str) -> None:
-        """Add a warning."""
-        self.warnings.setdefault(kind, []).append(detail)
-
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Add the error that ends this block early."""
-        try:
-            yield
-        except InputError as error:
-            self.error(str(error))
-
-    def report(self) -> str:
-        """All findings, as text."""
-        lines = []
-        for kind, details in self.warnings.items():
-            lines += [f"warning: {kind} ({len(details)}):", *(f"  {detail}" for detail in details)]
-        lines += [f"error: {message}" for message in self.errors]
-        verdict = "a run would stop" if self.errors else "a run would accept this dataset"
-        counts = f"errors: {len(self.errors)}, warnings: {sum(map(len, self.warnings.values()))}"
-        return "\n".join([*lines, f"{counts}; {verdict}"])
+from utils import shorten_list
 
 
 @dataclass(frozen=True)
@@ -83,6 +53,7 @@ class CheckSettings:
     checkpoint: Path | None  # weights that it would start from
     hidden_size: int | None  # of the network, see `NetworkSettings`
     standardise: bool  # likewise
+    verbose: bool = False  # whether all lines of a problem are shown
 
 
 def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -> str:
@@ -108,19 +79,23 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
         with findings.collecting():
             source.require_batch(settings.batch_size)
     check_labels(annotations, parts, findings)
+    check_evaluated(annotations, parts["test"], findings)
     features, num_snippets = check_features(source, parts, settings.pooled_dtype, findings)
     lengths = check_lengths(annotations, num_snippets, settings.rate, findings)
+    check_ambiguous(annotations, parts["test"], lengths, settings.rate, findings)
     rows, recalls = {}, []
     for part, videos in parts.items():
         instances = _instances_of(annotations, videos)
         check_segments("instances", instances, lengths, settings.rate, findings)
         instances = annotations.instances[annotations.instances["video"].isin(videos)]
+        if part == "test":
+            rounded = rounding(instances, settings.rate)
+            check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
         proposals: dict[str, np.ndarray] = {}
         path = source.files.proposals[part]
         if path.exists():
             with findings.collecting():
-                names = annotations.class_names
-                proposals = check_proposals(path, videos, lengths, num_snippets, settings, findings, names)
+                proposals = check_proposals(path, videos, lengths, num_snippets, settings, findings, annotations)
                 if len(instances):
                     table = recall_table(average_recall(proposals, instances))
                     recalls += [f"\nrecall of the {part} proposals, %", table]
@@ -211,10 +186,7 @@ def check_features(
     for i, shape in shapes.items():
         with findings.collecting():
             features.check_width(i, shape)
-    for i, (rgb, flow) in features.modality_lengths.items():
-        if abs(rgb - flow) > max(1, LENGTH_TOLERANCE * max(rgb, flow)):
-            detail = f"{features.videos[i]}: {rgb} and {flow} snippets; the first {min(rgb, flow)} are used"
-            findings.warn("RGB and flow of different length", detail)
+    features.report(findings)
     lengths = {features.videos[i]: num_snippets for i, (num_snippets, _) in shapes.items()}
     return (features if features.width else None), lengths
 
@@ -226,7 +198,7 @@ def check_proposals(
     num_snippets: Mapping[str, int],
     settings: CheckSettings,
     findings: Findings,
-    class_names: Sequence[str],
+    annotations: Annotations,
 ) -> dict[str, np.ndarray]:
     """Read and check a proposal file.
 
@@ -237,7 +209,7 @@ def check_proposals(
         num_snippets: T of the videos whose features can be used.
         settings: how a run would use it.
         findings: takes errors and warnings.
-        class_names: of the dataset.
+        annotations: of the dataset.
 
     Returns:
         `[M, 2]` seconds of each video, best first.
@@ -248,7 +220,7 @@ def check_proposals(
     missing = settings.missing_proposals
     content = parse_results(path, findings.error, videos=videos)
     results = content.results
-    for kind, details in {**content.notices, **unknown_labels(results, class_names)}.items():
+    for kind, details in {**content.notices, **unknown_labels(results, annotations.class_names)}.items():
         for detail in details:
             findings.warn(kind, f"{path}: {detail}")
     of_others = bool(results) and not results.keys() & set(videos)  # which no run accepts
@@ -263,106 +235,6 @@ def check_proposals(
             with findings.collecting():
                 segments = seconds_to_snippets([entry["segment"] for entry in results[video]], settings.rate)
                 check_unit(segments, video, num_snippets[video], settings.rate)
-    proposals = {video: ranked_segments(results.get(video, [])) for video in videos}
-    segments = np.concatenate([np.empty((0, 2)), *proposals.values()])
-    names = [video for video, rows in proposals.items() for _ in rows]
-    table = pd.DataFrame({"video": names, "start_sec": segments[:, 0], "end_sec": segments[:, 1]})
-    check_segments("proposals", table, lengths, settings.rate, findings)
-    return proposals
-
-
-def check_labels(annotations: Annotations, parts: Mapping[str, Sequence[str]], findings: Findings) -> None:
-    """Warn of videos without labels, labels that differ from the instances, and classes without training videos.
-
-    Args:
-        annotations: of the dataset.
-        parts: the videos of each part.
-        findings: takes the warnings.
-    """
-    row_of = {video: i for i, video in enumerate(annotations.videos)}
-    instances = pd.concat([annotations.instances, annotations.empty_instances])
-    classes_shown = {video: set(table) for video, table in instances.groupby("video")["class_idx"]}
-    names = annotations.class_names
-
-    def as_text(classes: set[int]) -> str:
-        return ", ".join(names[i] for i in sorted(classes)) or "none"
-
-    for part, videos in parts.items():
-        labels = {video: set(np.flatnonzero(annotations.labels[row_of[video]]).tolist()) for video in videos}
-        expected = part == "train" or any(labels.values())
-        evaluated = part == "test" and any(video in classes_shown for video in videos)
-        if part == "test" and videos and not evaluated:
-            findings.warn("mAP cannot be computed", f"none of the {len(videos)} test videos has an instance")
-        for video, classes in labels.items():
-            if evaluated and video not in classes_shown:
-                findings.warn("test videos without an instance, so every detection in them counts as wrong", video)
-            if expected and not classes and not findings.mentions(video):  # an error about its labels is enough
-                findings.warn("videos without a label", f"{video} ({part})")
-            if video in classes_shown and classes_shown[video] != classes:
-                detail = f"{video}: {as_text(classes)} against {as_text(classes_shown[video])}"
-                findings.warn("video-level labels differ from those of instances", detail)
-    same_letters = Counter(name.casefold() for name in names)
-    for name in names:
-        if same_letters[name.casefold()] > 1:
-            findings.warn("classes whose names differ only in upper and lower case", name)
-    if (text := uninformative_labels(annotations, parts["train"])) is not None:
-        findings.warn("labels that nearly all training videos have", text)
-    for name in untrained_classes(annotations, parts["train"]):
-        findings.warn("classes without a training video, so without a descriptor", name)
-
-
-def check_lengths(
-    annotations: Annotations, num_snippets: Mapping[str, int], rate: float, findings: Findings
-) -> dict[str, float]:
-    """Warn of features whose length differs from the duration of the video.
-
-    Args:
-        annotations: of the dataset.
-        num_snippets: T of the videos whose features can be used.
-        rate: snippets per second.
-        findings: takes the warnings.
-
-    Returns:
-        The length of each video in seconds: its duration, else that of its features, else nan.
-    """
-    lengths = annotations.duration_of()
-    rates = pd.Series([count / lengths[video] for video, count in num_snippets.items() if lengths[video] > 0])
-    for video, count in num_snippets.items():
-        expected = lengths[video] * rate
-        if abs(count - expected) > max(1, LENGTH_TOLERANCE * expected):  # False for nan
-            seconds = f"{count} snippets are {count / rate:.2f} s, but the duration is {lengths[video]:.2f} s"
-            findings.warn("features and duration disagree", f"{video}: {seconds}")
-        elif np.isnan(expected):
-            lengths[video] = count / rate
-    if abs(rates.median() / rate - 1) > 0.1:
-        detail = f"most videos have about {rates.median():.3f}; see --feature_fps and --snippet_frames"
-        findings.warn(f"features do not have {rate:g} snippets a second", detail)
-    return lengths
-
-
-def check_segments(
-    what: str, table: pd.DataFrame, lengths: Mapping[str, float], rate: float, findings: Findings
-) -> None:
-    """Warn of instances or proposals that are empty, duplicate, or outside the video by more than a snippet.
-
-    Args:
-        what: `instances` or `proposals`.
-        table: a row for each: `video`, `start_sec`, `end_sec`, and `class_idx` of instances; its index is unique.
-        lengths: seconds of each video; nan if unknown.
-        rate: snippets per second.
-        findings: takes the warnings.
-    """
-    length = table["video"].map(lengths)
-    before, after = table["start_sec"] < -1 / rate, table["end_sec"] > length + 1 / rate
-    kinds = {
-        f"{what} of length <= 0": table["end_sec"] <= table["start_sec"],
-        f"{what} outside the video": before | after,
-        f"duplicate {what}": are_doubled(table) if "class_idx" in table else table.duplicated(),
-    }
-    counts = table["video"].value_counts()
-    for kind, which in kinds.items():
-        for video, rows in table[which].groupby("video", sort=False):
-            assert isinstance(video, str)
-            first = rows[["start_sec", "end_sec"]].iloc[0].round(3).tolist()
-            context = f", which has {lengths[video]:.2f} s" if "outside" in kind else ""
-            findings.warn(kind, f"{video}: {len(rows)} of {counts[video]}, the first {first} s{context}")
+    of_videos = {video: results.get(video, []) for video in videos}
+    check_segments("proposals", segment_table(of_videos), lengths, settings.rate, findings, annotations.instances)
+    return {video: ranked_segments(entries) for video, entries in of_videos.items()}

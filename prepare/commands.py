@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 
-from descriptors import build_descriptors, pseudo_label_report, pseudo_labels
+from descriptors import build_descriptors, pseudo_label_report, pseudo_labels, tied_videos
 from eval.recall import average_recall, recall_table
-from prepare.check import CheckSettings, Findings, check_dataset
+from prepare.check import CheckSettings, check_dataset
 from prepare.snippet_proposals import ProposalSettings, make_results
 from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
-from readers.features import temporal_means
+from readers.features import Features, temporal_means
+from readers.findings import Findings
 from readers.names import log_notices
+from readers.plausible import check_segments, segment_table
 from readers.result_files import (
     MAX_PER_VIDEO,
     merge_results,
@@ -57,10 +59,11 @@ def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:
     labels = torch.from_numpy(annotations.labels[chosen])
     weights = lengths if pooling == "snippet" else None
     descriptors = build_descriptors(means, labels, weights, features.modalities)
+    _say_of(features)
     write_descriptors(folder, descriptors, annotations.class_names)
     log.info(f"descriptors of {len(annotations.class_names)} classes from {len(training)} videos: {folder}")
-    pseudo, names = pseudo_labels(means, descriptors), annotations.class_names
-    log.info(pseudo_label_report(pseudo, labels, names, modalities=features.modalities))
+    pseudo, tied, names = pseudo_labels(means, descriptors), tied_videos(means, descriptors), annotations.class_names
+    log.info(pseudo_label_report(pseudo, labels, names, tied=tied, modalities=features.modalities))
 
 
 def make_proposals(source: Source, settings: ProposalSettings, device: torch.device, *, overwrite: bool) -> None:
@@ -80,15 +83,24 @@ def make_proposals(source: Source, settings: ProposalSettings, device: torch.dev
     features = source.features()
     features.require([*training, *testing])
     results = make_results(features, source.annotations, settings, training=training, testing=testing, device=device)
+    _say_of(features)
     _write_proposals(source, results, overwrite=overwrite)
 
 
-def take_proposals(source: Source, paths: Sequence[Path], *, missing: str, overwrite: bool) -> None:
+def _say_of(features: Features) -> None:
+    """Say what was noticed of the features that were read."""
+    findings = Findings()
+    features.report(findings)
+    findings.say()
+
+
+def take_proposals(source: Source, paths: Sequence[Path], *, rate: float, missing: str, overwrite: bool) -> None:
     """`--run_type proposals --proposals_from`: take proposals from result files, and log their recall.
 
     Args:
         source: the dataset.
         paths: of the result files.
+        rate: snippets per second.
         missing: see `require_entries`.
         overwrite: whether existing proposal files may be replaced.
 
@@ -99,6 +111,11 @@ def take_proposals(source: Source, paths: Sequence[Path], *, missing: str, overw
     results = merge_results(paths, videos)
     log_notices(unknown_labels(results, source.annotations.class_names))
     require_entries(", ".join(map(str, paths)), results, videos, missing, most=None)
+    findings = Findings()
+    of_videos = {video: results.get(video, []) for video in videos}
+    lengths, instances = source.annotations.duration_of(), source.annotations.instances
+    check_segments("proposals", segment_table(of_videos), lengths, rate, findings, instances)
+    findings.say()
     results = {video: [as_proposal(entry) for entry in entries] for video, entries in results.items()}
     if cut := [video for video, entries in results.items() if len(entries) > MAX_PER_VIDEO]:
         results |= {video: ranked(results[video])[:MAX_PER_VIDEO] for video in cut}
@@ -161,5 +178,5 @@ def check(files: DatasetFiles, reading: ReadingSettings, settings: CheckSettings
         with findings.collecting():
             source = Source.read(files, reading, findings.error)
             log.info(check_dataset(source, settings, findings))
-    log.info(findings.report())
+    log.info(findings.report(verbose=settings.verbose))
     return 1 if findings.errors else 0

@@ -21,7 +21,9 @@ from tqdm import tqdm
 from readers.arrays import archive_shapes, map_array, read_archive, read_array
 from readers.feature_axes import Axes, find_axes, one_crop, without_trailing
 from readers.feature_files import EXPECTED, FeatureFolder, feature_file
+from readers.findings import Findings
 from readers.kept_features import KeptFeatures
+from readers.plausible import FeatureCheck, check_modality_lengths
 from utils import InputError, error_text, is_plain_name, log, raise_input_error, release_memory, shorten_list
 
 MAX_FEATURE_SIZE = 8192  # the network has three times the square of that in weights
@@ -54,6 +56,7 @@ class Features:
     Attributes:
         width: the required width; None until it is known.
         modality_lengths: T of RGB and of flow, for the videos read so far in which the two differ.
+        content: what was noticed of the videos read so far, see `report`.
 
     Raises:
         InputError: the array is damaged, or its number of videos is not that of the annotations.
@@ -77,6 +80,7 @@ class Features:
         if feature_size is not None:
             self.require_width(Width(feature_size, "--feature_size is"))
         self.modality_lengths: dict[int, tuple[int, int]] = {}
+        self.content = FeatureCheck(modalities)
         self._folder = FeatureFolder(path, videos)
         self._files: dict[int, list[Path]] = {}  # found so far: on network file systems, looking for files is slow
         self._axes: dict[int, Axes] = {}  # by the number of axes of an array, but for D
@@ -189,6 +193,7 @@ class Features:
             if self.width is None:
                 self.require_width(self.width_of(i, features.shape[1]))
             self.check_width(i, features.shape)
+        self.content.add(self.videos[i], features)
         has_crops = any(axes.crops > 1 for axes in self._axes.values())
         if self.in_memory is None and (has_crops or any(file.suffix == ".npz" for file in files)):
             self._kept.keep(i, features)
@@ -196,6 +201,12 @@ class Features:
         if self._num_reads % 16 == 0:  # often enough to limit the peak of memory, and too rare to cost time
             release_memory()
         return features
+
+    def report(self, findings: Findings) -> None:
+        """Add what was noticed of the videos read so far, see `readers.plausible`."""
+        lengths = {self.videos[i]: both for i, both in self.modality_lengths.items()}
+        check_modality_lengths(lengths, findings)
+        self.content.report(findings)
 
     def read_again(self, i: int) -> Tensor:
         """Read a video that was read and checked before, without checking it again."""

@@ -92,7 +92,10 @@ def _show_map(page: Page, data: ReportData) -> None:
             f"Published rows are on real {published[0].dataset}; do not compare them with figures on other data."
         )
     if best:
-        notes.append("The best epoch was chosen on the test set, so compare the last epoch with other methods.")
+        notes.append(
+            f"The best epoch was chosen on the test set{best.results.how_chosen}, so compare the last epoch with other "
+            "methods."
+        )
     page.text(" ".join(notes), soft=True)
     classification = given.results.classification if given else None
     if classification is not None and data.labels.to_numpy().any():
@@ -123,7 +126,7 @@ def _show_seeds(page: Page, data: ReportData) -> None:
     page.table(
         ["seed", "average of the last epoch", "of the best epoch"],
         zip(map(str, seeds.seeds), seeds.averages["last"], seeds.averages["best"], strict=True),
-        caption=f"Each run, snippet protocol{mark}.",
+        caption=f"Each run, {data.figures.chosen_by} protocol{mark}.",
     )
     page.text(f"The rest of this page is about one run: {data.source}.")
 

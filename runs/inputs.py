@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,17 @@ import torch
 from torch import Tensor
 
 from dataset import Batch, Video, load_videos, read_proposals, with_pseudo_instances
-from descriptors import ONE_MODALITY, PseudoLabels, pseudo_labels
+from descriptors import ONE_MODALITY, PseudoLabels, pseudo_labels, tied_videos
+from eval.segments import rounding
+from eval.tables import proposal_table
 from options import Options
 from proposals import Proposals
-from readers.annotations import Annotations, uninformative_labels
+from readers.annotations import Annotations
 from readers.descriptor_files import read_descriptors
+from readers.features import Features
+from readers.findings import Findings
 from readers.names import log_notices
+from readers.plausible import check_labels, check_lengths, check_rounding, check_segments, check_truth
 from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
 from runs.folder import RESUME
 from utils import log, pick_device, shorten_list
@@ -104,16 +109,11 @@ def open_dataset(
         log.info("notice: the features are simulated; no figure here says anything about real videos")
     if options.run_type == "train":
         source.require_batch(options.batch_size)
-        if (text := uninformative_labels(source.annotations, source.videos("train"))) is not None:
-            log.info(f"warning: {text}")
-    if options.run_type in ("train", "descriptors", "proposals"):
-        annotations = source.annotations
-        unlabelled = set(np.array(annotations.videos)[~annotations.labels.any(1)])
-        if background := [video for video in source.videos("train") if video in unlabelled]:
-            log.info(
-                f"notice: {len(background)} training videos without a label, taken as background only: "
-                f"{shorten_list(background)}"
-            )
+    with_labels = {"train": PARTS, "test": ("test",), "descriptors": ("train",), "proposals": ("train",)}
+    findings = Findings()
+    of_parts = {part: source.videos(part) for part in with_labels.get(options.run_type, ())}
+    check_labels(source.annotations, of_parts, findings)
+    findings.say()
     return source
 
 
@@ -231,6 +231,7 @@ def load_data(options: Options, device: torch.device) -> Data:
                 f"notice: {files.proposals['train']}: no proposal has a score (and a class, where a video has several "
                 "labels), so there are no pseudo-instances to learn from; --run_type proposals makes such proposals"
             )
+    notice_implausible(annotations, parts, features, options.rate)
     for part, videos in parts.items():
         log.info(
             f"{part} (subset {subsets[part]}): {len(videos)} videos, {sum(video.num_snippets for video in videos)} "
@@ -245,6 +246,40 @@ def load_data(options: Options, device: torch.device) -> Data:
         descriptors = read_descriptors(files.descriptors, num_class, width, names, modalities=modalities)
         if modalities == 1:
             log.info(ONE_MODALITY)
-        pseudo = pseudo_labels(torch.stack([video.mean for video in parts["train"]]), descriptors.to(device))
+        means, descriptors = torch.stack([video.mean for video in parts["train"]]), descriptors.to(device)
+        pseudo = pseudo_labels(means, descriptors)
+        if tied := [names_of["train"][i] for i in tied_videos(means, descriptors).nonzero().flatten().tolist()]:
+            log.info(
+                f"notice: {len(tied)} training videos have no pseudo-label, since two classes resemble them alike: "
+                f"{shorten_list(tied)}"
+            )
     train, fuses = parts.get("train", []), options.score_fusion > 0
     return Data(annotations, truth, parts["test"], train, pseudo, source.simulated, fuses_scores=fuses)
+
+
+def notice_implausible(
+    annotations: Annotations, parts: Mapping[str, Sequence[Video]], features: Features, rate: float
+) -> None:
+    """Say in a line for each kind what `check` warns of in data that have been read, and what changes figures.
+
+    Args:
+        annotations: of the dataset.
+        parts: the videos that are used.
+        features: that they were read from.
+        rate: snippets per second.
+    """
+    findings = Findings()
+    features.report(findings)
+    used = [video for videos in parts.values() for video in videos]
+    lengths = check_lengths(annotations, {video.name: video.num_snippets for video in used}, rate, findings)
+    tested = [video.name for video in parts["test"]]
+    truth = annotations.instances[annotations.instances["video"].isin(tested)]
+    if len(truth):
+        check_truth(annotations, tested, lengths, rate, findings)
+        rounded = rounding(truth, rate)
+        check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
+    for videos in parts.values():
+        table = proposal_table({video.name: video.listed for video in videos}, rate)
+        columns = ["video", "class_idx", "start_sec", "end_sec"]
+        check_segments("proposals", table[columns], lengths, rate, findings, annotations.instances)
+    findings.say()

@@ -79,8 +79,7 @@ class RunLog:
         scalars = {f"{self._part}_mAP/{name}": value for name, value in figures.items()}
         scalars |= {f"{self._part}/{name}": value for name, value in results.extra.items() if value is not None}
         scalars |= {
-            f"{self._part}/average mAP of {BASELINES[name]}": one.snippet.average
-            for name, one in results.baselines.items()
+            f"{self._part}/average mAP of {BASELINES[name]}": one.average for name, one in results.baselines.items()
         }
         if results.classification is not None and (recall := results.classification.recall) is not None:
             scalars[f"{self._part}/labels reported, %"] = recall

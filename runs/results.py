@@ -15,6 +15,10 @@ from eval.evaluation import diagnose
 from eval.metrics import EvaluationInput
 from eval.protocols import TiouProtocol
 from eval.results import DAMAGED, ChosenEpoch, EpochResults, Results, whole_number
+from eval.segments import rounding
+from eval.tables import marked_ambiguous, without_ambiguous
+from readers.findings import Findings
+from readers.plausible import check_rounding, check_segments, check_truth
 from readers.source import Source
 from runs.detections import read_detections, write_detection_csv, write_detections
 from runs.inputs import Data
@@ -155,8 +159,21 @@ def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, ra
     if without := sorted(set(videos) - set(file.detections["video"])):
         log.info(f"notice: {len(without)} videos have no detection: {shorten_list(without)}")
     known = {video: length for video, length in annotations.duration_of().items() if length > 0}
-    inputs = EvaluationInput(file.detections, truth, annotations.class_names, tiou_protocol, rate)
     lengths = dict.fromkeys(videos, np.nan) | file.lengths | known
+    findings = Findings()
+    check_truth(annotations, videos, lengths, rate, findings)
+    rounded = rounding(truth, rate)
+    check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
+    check_segments("detections", file.detections, lengths, rate, findings, truth)
+    findings.say()
+    marked = marked_ambiguous(file.detections, annotations.ambiguous, rate)
+    detections = without_ambiguous(marked)
+    if left_out := len(marked) - len(detections):
+        log.info(
+            f"notice: {left_out} of {len(marked)} detections overlap an ambiguous segment and are not evaluated, as in "
+            "testing"
+        )
+    inputs = EvaluationInput(detections, truth, annotations.class_names, tiou_protocol, rate)
     return Evaluable(inputs, lengths, source.simulated or file.simulated)
 
 

@@ -57,7 +57,7 @@ class SeedSummary:
 
     Attributes:
         seeds: of the runs.
-        averages: the average mAP of each run, snippet protocol, by `EPOCHS`.
+        averages: the average mAP of each run, by the protocol that chooses epochs (`Results.average`), by `EPOCHS`.
         spreads: by `EPOCHS` and protocol.
     """
 
@@ -198,7 +198,7 @@ def _by_epoch(runs: Sequence[RunResults]) -> dict[str, list[Results]]:
 
 
 def _averages(runs: Sequence[RunResults]) -> dict[str, list[float]]:
-    return {which: [part.snippet.average for part in parts] for which, parts in _by_epoch(runs).items()}
+    return {which: [part.average for part in parts] for which, parts in _by_epoch(runs).items()}
 
 
 def seeds_rows(summary: SeedSummary, decimals: int = 1) -> dict[str, list[str]]:

@@ -207,7 +207,7 @@ class TrainingState:
     def note_evaluation(self, results: Results) -> None:
         """Note the results of the last epoch."""
         self.evaluated = self.epoch
-        if self.best is None or results.score > self.best.results.score:
+        if self.best is None or results.is_better_than(self.best.results):
             self.best = EpochResults(results, self.epoch)
 
 

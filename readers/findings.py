@@ -1,0 +1,121 @@
+"""What is noticed about a dataset: errors and warnings by kind, and how `check` and runs say them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from utils import InputError, log
+
+# How much a warning matters: what is worth knowing; what makes figures doubtful; what makes results useless.
+NOTED, DOUBTFUL, USELESS = range(3)
+MOST_LINES = 10  # of a problem in `check`
+MOST_TEXT = 1000  # characters of an error in `check`
+EXAMPLES_TEXT = 160  # characters of the examples in a run's line
+
+
+@dataclass
+class Problem:
+    """The warnings of a kind."""
+
+    weight: int  # NOTED, DOUBTFUL or USELESS
+    remedy: str  # may be empty
+    details: list[str] = field(default_factory=list)  # a line each, mostly of one video
+
+
+class Findings:
+    """Collects errors, as the readers word them, and warnings by kind with a line for each video.
+
+    `report` is for `check`, which shows all; `say` is for runs, which stop at errors and say a line for each kind.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.warnings: dict[str, Problem] = {}
+
+    def error(self, message: str) -> None:
+        """Add an error; readers take this as `on_error`."""
+        self.errors.append(message)
+
+    def mentions(self, video: str) -> bool:
+        """Whether an error names a video."""
+        return any(f"video {video}:" in message for message in self.errors)
+
+    def warn(self, kind: str, detail: str, remedy: str = "", *, weight: int = NOTED) -> None:
+        """Add a warning; remedy and weight are those of its kind."""
+        self.warnings.setdefault(kind, Problem(weight, remedy)).details.append(detail)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Add the error that ends this block early."""
+        try:
+            yield
+        except InputError as error:
+            self.error(str(error))
+
+    def say(self) -> None:
+        """Log a line for each kind of warning: what it is, how often, a few examples, and what to do."""
+        for kind, problem in self.warnings.items():
+            word = "warning" if problem.weight == USELESS else "notice"
+            count = f" ({len(problem.details)})" if len(problem.details) > 1 else ""
+            remedy = f"; {problem.remedy}" if problem.remedy else ""
+            log.info(f"{word}: {kind}{count}: {_examples(problem.details)}{remedy}")
+
+    def report(self, *, verbose: bool = False) -> str:
+        """All findings as text, at most `MOST_LINES` of a problem unless `verbose`, and what to do first."""
+        most = None if verbose else MOST_LINES
+        lines = []
+        for kind, problem in self.warnings.items():
+            lines += [f"warning: {kind} ({len(problem.details)}):", *_shortened(problem.details, most, "  ")]
+            lines += [f"  remedy: {problem.remedy}"] if problem.remedy else []
+        for messages in _alike(self.errors):
+            shown = messages if verbose else [_cut(message) for message in messages]
+            lines += _shortened(shown, most, "error: ")
+        verdict = "a run would stop" if self.errors else "a run would accept this dataset"
+        counts = f"errors: {len(self.errors)}, warnings: {sum(len(one.details) for one in self.warnings.values())}"
+        return "\n".join([*lines, f"{counts}; {verdict}", *self._first_step()])
+
+    def _first_step(self) -> list[str]:
+        """A line on what to do first, if anything was found."""
+        if self.errors:
+            first = _alike(self.errors)[0]
+            others = f", and {len(first) - 1} more like it" if len(first) > 1 else ""
+            return [f"to do first: this error{others}: {_cut(first[0], 300)}"]
+        if not self.warnings:
+            return []
+        kind, problem = max(self.warnings.items(), key=lambda item: item[1].weight)  # of equal ones the first
+        return [f"to do first: {kind}: {problem.remedy or 'look at ' + _cut(problem.details[0], 300)}"]
+
+
+def _examples(details: list[str]) -> str:
+    """The first details, up to five, as far as they fit."""
+    shown = details[:1]
+    for detail in details[1:5]:
+        if sum(map(len, shown)) + len(detail) > EXAMPLES_TEXT:
+            break
+        shown.append(detail)
+    return "; ".join(shown) + ("; …" if len(shown) < len(details) else "")
+
+
+def _shortened(details: list[str], most: int | None, prefix: str) -> list[str]:
+    """A line each; if there are more than `most`, the last says how many are left out."""
+    if most is None or len(details) <= most:
+        return [prefix + detail for detail in details]
+    left = len(details) - most + 1
+    return [*(prefix + detail for detail in details[: most - 1]), f"{prefix}… and {left} more like these (--verbose)"]
+
+
+def _alike(errors: list[str]) -> list[list[str]]:
+    """Errors that differ only in the video, in numbers and in what they quote, together; in order."""
+    groups: dict[str, list[str]] = {}
+    for message in errors:
+        words = re.sub(r"^.*?\bvideo .*?: ", "", message, count=1, flags=re.DOTALL)
+        groups.setdefault(re.sub(r"\S*[\d/'\[\]]\S*", "", words), []).append(message)
+    return list(groups.values())
+
+
+def _cut(message: str, most: int = MOST_TEXT) -> str:
+    """A long message without its middle: it begins with what is wrong and ends with what to do."""
+    return message if len(message) <= most else f"{message[: most // 2]} … {message[-most // 2 :]}"
