@@ -132,7 +132,7 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """As plain values; figures that there are none of are left out."""
         content: dict[str, Any] = {protocol: self.of(protocol).to_json() for protocol in PROTOCOLS}
-        if not self.by_labels:
+        if self.chosen_by != "snippet":
             content["chosen_by"] = self.chosen_by
         if self.classification is not None:
             content["classification_mAP"] = self.classification.mAP
