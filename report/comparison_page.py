@@ -14,6 +14,7 @@ from eval.errors import KINDS
 from eval.results import PROTOCOLS
 from eval.segments import to_segments
 from report import pictures
+from report.fonts import find_fonts
 from report.page import Page, signed
 from report.reading import ReportData
 
@@ -50,7 +51,7 @@ def build_comparison(runs: Sequence[ComparedRun], seed: int) -> tuple[Page, str]
     texts = []
     drawn = draw_videos(len(videos), seed, num_draws(len(class_names)))
     _introduce(page, runs, len(videos), len(drawn))
-    with pictures.styled():
+    with pictures.styled(find_fonts(class_names)):
         _show_runs(page, runs, [matched(run, "snippet") for run in runs])
         for i, run in enumerate(runs[1:], 1):
             page.section(f"{run.name} minus {runs[0].name}")

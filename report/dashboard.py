@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from eval.postprocess import VideoDetections
+    from report.fonts import Fonts
 
 BEST = {  # by `Data.part`
     "test": "test_mAP/best average so far, chosen on the test set",
@@ -185,6 +187,12 @@ class Dashboard:
         videos = self._data.truth["video"].unique()
         return videos[np.linspace(0, len(videos) - 1, min(NUM_VIDEOS, len(videos))).astype(int)].tolist()
 
+    @cached_property
+    def _fonts(self) -> Fonts:
+        from report.fonts import find_fonts
+
+        return find_fonts([*self._data.annotations.class_names, *self._videos])
+
     def _draw_timelines(self, detections: pd.DataFrame) -> np.ndarray:
         """`[height, width, 3]` uint8."""
         from report.pictures import as_pixels, styled  # these import matplotlib, which may be missing
@@ -200,7 +208,7 @@ class Dashboard:
             Timeline(video, lengths[video], truth[video], detected.get(video, {}), proposals[video])
             for video in self._videos
         ]
-        with styled():
+        with styled(self._fonts):
             return as_pixels(timelines(lines, simulated=data.simulated))
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a report as matplotlib figures, independent of matplotlib's global state and settings.
+"""The pictures of a report as matplotlib figures, independent of matplotlib's global state and settings but the font.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; they differ in lightness, for print.
 Times are in seconds. Names from files are drawn as plain text, never as formulas.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from io import BytesIO
 
 import matplotlib as mpl
@@ -24,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from eval.errors import KINDS, Bucket, ErrorAnalysis
+from report.fonts import SUPPLIED_FONT, Fonts
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PINK, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
@@ -33,7 +34,6 @@ TYPE_COLOURS = dict(zip(KINDS, (BLUE, SKY, PINK, ORANGE, YELLOW, GREY), strict=T
 WIDTH = 6.4  # inches; the text of a picture stays readable on a phone
 DPI = 200  # of PNG files
 STYLE = {
-    "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -52,13 +52,18 @@ STYLE = {
 MARK = "simulated data"
 
 
+_fonts: ContextVar[Fonts] = ContextVar("fonts", default=SUPPLIED_FONT)
+
+
 @contextmanager
-def styled() -> Iterator[None]:
-    """Within the block, figures are made and drawn in the style of the report."""
-    with mpl.style.context(["default", STYLE]), warnings.catch_warnings():
-        # The font may lack the script of a name, which is then drawn as boxes; tables show it in full.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
+def styled(fonts: Fonts) -> Iterator[None]:
+    """Within the block, figures are made and drawn in the style of the report, with fonts that have their names."""
+    before = _fonts.set(fonts)
+    try:
+        with mpl.style.context(["default", STYLE | {"font.family": [*fonts.families]}]):
+            yield
+    finally:
+        _fonts.reset(before)
 
 
 def new_figure(height: float, *, simulated: bool) -> Figure:
@@ -88,8 +93,8 @@ def as_pixels(figure: Figure) -> np.ndarray:
 
 
 def short(name: str, most: int = 26) -> str:
-    """A name, cut to at most `most` characters."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    """A name as it is drawn, cut to at most `most` characters."""
+    return _fonts.get().drawable(name if len(name) <= most else f"{name[: most - 1]}…")
 
 
 # -------------------------------------------------------------------------------------- how good it is

@@ -13,6 +13,7 @@ from eval.errors import KINDS, ErrorAnalysis
 from eval.results import BASELINES, PROTOCOLS, ProtocolResult, Results, extra_summary, reported_labels
 from eval.segments import Detections, Segments, to_segments
 from report import pictures
+from report.fonts import find_fonts
 from report.page import Page
 from report.reading import ReportData
 from report.timelines import TYPES_AT, Timeline, timeline_detections, timeline_truth, timelines
@@ -25,8 +26,8 @@ SHOWN = 2  # best, median and worst videos
 def build_report(data: ReportData) -> Page:
     """The page, with its pictures."""
     page = Page(f"SEAL report: {data.dataset}", simulated=data.simulated)
-    with pictures.styled():
-        videos = list(data.labels.index)
+    videos = list(data.labels.index)
+    with pictures.styled(find_fonts([*data.class_names, *videos])):
         segments = to_segments(data.detections, data.truth, "snippet", data.rate, videos)
         matched = Matched(*segments, len(data.class_names), data.tiou_protocol.thresholds)
         _introduce(page, data)

@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from eval.results import EpochResults, ProtocolResult, Results
 from prepare.make_demo import CLASSES
 from report.command import write_folder
+from report.fonts import SUPPLIED_FONT, find_fonts
 from report.page import Page, escape, signed
 from report.pictures import WIDTH, as_files, class_bars, confusion, difference_bars, styled, training_curves
 from runs.folder import RunFolder, report_files
@@ -113,7 +114,7 @@ def test_simulated_data_are_labelled(trained, finished, run):
     assert "Simulated data: no figure on this page" in (folder / "report" / "report.html").read_text()
     assert json.loads((folder / "results.json").read_text())["simulated"] is True
     assert json.loads((folder / "detections.json").read_text())["version"].endswith("Demo (simulated)")
-    with styled():
+    with styled(SUPPLIED_FONT):
         for simulated in (True, False):
             figure = class_bars({"a": 1.0}, "label", simulated=simulated)
             assert ("simulated data" in [text.get_text() for text in figure.texts]) == simulated
@@ -147,7 +148,7 @@ def test_the_same_report_again_changes_nothing(finished, run):
 def test_the_same_figure_has_the_same_bytes():
     """Those of all other figures: `test_a_test_run_has_no_training`."""
     losses = pd.DataFrame({"PC_loss": [1.0, 0.5]}, index=[1, 2])
-    with styled():
+    with styled(SUPPLIED_FONT):
         first, second = (as_files(training_curves(losses, pd.DataFrame(), simulated=True)) for _ in range(2))
     assert first == second
 
@@ -228,7 +229,7 @@ HOSTILE = [
 def test_names_from_files_are_drawn_as_text():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with styled():
+        with styled(find_fonts(HOSTILE)):
             as_files(confusion(np.full((len(HOSTILE), len(HOSTILE)), 50.0), HOSTILE, simulated=False))
 
 
@@ -261,7 +262,7 @@ def test_escaping_and_control_characters():
     page.text("<p>")
     page.listing("<l>")
     page.table(["<th>", 1], [["<td>", 0.25], ["<td2>", None]], caption="<c>", strong=[0])
-    with styled():
+    with styled(SUPPLIED_FONT):
         page.picture("<n>", class_bars({"<a>": 5.0}, "<label>", simulated=False), '<alt> "')
     text = page.html()
     assert not re.search(r"<(t|s|h|l|td2|c|n|alt)>|<p><p>|<th>[^<]*<th>|<td>[^<]*<td>", text)
@@ -271,7 +272,7 @@ def test_escaping_and_control_characters():
 @pytest.mark.parametrize("count", [1, 30, 31, 200])
 def test_pictures_of_few_and_of_many_classes(count):
     names = [f"a class with a long name, number {i}" for i in range(count)]
-    with styled():
+    with styled(SUPPLIED_FONT):
         bars = class_bars({name: 100 * i / count for i, name in enumerate(names)}, "label", simulated=True)
         shown = [label.get_text() for ax in bars.axes for label in ax.get_yticklabels()]
         assert len(shown) == count and bars.get_figheight() < 9
@@ -287,7 +288,7 @@ def test_pictures_of_few_and_of_many_classes(count):
 def test_every_loss_term_has_a_curve(count):
     losses = pd.DataFrame({f"term_{i}": [1.0, 0.5] for i in range(count)}, index=[1, 2])
     for maps in (pd.DataFrame(), pd.DataFrame({"tIoU 0.5": [10.0]}, index=[2])):
-        with styled():
+        with styled(SUPPLIED_FONT):
             axes = training_curves(losses, maps, simulated=False).axes
         titles = [ax.get_title("left") for ax in axes if ax.get_title("left")]
         assert titles == list(losses) and len(axes) == count + bool(len(maps))
@@ -719,7 +720,7 @@ def test_pictures_open_without_errors(trained, tmp_path):
 def test_the_legend_of_differences_does_not_cover_the_label(rows):
     values = np.linspace(-3, 3, rows)
     table = pd.DataFrame({"difference": values, "low": values - 1, "high": values + 1, "more_than_noise": True})
-    with styled():
+    with styled(SUPPLIED_FONT):
         figure = difference_bars(table, "difference in mAP, percentage points", simulated=False)
         figure.canvas.draw()
         legend = figure.legends[0].get_window_extent()
