@@ -25,7 +25,7 @@ from proposals import Proposals, pseudo_instances, roi_pool, seconds_to_snippets
 from readers.annotations import Annotations
 from readers.features import Features, check_range
 from readers.names import log_notices
-from readers.result_files import parse_results, require_entries, unknown_labels
+from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_entries, unknown_labels
 from utils import InputError, free_memory, log, release_memory, to_device
 
 
@@ -289,9 +289,11 @@ def read_proposals(
         The proposals of each video in the order of the file; a video without any gets the one proposal [0, 0].
 
     Raises:
-        InputError: the file is damaged, or lacks videos and `missing` is `error`.
+        InputError: the file is damaged, or lacks videos and `missing` is `error`; or it says that it was made at
+            another rate or for other classes.
     """
     content = parse_results(path, videos=videos)
+    content.facts.require(path, rate, class_names, MAKE_PROPOSALS_AGAIN)
     require_entries(path, content.results, videos, missing)
     results = {video: content.results.get(video, []) for video in videos}
     log_notices({**content.notices, **(unknown_labels(results, class_names) if class_names else {})}, f"{path}: ")

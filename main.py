@@ -213,7 +213,6 @@ def test(options: Options) -> None:
             return
         evaluation = evaluator(network)
         start(folder, options)
-        # A checkpoint holds weights alone and does not say which epoch it is of.
         evaluator.write(evaluation, RunResults(evaluation.results, checkpoint=str(options.pretrained_ckpt)))
         log.info("\n".join([summary(evaluation.results, evaluator.tiou_protocol), *warnings_of(evaluation.results)]))
 
@@ -249,7 +248,8 @@ def check_data(options: Options) -> int:
         missing_proposals=options.missing_proposals,
         checkpoint=options.pretrained_ckpt,
         hidden_size=options.hidden_size,
-        standardise=options.recipe == "own",
+        recipe=options.recipe,
+        roi_size=options.roi_size,
         verbose=options.verbose,
     )
     return check(dataset_files(options), reading_settings(options), settings, other_files(options))

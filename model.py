@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -119,6 +120,14 @@ class SEAL(nn.Module):
             settings.dropout_ratio,
         )
 
+    @torch.no_grad()
+    def reorder_classes(self, order: Sequence[int]) -> None:
+        """Let class i be what was class `order[i]`, C of them; the background stays last."""
+        last = self.prop_fused_backbone.prop_classifier[-1]
+        assert isinstance(last, PointwiseLinear)
+        for parameter in (last.weight, last.bias):  # all that has an axis of classes
+            parameter.copy_(parameter[[*order, len(order)]])
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Score the proposals of a batch of videos (SPEC section 4).
 
@@ -136,7 +145,7 @@ class SEAL(nn.Module):
         return {name: value.float() for name, value in outputs.items()}
 
 
-def build_network(settings: NetworkSettings) -> nn.Module:
+def build_network(settings: NetworkSettings) -> SEAL:
     """The network that is trained, tested, and that checkpoints are checked against."""
     return SEAL(settings)
 

@@ -37,7 +37,7 @@ from readers.plausible import (
     check_segments,
     segment_table,
 )
-from readers.result_files import parse_results, ranked_segments, require_entries, unknown_labels
+from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, ranked_segments, require_entries, unknown_labels
 from readers.source import PARTS, Source
 from utils import shorten_list
 
@@ -51,8 +51,9 @@ class CheckSettings:
     pooled_dtype: torch.dtype  # of pooled proposals
     missing_proposals: str  # see `require_entries`
     checkpoint: Path | None  # weights that it would start from
-    hidden_size: int | None  # of the network, see `NetworkSettings`
-    standardise: bool  # likewise
+    recipe: str
+    roi_size: int  # R
+    hidden_size: int | None  # H of the network; None takes D
     verbose: bool = False  # whether all lines of a problem are shown
 
 
@@ -140,12 +141,15 @@ def check_learned_files(
             require_trained(source.annotations, training)
     elif features:
         with findings.collecting():
-            read_descriptors(folder, num_class, features.feature_size, class_names, modalities=features.modalities)
+            modalities, rate = features.modalities, settings.rate
+            read_descriptors(folder, num_class, features.feature_size, class_names, rate=rate, modalities=modalities)
     checkpoint = settings.checkpoint
     if features and checkpoint is not None and checkpoint.exists():
         with findings.collecting():
-            network = NetworkSettings(features.feature_size, num_class, settings.hidden_size, settings.standardise)
-            load_weights(build_network(network), checkpoint)
+            recipe, hidden_size = settings.recipe, settings.hidden_size
+            network = NetworkSettings(features.feature_size, num_class, hidden_size, standardise=recipe == "own")
+            record = source.weights_record(features, recipe=recipe, roi_size=settings.roi_size, hidden_size=hidden_size)
+            load_weights(build_network(network), checkpoint, record)
 
 
 def check_features(
@@ -220,6 +224,8 @@ def check_proposals(
     missing = settings.missing_proposals
     content = parse_results(path, findings.error, videos=videos)
     results = content.results
+    with findings.collecting():
+        content.facts.require(path, settings.rate, annotations.class_names, MAKE_PROPOSALS_AGAIN)
     for kind, details in {**content.notices, **unknown_labels(results, annotations.class_names)}.items():
         for detail in details:
             findings.warn(kind, f"{path}: {detail}")

@@ -20,6 +20,7 @@ from prepare.check import CheckSettings, check_dataset
 from prepare.snippet_proposals import ProposalSettings, make_results
 from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
+from readers.facts import Facts
 from readers.features import Features, temporal_means
 from readers.findings import Findings
 from readers.names import log_notices
@@ -60,7 +61,7 @@ def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:
     weights = lengths if pooling == "snippet" else None
     descriptors = build_descriptors(means, labels, weights, features.modalities)
     _say_of(features)
-    write_descriptors(folder, descriptors, annotations.class_names)
+    write_descriptors(folder, descriptors, source.facts)
     log.info(f"descriptors of {len(annotations.class_names)} classes from {len(training)} videos: {folder}")
     pseudo, tied, names = pseudo_labels(means, descriptors), tied_videos(means, descriptors), annotations.class_names
     log.info(pseudo_label_report(pseudo, labels, names, tied=tied, modalities=features.modalities))
@@ -108,7 +109,7 @@ def take_proposals(source: Source, paths: Sequence[Path], *, rate: float, missin
         InputError: a result file cannot be used, or other proposals exist already.
     """
     videos = [video for part in PARTS for video in source.videos(part)]
-    results = merge_results(paths, videos)
+    results = merge_results(paths, rate, videos)
     log_notices(unknown_labels(results, source.annotations.class_names))
     require_entries(", ".join(map(str, paths)), results, videos, missing, most=None)
     findings = Findings()
@@ -131,11 +132,12 @@ def _write_proposals(source: Source, results: Mapping[str, Entries], *, overwrit
     targets = source.files.proposals
     results_of = {part: {video: results.get(video, []) for video in source.videos(part)} for part in PARTS}
     # A target may be one of the files that the proposals come from. It is left alone if it would stay the same.
-    changed = [part for part, path in targets.items() if overwrite or not _holds(path, results_of[part])]
+    changed = [part for part, path in targets.items() if overwrite or not _holds(path, results_of[part], source.facts)]
     check_targets([targets[part] for part in changed], "--proposals_root", overwrite)
     for part in changed:
         version = f"SEAL {__version__}, {source.files.name}"
-        write_json(targets[part], {"version": version, "results": results_of[part], "external_data": {}})
+        external = source.facts.to_json()
+        write_json(targets[part], {"version": version, "results": results_of[part], "external_data": external})
     for part, entries in results_of.items():
         count = sum(map(len, entries.values()))
         log.info(f"\n{part} (subset {source.subsets[part]}): {len(entries)} videos, {count} proposals: {targets[part]}")
@@ -147,10 +149,11 @@ def _write_proposals(source: Source, results: Mapping[str, Entries], *, overwrit
             log.info(f"recall, %\n{recall_table(average_recall(ranked, truth))}")
 
 
-def _holds(path: Path, results: Mapping[str, Entries]) -> bool:
-    """Whether a result file exists and holds exactly these results."""
+def _holds(path: Path, results: Mapping[str, Entries], facts: Facts) -> bool:
+    """Whether a result file exists and holds exactly these results, and does not say that they depend on others."""
     with suppress(InputError):  # a damaged file holds others
-        return path.exists() and parse_results(path).results == results
+        content = parse_results(path)
+        return content.results == results and content.facts in (Facts(), facts)
     return False
 
 

@@ -29,6 +29,7 @@ from prepare.simulation import Scene, World
 from proposals import SNIPPETS_PER_SECOND, tiou
 from readers.annotations import Annotations, read_annotations, usual_subsets
 from readers.descriptor_files import write_descriptors
+from readers.facts import Facts
 from readers.features import SIMULATED_MARK
 from readers.result_files import parse_results
 from utils import InputError, is_plain_name, log, printable, whole_file, write_json
@@ -127,6 +128,11 @@ def _write_annotations(folder: Path, scenes: list[Scene], subsets: list[str], rn
                 file.write(f"{scene.name}  {seconds(start)} {seconds(end)}\n")
 
 
+def facts_of(class_names: Sequence[str]) -> Facts:
+    """What simulated files depend on."""
+    return Facts(tuple(class_names), feature_fps=25.0, snippet_frames=16.0)
+
+
 def _film_and_write(
     scenes: list[Scene],
     labels: np.ndarray,
@@ -142,7 +148,7 @@ def _film_and_write(
     features = Parallel(n_jobs=-1, prefer="threads")(delayed(world.film)(scene, i) for i, scene in progress)
     means = torch.from_numpy(np.stack([video.mean(0) for video in features]))
     descriptors = build_descriptors(means[training], torch.from_numpy(labels[training]))
-    write_descriptors(descriptor_folder, descriptors, class_names)
+    write_descriptors(descriptor_folder, descriptors, facts_of(class_names))
     with whole_file(feature_path.parent / SIMULATED_MARK) as file:
         file.write(
             "The features here are simulated (prepare/make_demo.py): results on them say nothing about real videos.\n"
@@ -179,7 +185,7 @@ def make_demo(
             results[scene.name] = [{"segment": segment} for segment in seconds]
             scenes.append(scene)
             subsets.append(subset)
-        content = {"version": "Demo (simulated)", "results": results, "external_data": {}}
+        content = {"version": "Demo (simulated)", "results": results, "external_data": facts_of(CLASSES).to_json()}
         write_json(proposals_root / f"Proposals_Demo_{part}.json", content)
     _write_annotations(dataset_root / "Demo-Annotations", scenes, subsets, rng)
     labels = np.zeros((len(scenes), len(CLASSES)), dtype=np.float32)

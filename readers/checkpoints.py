@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils import InputError, error_text, shorten_list
+from readers.facts import WeightsRecord, read_record, record_path
+from utils import InputError, error_text, log, shorten_list
 
 _MAX_NESTING = 8  # of dicts and lists in a checkpoint; `resume.pt` has five levels
 _WRAPPERS = ("weights", "state_dict", "model")  # where `resume.pt` and common training loops keep the weights
@@ -73,22 +74,40 @@ def _reason(error: Exception) -> str:
     return error_text(sentence) if sentence else type(error).__name__
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
+def load_weights(model: torch.nn.Module, path: Path, now: WeightsRecord | None = None) -> list[int] | None:
     """Load the weights of a checkpoint into a model.
 
     Takes a state dict (ours, or of the SEAL release), also one under `state_dict`, `model` or, as in `resume.pt`,
     `weights`, and one with `module.` in front of every name, as `torch.nn.DataParallel` writes it.
 
+    Args:
+        model: the network.
+        path: of the checkpoint.
+        now: what weights trained now would depend on, which is compared with what the checkpoint says, if it does.
+
+    Returns:
+        The place that each class has in the checkpoint, if they are in another order; else None.
+
     Raises:
-        InputError: see `read_checkpoint` and `use_weights`.
+        InputError: see `read_checkpoint`, `readers.facts` and `use_weights`.
     """
     state = read_checkpoint(path)
+    where, record = record_path(path), read_record(path)
+    if isinstance(state, dict) and {"format", "weights", "options"} <= state.keys():  # a `resume.pt`
+        known = {**state["options"], **state.get("record", {})}  # earlier versions had no record
+        where, record = path, WeightsRecord.from_json(known, path, "use other weights")
+    order = record.require_fit(where, now) if record and now else None
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if isinstance(state, dict) and all(str(name).startswith("module.") for name in state):
         state = {str(name).removeprefix("module."): value for name, value in state.items()}
     use_weights(model, state, path)
+    if record and now and record.simulated and not now.simulated:
+        log.info(f"notice: {path}: trained on simulated features, by its own account")
+    if order is not None:
+        log.info(f"notice: {path}: its classes are in another order than the data's; they are mapped by name")
+    return order
 
 
 def use_weights(model: torch.nn.Module, state: Any, path: Path) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from readers.arrays import read_array
-from utils import InputError, read_json, whole_file, write_json
+from readers.facts import Facts
+from utils import InputError, log, read_json, whole_file, write_json
 
-CLASSES = "classes.json"  # the class names, in the order of the descriptors; only beside those that SEAL made
+CLASSES = "classes.json"  # what descriptors depend on, see `Facts`; only beside those that SEAL made
 FILES = {  # by the number of modalities, in their order
     1: ("general_descriptors.npy",),
     2: ("general_appearance_descriptors.npy", "general_motion_descriptors.npy"),
@@ -35,8 +36,9 @@ def read_descriptors(
     folder: Path,
     num_class: int,
     feature_size: int,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] = (),
     *,
+    rate: float | None = None,
     modalities: int = 2,
 ) -> Tensor:
     """Read the descriptor files of a dataset.
@@ -46,14 +48,15 @@ def read_descriptors(
         num_class: C of the data.
         feature_size: D of the data.
         class_names: of the data, compared with those in `classes.json` if there is one.
+        rate: snippets per second of the data, likewise.
         modalities: m of the data, 1 or 2.
 
     Returns:
-        `[m, C, D/m]`: appearance, motion; or the descriptors of the one modality.
+        `[m, C, D/m]`: appearance, motion; or the descriptors of the one modality. In the order of the data's classes.
 
     Raises:
-        InputError: a file is missing, has another shape, holds a value that is not finite, or is of other classes or
-            of another number of modalities.
+        InputError: a file is missing, has another shape, holds a value that is not finite, or is of other classes, of
+            another rate or of another number of modalities.
     """
     again = "--run_type descriptors --overwrite makes them again"
     if not any((folder / name).is_file() for name in FILES[modalities]):
@@ -62,8 +65,13 @@ def read_descriptors(
             f"{folder}: holds no {needed}, which features of {('one modality', 'two modalities')[modalities - 1]} need "
             f"(see --modalities); {again}"
         )
-    if class_names is not None and (folder / CLASSES).is_file() and read_json(folder / CLASSES) != list(class_names):
-        raise InputError(f"{folder / CLASSES}: the descriptors are for other classes, or in another order; {again}")
+    order = None
+    if (path := folder / CLASSES).is_file():
+        content = read_json(path)
+        facts = Facts.from_json({"class_names": content} if isinstance(content, list) else content, path, again)
+        order = facts.require(path, rate, class_names, again)
+    if order is not None:
+        log.info(f"notice: {path}: its classes are in another order than the data's; they are mapped by name")
     descriptors = []
     for name in FILES[modalities]:
         array = read_array(folder / name)
@@ -78,22 +86,22 @@ def read_descriptors(
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
             raise InputError(f"{folder / name}: the descriptor of class {row} is not finite in float32; {again}")
-        descriptors.append(torch.from_numpy(array))
+        descriptors.append(torch.from_numpy(array if order is None else array[order]))
     return torch.stack(descriptors)
 
 
-def write_descriptors(folder: Path, descriptors: Tensor, class_names: Sequence[str]) -> None:
+def write_descriptors(folder: Path, descriptors: Tensor, facts: Facts) -> None:
     """Write the files that `read_descriptors` reads, and remove those for another number of modalities.
 
     Args:
         folder: `descriptors/<name>`.
         descriptors: `[m, C, D/m]` for m modalities; written as float32.
-        class_names: the C names.
+        facts: that they depend on, C class names among them.
 
     Raises:
         CannotWrite: a file cannot be written.
     """
-    write_json(folder / CLASSES, list(class_names))
+    write_json(folder / CLASSES, facts.to_json())
     names = FILES[len(descriptors)]
     for name, array in zip(names, descriptors.float().cpu().numpy(), strict=True):
         with whole_file(folder / name, "wb") as file:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from readers.facts import Facts
 from readers.names import Notices, Spellings, log_notices
 from utils import (
     InputError,
@@ -28,6 +29,9 @@ from utils import (
 # Proposals of one video. Real files have hundreds or a few thousand; many more would need far too much memory and time
 # in the network and in soft-NMS. A video has as many detections at most in each of its classes.
 MAX_PER_VIDEO = 50_000
+MAKE_PROPOSALS_AGAIN = (
+    "make them again with --run_type proposals --overwrite (with --proposals_from FILE, times and labels stay)"
+)
 
 
 class ResultFile(NamedTuple):
@@ -37,6 +41,7 @@ class ResultFile(NamedTuple):
     snippet_decimals: int | None  # decimals that its boundaries are rounded to, in snippets; None if not recorded
     simulated: bool  # whether it records that the data are simulated
     lengths: dict[str, float]  # seconds of the videos whose length it records
+    facts: Facts  # that it depends on, by its own account
     notices: Notices  # what was read otherwise than it is stored, or may not be as intended
 
 
@@ -57,7 +62,7 @@ def parse_results(
     Raises:
         InputError: the file has another form; a segment is not two finite numbers in rising order; a score is not a
             finite number, or a label no text; a video's name has control characters, or is there twice, or it has more
-            than `most` entries.
+            than `most` entries; what it says that it depends on is damaged.
     """
     content = read_json(path)
     results = content.get("results") if isinstance(content, dict) else None
@@ -76,13 +81,15 @@ def parse_results(
             results[video] = []
     notices |= labels.notices() | _lacking(results, "score") | _lacking(results, "label")
     external = content.get("external_data")
-    decimals = external.get("snippet_decimals") if isinstance(external, dict) else None
+    external = external if isinstance(external, dict) else {}
+    facts = Facts.from_json(external, f"{path}: external_data", "correct it, or remove it")
+    decimals = external.get("snippet_decimals")
     decimals = decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None
-    lengths = external.get("video_seconds") if isinstance(external, dict) else None
+    lengths = external.get("video_seconds")
     lengths = lengths if isinstance(lengths, dict) else {}
     lengths = {video: float(length) for video, length in lengths.items() if is_time(length) and length > 0}
     lengths = {other_names.get(readable_name(name), readable_name(name)): value for name, value in lengths.items()}
-    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")), lengths, notices)
+    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")), lengths, facts, notices)
 
 
 def _by_name(results: Mapping[str, Any], path: Path, on_error: Callable[[str], None]) -> dict[str, Any]:
@@ -181,11 +188,13 @@ def unknown_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], class_nam
     return {"labels of proposals that are no class, taken as without one": unknown} if unknown else {}
 
 
-def merge_results(paths: Sequence[Path], videos: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+def merge_results(paths: Sequence[Path], rate: float, videos: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """Read several result files with different videos, and return all their entries, however many a video has.
 
     Args:
         paths: of the files.
+        rate: snippets per second of the data. A file that was made at another is taken as it is, with a notice: its
+            times are in seconds.
         videos: see `parse_results`.
 
     Raises:
@@ -195,6 +204,8 @@ def merge_results(paths: Sequence[Path], videos: Sequence[str] = ()) -> dict[str
     for path in paths:
         content = parse_results(path, most=None, videos=videos)
         log_notices(content.notices, f"{path}: ")
+        if (other := content.facts.other_rate(rate)) is not None:
+            log.info(f"notice: {path}: {other}; its times, which are in seconds, are taken as they are")
         results = content.results
         if both := sorted(results.keys() & merged.keys()):
             raise InputError(f"{path}: {shorten_list(both)} is also in an earlier file; give each video only once")

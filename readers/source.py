@@ -9,8 +9,9 @@ from pathlib import Path
 from readers.annotation_files import ANNOTATION_FILES
 from readers.annotations import Annotations, read_annotations, usual_subsets
 from readers.descriptor_files import expected_files
+from readers.facts import Facts, WeightsRecord
 from readers.features import SIMULATED_MARK, Features
-from utils import InputError, raise_input_error
+from utils import InputError, __version__, raise_input_error
 
 PARTS = ("train", "test")
 
@@ -87,6 +88,13 @@ class ReadingSettings:
     crop: int | None = None  # of features with crops; None averages them
     crop_axis: int | None = None  # see `Features`
     modalities: int | None = None  # see `Features`
+    feature_fps: float = 25.0  # frames per second of the video that features were made of
+    snippet_frames: float = 16.0  # from one snippet to the next
+
+    @property
+    def rate(self) -> float:
+        """Snippets per second."""
+        return self.feature_fps / self.snippet_frames
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,35 @@ class Source:
     def simulated(self) -> bool:
         """Whether the features are simulated, see prepare/make_demo.py."""
         return self.files.name == "Demo" or (self.files.features.parent / SIMULATED_MARK).exists()
+
+    @property
+    def facts(self) -> Facts:
+        """What files depend on that are made of this dataset."""
+        return Facts(tuple(self.annotations.class_names), self.settings.feature_fps, self.settings.snippet_frames)
+
+    def weights_record(
+        self, features: Features | None, *, recipe: str, roi_size: int, hidden_size: int | None
+    ) -> WeightsRecord:
+        """What weights that are trained on this dataset depend on.
+
+        Args:
+            features: of the dataset, of which one has been read; None if not yet.
+            recipe: that they are trained with.
+            roi_size: R.
+            hidden_size: H; None takes D.
+        """
+        width, modalities = (features.feature_size, features.modalities) if features else (None, None)
+        return WeightsRecord(
+            **vars(self.facts),
+            feature_size=width,
+            modalities=modalities,
+            hidden_size=hidden_size or width,
+            roi_size=roi_size,
+            recipe=recipe,
+            version=__version__,
+            dataset=self.files.name,
+            simulated=self.simulated or None,
+        )
 
     def videos(self, part: str) -> list[str]:
         """The videos of a part, in the order of the annotations.

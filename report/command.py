@@ -9,7 +9,16 @@ from pathlib import Path
 from readers.source import Source
 from report.comparison_page import ComparedRun, build_comparison
 from report.page import Page
-from report.reading import LocatedRun, ReportSettings, locate_run, read_file, read_run, with_proposals, with_training
+from report.reading import (
+    LocatedRun,
+    ReportSettings,
+    locate_run,
+    read_file,
+    read_run,
+    require_one_rate,
+    with_proposals,
+    with_training,
+)
 from report.run_page import build_report
 from runs.folder import RunFolder
 from utils import keep_previous, log, whole_file, writing
@@ -55,6 +64,7 @@ def report_on_run(settings: ReportSettings, source: Source, run: LocatedRun) -> 
 
 def compare_runs(settings: ReportSettings, source: Source, runs: list[LocatedRun]) -> Page:
     """The page that compares runs with the first of them; the differences are printed, too."""
+    require_one_rate(runs)
     compared = [ComparedRun(str(run.folder), read_run(settings, source, run)) for run in runs]
     page, text = build_comparison(compared, settings.seed)
     log.info(text)

@@ -15,12 +15,12 @@ from eval.evaluation import diagnose, evaluate
 from eval.protocols import TiouProtocol
 from eval.results import Results
 from proposals import seconds_to_snippets, snippets_to_seconds
-from readers.result_files import parse_results
+from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results
 from readers.source import Source
 from runs.log import Metrics, read_metrics
 from runs.results import RunResults, read_results, read_to_evaluate
 from runs.seeds import SEEDS, SeedSummary, read_seeds, seed_folder
-from utils import InputError, log, read_json, short_repr
+from utils import InputError, is_finite_number, log, read_json, short_repr
 
 MAX_OPTIONS_TEXT = 20_000  # bytes of `opt.txt` that are shown, from its end
 
@@ -161,6 +161,22 @@ def read_run_options(folder: Path) -> Mapping[str, Any]:
     return options
 
 
+def require_one_rate(runs: Sequence[LocatedRun]) -> None:
+    """Check that runs that are compared have one snippet rate, since their figures depend on it.
+
+    Raises:
+        InputError: they have not, by their options.
+    """
+    rates: dict[float, Path] = {}
+    for run in runs:
+        fps, frames = (read_run_options(run.folder).get(name) for name in ("feature_fps", "snippet_frames"))
+        if is_finite_number(fps) and is_finite_number(frames) and frames:
+            rates.setdefault(fps / frames, run.folder)
+    if len(rates) > 1:
+        each = ", ".join(f"{folder} at {rate:.9g}" for rate, folder in rates.items())
+        raise InputError(f"--compare: runs at several rates, in snippets a second: {each}; compare those of one rate")
+
+
 # ---------------------------------------------------------------------------------------- what they hold
 
 
@@ -226,7 +242,9 @@ def with_proposals(data: ReportData, source: Source) -> ReportData:
     if not path.is_file():
         return data
     try:
-        entries = parse_results(path, videos=data.labels.index.tolist()).results
+        content = parse_results(path, videos=data.labels.index.tolist())
+        content.facts.require(path, data.rate, data.class_names, MAKE_PROPOSALS_AGAIN)
+        entries = content.results
     except InputError as error:
         log.info(f"notice: no proposals are drawn ({error})")
         return data

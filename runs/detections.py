@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from eval.tables import rows_as_table, without_ambiguous
+from readers.facts import Facts
 from readers.names import is_ambiguous, log_notices
 from readers.result_files import MAX_PER_VIDEO, parse_results
 from utils import InputError, as_json, log, short_repr, shorten_list, write_beside_earlier
@@ -24,12 +25,14 @@ def write_detections(
     version: str,
     lengths: Mapping[str, float] | None = None,
     *,
+    facts: Facts | None = None,
     unless_same: bool = False,
 ) -> None:
     """Write the detections that are evaluated in ActivityNet result format, in seconds; see `write_beside_earlier`.
 
     Boundaries are those of proposals, whole hundredths of a snippet. `snippet_decimals` says so, and lets
-    `read_detections` restore them to the bit: `eval` of this file gives the digits that `test` gave.
+    `read_detections` restore them to the bit: `eval` of this file gives the digits that `test` gave. `facts` is what
+    they depend on.
     """
     results: dict[str, list[dict[str, Any]]] = {}
     table = without_ambiguous(detections)
@@ -37,7 +40,7 @@ def write_detections(
     for video, class_idx, score, start, end in zip(*columns, strict=True):
         entry = {"label": class_names[class_idx], "score": score, "segment": [start, end]}
         results.setdefault(video, []).append(entry)
-    external = {"snippet_decimals": 2, "video_seconds": dict(lengths or {})}
+    external = {"snippet_decimals": 2, **(facts or Facts()).to_json(), "video_seconds": dict(lengths or {})}
     content = {"version": version, "results": results, "external_data": external}
     write_beside_earlier(path, as_json(content), unless_same=unless_same)
 
@@ -112,6 +115,7 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
         InputError: the file is damaged; a video or label is unknown; a score is not a finite number.
     """
     content = parse_results(path, most=MAX_PER_VIDEO * len(class_names), videos=videos)
+    content.facts.require(path, rate, class_names, "make them again with --run_type test")
     log_notices(content.notices, f"{path}: ")
     labels: dict[str, str] = {}  # label -> a video that has it
     rows: list[tuple[str, str]] = []  # video and label

@@ -33,7 +33,9 @@ RUN_FILES = (
     "detections.json",
     "detections.csv",
     "ckpt/last_model.pkl",
+    "ckpt/last_model.json",
     "ckpt/best_model.pkl",
+    "ckpt/best_model.json",
     "logs/events.*",
     "metrics.jsonl",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from options import Options
 from proposals import Proposals
 from readers.annotations import Annotations
 from readers.descriptor_files import read_descriptors
+from readers.facts import WeightsRecord, require_fitting
 from readers.features import Features
 from readers.findings import Findings
 from readers.names import log_notices
@@ -59,7 +60,15 @@ def reading_settings(options: Options) -> ReadingSettings:
         crop=options.crop,
         crop_axis=options.crop_axis,
         modalities=options.modalities,
+        feature_fps=options.feature_fps,
+        snippet_frames=options.snippet_frames,
     )
+
+
+def weights_record(options: Options, source: Source, features: Features | None = None) -> WeightsRecord:
+    """What weights depend on that are trained with these options; see `Source.weights_record`."""
+    settings = {name: getattr(options, name) for name in ("recipe", "roi_size", "hidden_size")}
+    return source.weights_record(features, **settings)
 
 
 def other_files(options: Options) -> dict[Path, str]:
@@ -107,6 +116,8 @@ def open_dataset(
     log_notices(source.annotations.notices)
     if source.simulated:
         log.info("notice: the features are simulated; no figure here says anything about real videos")
+    if options.run_type in ("train", "test") and options.pretrained_ckpt in others:  # before features are read
+        require_fitting(options.pretrained_ckpt, weights_record(options, source))
     if options.run_type == "train":
         source.require_batch(options.batch_size)
     with_labels = {"train": PARTS, "test": ("test",), "descriptors": ("train",), "proposals": ("train",)}
@@ -132,6 +143,7 @@ class Data:
     simulated: bool = False  # see `Source`
     held_out: bool = False  # whether `test` and `truth` are of held-out training videos, see `runs.holdout`
     fuses_scores: bool = False  # whether results depend on the scores and classes of proposals (--score_fusion)
+    record: WeightsRecord = field(default_factory=WeightsRecord)  # what weights that are trained on it depend on
 
     @property
     def part(self) -> str:
@@ -181,8 +193,8 @@ class Data:
             digest.update(self.annotations.ambiguous.get(video.name, np.empty(0)).tobytes())
             if (video.instance_class >= 0).any():
                 digest.update(video.instance_class.cpu().numpy().tobytes())
-        for field in self.pseudo or ():
-            digest.update(field.cpu().numpy().tobytes())
+        for values in self.pseudo or ():
+            digest.update(values.cpu().numpy().tobytes())
         for listed in (video.listed for video in self.test if self.fuses_scores):
             digest.update(listed.score.tobytes() + listed.class_idx.tobytes())
         digest.update(self.truth.to_json().encode())
@@ -243,7 +255,9 @@ def load_data(options: Options, device: torch.device) -> Data:
     pseudo = None
     if "train" in parts:
         names, modalities = annotations.class_names, features.modalities
-        descriptors = read_descriptors(files.descriptors, num_class, width, names, modalities=modalities)
+        descriptors = read_descriptors(
+            files.descriptors, num_class, width, names, rate=options.rate, modalities=modalities
+        )
         if modalities == 1:
             log.info(ONE_MODALITY)
         means, descriptors = torch.stack([video.mean for video in parts["train"]]), descriptors.to(device)
@@ -254,7 +268,8 @@ def load_data(options: Options, device: torch.device) -> Data:
                 f"{shorten_list(tied)}"
             )
     train, fuses = parts.get("train", []), options.score_fusion > 0
-    return Data(annotations, truth, parts["test"], train, pseudo, source.simulated, fuses_scores=fuses)
+    record = weights_record(options, source, features)
+    return Data(annotations, truth, parts["test"], train, pseudo, source.simulated, fuses_scores=fuses, record=record)
 
 
 def notice_implausible(

@@ -198,7 +198,8 @@ def write_found(
     names, lengths = data.annotations.class_names, data.lengths(rate)
     version = f"SEAL {__version__}, {dataset_name}{' (simulated)' if data.simulated else ''}"
     path = folder / DETECTIONS
-    write_detections(path, detections, names, version, lengths, unless_same=unless_same)
+    facts = data.record.facts
+    write_detections(path, detections, names, version, lengths, facts=facts, unless_same=unless_same)
     write_detection_csv(path.with_suffix(".csv"), detections, names, lengths, unless_same=unless_same)
 
 

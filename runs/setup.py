@@ -63,8 +63,8 @@ def load_network(options: Options, data: Data, device: torch.device, weights: Pa
     for module in network.modules():
         if isinstance(module, Standardise) and data.train:
             module.fit(*data.moments())
-    if weights is not None:
-        load_weights(network, weights)
+    if weights is not None and (order := load_weights(network, weights, data.record)) is not None:
+        network.reorder_classes(order)
     return network.to(device)
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from eval.results import DAMAGED, EpochResults, Results
 from readers.checkpoints import read_checkpoint, use_weights
+from readers.facts import WeightsRecord
 from runs.weights import save_checkpoint
-from utils import InputError, error_text, is_finite_number, log
+from utils import InputError, error_text, is_finite_number, log, shorten_list
 
 FORMAT = 3
 REMEDY = (
@@ -57,6 +58,7 @@ class SavedRun:
     others: dict[str, dict[str, Any]]  # the states of whatever else is resumed
     random: dict[str, Any]  # of all generators but the next
     generator: Tensor  # of the order of training videos, at the start of the epoch
+    record: dict[str, Any]  # of the weights, see `WeightsRecord`
 
     def to_file(self, path: Path) -> None:
         """Write `resume.pt` whole.
@@ -83,9 +85,10 @@ def read_resume(path: Path) -> SavedRun:
         raise InputError(f"{path}: not a resume.pt of this version of the program. {REMEDY}")
     try:
         best = content["best"] and EpochResults.from_json(content["best"])
+        content = {"record": {}, **content}  # earlier versions had none
         saved = SavedRun(**{field.name: content[field.name] for field in fields(SavedRun)} | {"best": best})
         kinds = {"options": dict, "terms": list, "epoch": int, "evaluated": int, "steps": Tensor}
-        kinds |= dict.fromkeys(("weights", "optimizer", "others", "random"), dict)
+        kinds |= dict.fromkeys(("weights", "optimizer", "others", "random", "record"), dict)
         if wrong := [name for name, kind in kinds.items() if not isinstance(getattr(saved, name), kind)]:
             raise TypeError(f"{wrong[0]} is of another kind")
         if min(saved.epoch, saved.evaluated) < 0 or not is_finite_number(saved.seconds):
@@ -114,6 +117,7 @@ class TrainingState:
         optimizer: of the model.
         generator: of the order of training videos.
         others: whatever else is to be resumed, by name, such as an LR scheduler.
+        record: what the weights depend on, as JSON values.
 
     Attributes:
         epoch, seconds, evaluated, best: as in `SavedRun`.
@@ -131,8 +135,10 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         others: Mapping[str, Stateful],
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.options, self.data, self.terms = path, dict(options), data, list(terms)
+        self.record = dict(record or {})
         self.model, self.optimizer, self.generator, self.others = model, optimizer, generator, dict(others)
         self.device = next(model.parameters()).device
         self.epoch, self.evaluated, self.seconds = 0, 0, 0.0
@@ -163,6 +169,7 @@ class TrainingState:
             others={name: part.state_dict() for name, part in self.others.items()},
             random=random_states(self.device),
             generator=self.generator.get_state() if order is None else order,
+            record=self.record,
         ).to_file(self.path)
 
     def restore(self, saved: SavedRun) -> None:
@@ -172,9 +179,14 @@ class TrainingState:
             InputError: it is of other data, other loss terms or another network, or damaged.
         """
         if saved.data != self.data:
+            changed = "videos, labels, proposals, descriptors or ground truth"
+            records = [WeightsRecord.from_json(part, self.path, REMEDY) for part in (saved.record, self.record)]
+            was, now = ([*(record.class_names or ())] for record in records)
+            if was and was != now:
+                changed = f"the classes were {shorten_list(was, 10)}, and are {shorten_list(now, 10)}"
             raise InputError(
-                f"{self.path}: the data have changed since the run was started (videos, labels, proposals, descriptors "
-                "or ground truth); start another run in another --exp_dir"
+                f"{self.path}: the data have changed since the run was started ({changed}); restore them, or start "
+                "another run in another --exp_dir"
             )
         if saved.terms != self.terms:
             raise InputError(
