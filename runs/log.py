@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,9 @@ class RunLog:
             later ones is dropped, and so is a line that was cut off; TensorBoard is told to do the same.
         begin: called when TensorBoard's file is made, with its writer and the last epoch before.
         part: of the dataset that is evaluated, for TensorBoard, see `runs.inputs.Data.part`.
+
+    Attributes:
+        evaluations: all that are recorded, by epoch.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class RunLog:
         part: str = "test",
     ) -> None:
         self._metrics, self._table, self._logs = folder / "metrics.jsonl", folder / "mAP-results.log", folder / "logs"
+        self.evaluations: dict[int, Results] = {}
         if resumed_after is not None:
             epoch, evaluated = resumed_after
 
@@ -46,6 +50,8 @@ class RunLog:
 
             _keep_lines(self._metrics, lambda line: counts(json.loads(line)))
             _keep_lines(self._table, lambda line: int(line.split()[0]) <= evaluated)
+            with suppress(InputError):  # a line is damaged, which reports tell
+                self.evaluations = read_metrics(self._metrics).evaluations
         self._first = None if resumed_after is None else resumed_after[0] + 1
         self._begin, self._part = begin, part
         self._board: SummaryWriter | None = None  # made when there is something to write
@@ -74,6 +80,7 @@ class RunLog:
 
     def evaluation(self, epoch: int, results: Results, figures: dict[str, float]) -> None:
         """Record an evaluation: all of it as JSON, the released figures as a line, and both as TensorBoard scalars."""
+        self.evaluations[epoch] = results
         append_line(self._metrics, _json({"epoch": epoch, "evaluation": results.to_json()}))
         append_line(self._table, " ".join([str(epoch), *(f"{value:.3f}" for value in figures.values())]))
         scalars = {f"{self._part}_mAP/{name}": value for name, value in figures.items()}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -31,12 +31,12 @@ from tqdm import tqdm
 
 from dataset import Batch, training_batches
 from eval.protocols import TiouProtocol
-from eval.results import Results, released_figures, summary
+from eval.results import released_figures, summary
 from losses import Criterion
 from runs.folder import RunFolder, command_line
 from runs.inference import Evaluation
 from runs.inputs import Data
-from runs.log import RunLog, read_metrics
+from runs.log import RunLog
 from runs.not_finite import first_not_finite, term_not_finite
 from runs.signals import Interrupted, uninterrupted
 from runs.state import SavedRun, Stateful, TrainingState, read_resume
@@ -122,7 +122,6 @@ class Run:
         self._has_begun = False  # if False, a `resume.pt` there is of the run that this one replaces
         self._epoch_began: tuple[int, float, Tensor] | None = None  # number, time, state of the generator
         self._evaluation: Evaluation | None = None  # of the last epoch, if it was evaluated
-        self._evaluations: dict[int, Results] = {}  # by epoch
         self._mean_loss: float | None = None  # of the last epoch, if this process trained it
         self._stack = ExitStack()
 
@@ -257,8 +256,6 @@ class Run:
         if not self.resumed:
             self.state.save()
         self._log = self._stack.enter_context(RunLog(self.folder.path, resumed_after, dashboard.begin, data.part))
-        with suppress(InputError):  # of damaged lines a report tells
-            self._evaluations = read_metrics(self.folder.path / "metrics.jsonl").evaluations
         self._save_due_weights()  # the process before may have ended between `resume.pt` and these
 
     # ------------------------------------------------------------------------------------------- epochs
@@ -383,7 +380,7 @@ class Run:
         self._record_evaluation(self._epoch[0], evaluation)
 
     def _record_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
-        self._evaluation, self._evaluations[epoch] = evaluation, evaluation.results
+        self._evaluation = evaluation
         results, tiou_protocol = evaluation.results, self._plan.tiou_protocol
         self._log.evaluation(epoch, results, released_figures(results, tiou_protocol))
         scores = [results.score]
@@ -401,7 +398,7 @@ class Run:
         if not state.epoch or state.steps:  # the weights are not those at the end of an epoch
             return
         record = replace(self._data.record, epoch=state.epoch)
-        if (results := self._evaluations.get(state.epoch)) is not None:
+        if (results := self._log.evaluations.get(state.epoch)) is not None:
             record = replace(record, evaluation=results.to_json(), evaluated_on=self._data.part)
         if self._due(state.epoch):
             save_weights(state.model, self.folder.last, record)

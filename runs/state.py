@@ -181,9 +181,9 @@ class TrainingState:
         if saved.data != self.data:
             changed = "videos, labels, proposals, descriptors or ground truth"
             records = [WeightsRecord.from_json(part, self.path, REMEDY) for part in (saved.record, self.record)]
-            was, now = ([*(record.class_names or ())] for record in records)
-            if was and was != now:
-                changed = f"the classes were {shorten_list(was, 10)}, and are {shorten_list(now, 10)}"
+            before, after = (record.class_names or () for record in records)
+            if before and before != after:
+                changed = f"the classes were {shorten_list(before, 10)}, and are {shorten_list(after, 10)}"
             raise InputError(
                 f"{self.path}: the data have changed since the run was started ({changed}); restore them, or start "
                 "another run in another --exp_dir"

@@ -39,6 +39,17 @@ def put(array, index, value):
     array[index] = value
 
 
+def renamed(old, new):
+    """Changes a class name in an array of names, or of lists of names."""
+
+    def change(array):
+        for i, value in enumerate(array):
+            array[i] = [new if name == old else name for name in value] if isinstance(value, list) else value
+        array[[not isinstance(value, list) and value == old for value in array]] = new
+
+    return change
+
+
 def with_nan(array):
     array[3, 1] = np.nan
     return array
@@ -357,16 +368,19 @@ def test_hints_at_the_likely_cause(home, run_in):
     run = run_in(home)
     _, out = check(run, "--feature_fps", 50)
     assert re.search(r"most videos .*1\.5", out) and re.search("--feature_fps .*--snippet_frames", out)
-    change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, slice(None), array[::-1].copy()))
+    assert all(re.search(rf"{name}: .*--feature_fps 25 ", out) for name in (r"Demo_train\.json", r"classes\.json"))
+    for name in ("classlist", "labels", "labels_all"):
+        change_array(home, ANNOTATIONS / f"{name}.npy", renamed(b"Dive", b"Vault"))
     status, out = check(run)
-    assert status == 1 and re.search(r"classes\.json: .*other classes", out)
+    assert status == 1 and re.search(r"classes\.json: .*other classes.*Dive.*Vault", out)
+    assert re.search(r"Proposals_Demo_test\.json: .*other classes.*Dive.*Vault", out)
     for name in ("labels", "segments"):
         change_array(home, ANNOTATIONS / f"{name}.npy", lambda array: put(array, 139, []))
     _, out = check(run)
     assert re.search(r"wrong \(1\):\n  demo_test_0060", out)
-    change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, 0, b"DIVE"))
+    change_array(home, ANNOTATIONS / "classlist.npy", lambda array: put(array, 0, b"VAULT"))
     _, out = check(run)
-    assert re.search(r"case \(2\):\n  DIVE\n  Dive", out)
+    assert re.search(r"case \(2\):\n  VAULT\n  Vault", out)
 
 
 def test_a_bad_checkpoint_is_found(home, run_in):

@@ -6,6 +6,7 @@ import torch
 
 from descriptors import build_descriptors, pseudo_labels
 from readers.descriptor_files import read_descriptors, write_descriptors
+from readers.facts import Facts
 from utils import InputError
 
 # Appearance along one axis a class; motion the same.
@@ -45,10 +46,8 @@ def test_zero_vectors():
 
 def test_files(tmp_path):
     descriptors = torch.rand(2, 5, 4)
-    write_descriptors(tmp_path, descriptors, list("abcde"))
+    write_descriptors(tmp_path, descriptors, Facts(tuple("abcde")))
     assert torch.equal(read_descriptors(tmp_path, 5, 8, list("abcde")), descriptors)
-    with pytest.raises(InputError, match=r"classes.json: the descriptors are for other classes"):
-        read_descriptors(tmp_path, 5, 8, list("edcba"))
     assert torch.equal(read_descriptors(tmp_path, 5, 8), descriptors)
     with pytest.raises(
         InputError, match=r"appearance_descriptors.npy: expected numbers of shape \[6, 4\] for 6 classes"

@@ -173,7 +173,8 @@ def test_a_finished_run_is_not_overwritten_unasked(run, tmp_path):
     (out / "ckpt" / "mine.txt").write_text("not of the run")
     assert len(run.train(out, "--max_epoch", 1, "--overwrite", "--interval", 0)) == 1
     assert (out / "ckpt" / "mine.txt").exists() and len(list((out / "logs").iterdir())) == 1
-    assert not (out / "results.json").exists() and not (out / "ckpt" / "best_model.pkl").exists()
+    assert not (out / "results.json").exists() and not list((out / "ckpt").glob("best_model.*"))
+    assert "evaluation" not in json.loads((out / "ckpt" / "last_model.json").read_text())
 
 
 # --------------------------------------------------------------------------------------------- bad input
@@ -340,6 +341,8 @@ def test_class_without_ground_truth(demo_home, run_in, tmp_path):
     path = home / "data" / "Demo" / "Demo-Annotations" / "classlist.npy"
     np.save(path, np.append(read_array(path), b"Nothing"))
     (home / "descriptors" / "Demo" / "classes.json").unlink()  # as with descriptors from elsewhere
+    for path in (home / "proposals4Thumos14").iterdir():  # and proposals
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"external_data": {}}))
     for name in ("appearance", "motion"):
         path = home / "descriptors" / "Demo" / f"general_{name}_descriptors.npy"
         np.save(path, np.vstack([read_array(path), np.ones((1, 16), np.float32)]))

@@ -9,6 +9,7 @@ from building import own_dataset
 
 from descriptors import build_descriptors, pseudo_label_report, pseudo_labels
 from readers.descriptor_files import read_descriptors, write_descriptors
+from readers.facts import Facts
 from readers.features import Features
 from utils import InputError
 
@@ -28,10 +29,10 @@ def test_descriptors_and_pseudo_labels_by_hand():
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
 def test_descriptors_for_another_number(tmp_path, first, second):
     made = {number: torch.rand(number, 5, 8 // number) for number in (1, 2)}
-    write_descriptors(tmp_path, made[first], list("abcde"))
+    write_descriptors(tmp_path, made[first], Facts(tuple("abcde")))
     with pytest.raises(InputError, match=rf"{tmp_path}: .*general_.* --modalities.*--overwrite"):
         read_descriptors(tmp_path, 5, 8, modalities=second)
-    write_descriptors(tmp_path, made[second], list("abcde"))
+    write_descriptors(tmp_path, made[second], Facts(tuple("abcde")))
     assert torch.equal(read_descriptors(tmp_path, 5, 8, modalities=second), made[second])
     with pytest.raises(InputError, match="--overwrite"):  # the others are gone
         read_descriptors(tmp_path, 5, 8, modalities=first)

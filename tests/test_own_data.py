@@ -333,10 +333,13 @@ def test_another_frame_rate_changes_only_the_times(demo_home, run_in, tmp_path):
     for part in ("train", "test"):
         path = home / "proposals4Thumos14" / f"Proposals_Demo_{part}.json"
         content = json.loads(path.read_text())
+        content["external_data"]["feature_fps"] = 50
         for entries in content["results"].values():
             for entry in entries:
                 entry["segment"] = [time / 2 for time in entry["segment"]]
         path.write_text(json.dumps(content))
+    descriptors = home / "descriptors/Demo/classes.json"
+    descriptors.write_text(descriptors.read_text().replace('"feature_fps": 25.0', '"feature_fps": 50'))
     results, detections = [], []
     for where, more in ((demo_home, ()), (home, ("--feature_fps", 50))):
         out = tmp_path / f"run{len(results)}"

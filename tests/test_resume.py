@@ -676,7 +676,10 @@ sys.exit(main.main(sys.argv[1:]))
     errors = (tmp_path / "errors").read_text()
     assert "Traceback" not in errors and f"error: {out}/ckpt/resume.pt: " in errors and "Permission denied" in errors
     assert torch.load(out / "ckpt" / "resume.pt", weights_only=True)["epoch"] == 2
-    assert sorted(path.name for path in (out / "ckpt").iterdir()) == ["best_model.pkl", "last_model.pkl", "resume.pt"]
+    assert sorted(path.name for path in (out / "ckpt").iterdir()) == [
+        *(f"{name}_model.{kind}" for name in ("best", "last") for kind in ("json", "pkl")),
+        "resume.pt",
+    ]
 
 
 # ------------------------------------------------------------------------------------------ not finite

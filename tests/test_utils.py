@@ -14,6 +14,7 @@ from building import batch_of
 from model import NetworkSettings, build_network, scores
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
+from readers.facts import WeightsRecord
 from readers.names import Spellings
 from runs.weights import save_weights
 from utils import (
@@ -229,7 +230,7 @@ def small(**options):
 
 def test_weights_survive_the_file(tmp_path):
     model, other = small(), small()
-    save_weights(model, tmp_path / "w.pkl")
+    save_weights(model, tmp_path / "w.pkl", WeightsRecord())
     load_weights(other, tmp_path / "w.pkl")
     for name, value in model.state_dict().items():
         assert name.startswith("prop_fused_backbone.") and torch.equal(other.state_dict()[name], value)
