@@ -247,16 +247,16 @@ def test_proposals_of_another_rate_are_taken_since_they_are_in_seconds(tmp_path,
     content["results"] = dict.fromkeys(source.annotations.videos, content["results"]["v"])
     path.write_text(json.dumps(content))
     caplog.set_level("INFO")
-    take_proposals(source, [path], missing="error", overwrite=False)
+    take_proposals(source, [path], rate=2.0, missing="error", overwrite=False)
     assert "notice: " in caplog.text and "3.74625" in caplog.text and "Vault" in caplog.text
     for target in targets.values():
         written = json.loads(target.read_text())
         assert written["external_data"] == {"class_names": ["Dive", "Jump"], "feature_fps": 2.0, "snippet_frames": 1.0}
         assert read_proposals(target, [*written["results"]], 2.0, class_names=["Jump", "Dive"])
-    take_proposals(source, [*targets.values()], missing="error", overwrite=False)  # they stay as they are
+    take_proposals(source, [*targets.values()], rate=2.0, missing="error", overwrite=False)  # they stay as they are
     other = replace(source, settings=ReadingSettings())
     with pytest.raises(InputError, match="--overwrite"):
-        take_proposals(other, [*targets.values()], missing="error", overwrite=False)
+        take_proposals(other, [*targets.values()], rate=2.0, missing="error", overwrite=False)
 
 
 # ---------------------------------------------------------------------------------------------- whole runs
