@@ -409,21 +409,62 @@ def test_free_memory(tmp_path):
         assert free_memory(cpu, tmp_path) == free
 
 
+def memory_of(root, own, groups, **more):
+    """What is free by a made-up `/proc` and `/sys`: `groups` has the files of each folder below `sys/fs/cgroup`."""
+    (root / "proc/self").mkdir(parents=True)
+    for name, text in {"meminfo": "MemAvailable: 80 kB\n", "self/cgroup": own, **more}.items():
+        (root / "proc" / name).write_text(text)
+    for folder, files in groups.items():
+        group = root / "sys/fs/cgroup" / folder
+        group.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (group / f"memory.{name}").write_text(f"{text}\n")
+    return free_memory(torch.device("cpu"), root)
+
+
+UNLIMITED = 9223372036854771712  # as version 1 writes it
+V2_JOB = {"": {}, "slurm": {"max": "max"}, "slurm/job": {"max": 5000, "stat": "file 7\nanon 1000"}}
+V1_JOB = {
+    "memory/slurm/uid_0/job_1": {"limit_in_bytes": 5000, "stat": "cache 7\nrss 1\ntotal_rss 1000"},
+    "memory/slurm/uid_0/job_1/step_0/task_0": {"limit_in_bytes": UNLIMITED, "stat": "total_rss 900"},
+}
+IN_DOCKER = "36 32 0:33 /docker/abc /sys/fs/cgroup/memory ro,nosuid master:15 - cgroup cgroup rw,memory\n"
+
+
 @pytest.mark.parametrize(
-    ("own", "mount", "limit", "taken"),
+    ("own", "groups", "more", "free"),
     [
-        ("0::/slurm/job_1/step_0", "sys/fs/cgroup", "memory.max", "anon"),
-        ("9:cpu,memory:/slurm/job_1/step_0", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "total_rss"),
+        ("0::/slurm/job/step_0/user/task_0", V2_JOB | {"slurm/job/step_0/user/task_0": {"max": "max"}}, {}, 4000),
+        ("9:cpu,memory:/slurm/uid_0/job_1/step_0/task_0\n0::/x", V1_JOB, {}, 4000),
+        ("0::/", {"": {"max": 5000}}, {}, 5000),  # a container, without statistics
+        ("0::/../..", {"": {"max": 5000}, "../..": {"max": 1}}, {}, 5000),  # outside of the namespace
+        ("0::/a", {"a": {"max": "max", "high": 3000, "swap.max": 1, "stat": "anon 500\nshmem 500"}}, {}, 2000),
+        ("0::/a", {"a": {"max": 5000, "stat": "anon 6000"}}, {}, 0),
+        ("3:memory:/docker/abc\n", {"memory": {"limit_in_bytes": 5000}}, {}, 5000),
+        # a group of one's own within a container, whose path the mount shortens
+        ("3:memory:/docker/abc/a\n", {"memory/a": {"limit_in_bytes": 5000}}, {"self/mountinfo": IN_DOCKER}, 5000),
+        ("3:memory:/a\n", {"memory/a": {"stat": "hierarchical_memory_limit 5000\ntotal_rss 1000"}}, {}, 4000),
+        # version 2 without memory beside version 1, and mounted in another place
+        ("3:memory:/a\n0::/b", {"unified/b": {}, "memory/a": {"limit_in_bytes": 5000}}, {}, 5000),
+        (
+            "0::/a",
+            {"../elsewhere/a": {"max": 5000}},
+            {"self/mountinfo": "29 23 0:26 / /sys/fs/elsewhere rw - cgroup2 cgroup2 rw,nsdelegate\n"},
+            5000,
+        ),
+        ("7:devices:/a\n5:name=systemd:/a\n", {"a": {"max": 5000}}, {}, 81920),
     ],
 )
-def test_a_memory_limit_of_any_group_above_counts(tmp_path, own, mount, limit, taken):
+def test_a_memory_limit_of_any_group_above_counts(tmp_path, own, groups, more, free):
     """Batch systems set it on the job, and the group of the process itself says `max`, or more than there is."""
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemAvailable:       80 kB\n")
-    (tmp_path / "proc/self/cgroup").write_text(f"3:devices:/other\n{own}\n")
-    for folder, bytes_ in (("", 10**12), ("slurm", 10**12), ("slurm/job_1", 5000), ("slurm/job_1/step_0", 10**12)):
-        group = tmp_path / mount / folder
-        group.mkdir(parents=True, exist_ok=True)
-        (group / limit).write_text(f"{bytes_}\n" if bytes_ < 10**12 or taken == "total_rss" else "max\n")
-        (group / "memory.stat").write_text(f"file 7\n{taken} 1000\n")
-    assert free_memory(torch.device("cpu"), tmp_path) == 4000
+    assert memory_of(tmp_path, own, groups, **more) == free
+
+
+def test_the_limits_of_the_process_itself_count(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    status = {"self/status": "VmSize:\t 5 kB\nVmData:\t 2 kB\n"}
+    assert memory_of(tmp_path, "", {}, **status) == 81920
+    for limit, free in ((resource.RLIMIT_AS, 10_000 - 5120), (resource.RLIMIT_DATA, 10_000 - 2048)):
+        limits = {limit: (10_000, 10_000)}
+        monkeypatch.setattr("resource.getrlimit", lambda which, limits=limits: limits.get(which, (-1, -1)))
+        assert free_memory(torch.device("cpu"), tmp_path) == free
