@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line.
 
     Returns:
-        The exit status: 2 when the input cannot be used, 1 when `check` finds that, 128 + n after signal n.
+        The exit status: 2 for unusable input or too little memory, 1 when `check` finds that, 128 + n after signal n.
     """
     # PyTorch's switch for large pages under large CPU tensors: fewer page faults, and less memory lost between tensors.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         set_up_output()
         versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
         log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
-        return exit_status(lambda: dispatch(options))
+        return exit_status(lambda: dispatch(options), vars(options))
 
 
 def dispatch(options: Options) -> int | None:

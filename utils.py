@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import json
 import logging
@@ -39,6 +40,24 @@ class InputError(Exception):
 
 class CannotWrite(InputError):
     """A file cannot be written, for example because the disk is full."""
+
+
+def ran_out(error: BaseException) -> str | None:
+    """What an error says that there is too little of, `memory` or `threads`; None for all other errors.
+
+    Readers let such an error pass: it says nothing about their file. `runs.out_of_memory` says what helps.
+    """
+    if not isinstance(error, (MemoryError, OSError, RuntimeError, ImportError, SystemError)):
+        return None
+    number, text = getattr(error, "errno", None), str(error)
+    if number == errno.EAGAIN or re.search("can't start new thread|Resource temporarily unavailable", text):
+        return "threads"
+    # PyTorch on the CPU, on Windows, CUDA and MPS, CUDA's libraries; C++; the loader of libraries; joblib.
+    words = (
+        "out of memory|not enough memory|(can't|[Cc]annot|[Uu]nable to) (allocate|map)|ALLOC_FAILED|bad.alloc|"
+        "failed to map segment|paging file is too small|excessive memory usage|error return without exception set"
+    )
+    return "memory" if isinstance(error, MemoryError) or number == errno.ENOMEM or re.search(words, text) else None
 
 
 def raise_input_error(message: str) -> NoReturn:
@@ -86,8 +105,10 @@ def pick_device(name: str, *, tf32: bool = False, deterministic: bool = False) -
         device = torch.device(name)
         torch.ones(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch raises any of these
+        if ran_out(error):
+            raise
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: PyTorch cannot use it here ({reason}); try --device auto") from None
+        raise InputError(f"--device {name}: PyTorch cannot use it here ({reason}); try --device cpu") from None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     return device
 
@@ -443,6 +464,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
+        if ran_out(error):
+            raise
         raise InputError(f"{path}: not a readable JSON file ({error_text(error)})") from None
 
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from readers.pickles import Factory, Refused, StandIn, load_pickle
-from utils import InputError, error_text, short_repr, shorten_list
+from utils import InputError, error_text, ran_out, short_repr, shorten_list
 
 _MAX_NESTING = 4  # an array of lists of [start, end] has three levels
 _MAX_UNPACKED = 1 << 28  # bytes that even a small archive may unpack to: features of a black video compress well
@@ -185,7 +185,7 @@ def read_array(path: Path) -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Turn every exception of the block into an `InputError`, since damaged files raise many kinds."""
+    """Turn the exceptions of the block into an `InputError`, since damaged files raise many kinds."""
     try:
         yield
     except InputError:
@@ -193,6 +193,8 @@ def _reading(path: Path, what: str, remedy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:
+        if ran_out(error):
+            raise
         raise InputError(f"{path}: not {what} ({error_text(error)}); {remedy}") from None
 
 

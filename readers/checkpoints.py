@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from readers.facts import WeightsRecord, read_record, record_path
-from utils import InputError, error_text, log, shorten_list
+from utils import InputError, error_text, log, ran_out, shorten_list
 
 _MAX_NESTING = 8  # of dicts and lists in a checkpoint; `resume.pt` has five levels
 _WRAPPERS = ("weights", "state_dict", "model")  # where `resume.pt` and common training loops keep the weights
@@ -40,6 +40,8 @@ def read_checkpoint(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint; train one, or pass --pretrained_ckpt") from None
     except Exception as error:  # damaged files raise many kinds
+        if ran_out(error):
+            raise
         raise InputError(
             f"{path}: not a readable checkpoint ({_reason(error)}); expected a file of torch.save that holds only "
             "tensors, numbers and text, since other objects could run code"

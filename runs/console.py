@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from runs.out_of_memory import with_nothing_kept
 from runs.signals import Interrupted, catching_signals
-from utils import InputError, error_text, printable
+from utils import InputError, error_text, printable, ran_out
 
 
 def set_up_output() -> None:
@@ -30,11 +32,16 @@ class Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-def exit_status(command: Callable[[], int | None]) -> int:
+def exit_status(command: Callable[[], int | None], options: Mapping[str, Any]) -> int:
     """Run a command; what a user can mend is told in one line, with exit status 2.
 
+    Args:
+        command: to run.
+        options: of the command, by name, and `argv`, the command line.
+
     Returns:
-        The exit status: that of the command, or 0; 2 when input cannot be used; 128 + n after signal n.
+        The exit status: that of the command, or 0; 2 when input cannot be used or memory runs out; 128 + n after
+        signal n.
     """
     try:
         with catching_signals(), logging_redirect_tqdm():
@@ -43,15 +50,21 @@ def exit_status(command: Callable[[], int | None]) -> int:
         return say_end(f"error: {error}", error.hint, 2)
     except Interrupted as stopped:
         return say_end(f"stopped by {stopped}", stopped.hint, stopped.status)
-    except OSError as error:  # a folder where a file should be, or one without permission
-        if error.filename is None:
-            raise
+    except (MemoryError, OSError, RuntimeError, ImportError, SystemError) as error:
+        return _of_system_error(error, options)
+
+
+def _of_system_error(error: Exception, options: Mapping[str, Any]) -> int:
+    """Say why the system, or PyTorch, ended a command, if a user can mend that; raise the error again if not."""
+    if ran_out(error):
+        told = with_nothing_kept(error, options, options["argv"])
+        return say_end(f"error: {told}", told.hint, 2)
+    if isinstance(error, OSError) and error.filename is not None:  # a folder for a file, or one without permission
         return say_end(f"error: {error.filename}: {error.strerror}", "", 2)
-    except RuntimeError as error:
-        if not torch.are_deterministic_algorithms_enabled() or "deterministic" not in str(error):
-            raise
+    if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
         reason = error_text(str(error).partition(", but")[0])
         return say_end(f"error: --deterministic: {reason}; leave the option out", "", 2)
+    raise error
 
 
 def say_end(message: str, hint: str, status: int) -> int:

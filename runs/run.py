@@ -38,10 +38,11 @@ from runs.inference import Evaluation
 from runs.inputs import Data
 from runs.log import RunLog
 from runs.not_finite import first_not_finite, term_not_finite
+from runs.out_of_memory import in_training
 from runs.signals import Interrupted, uninterrupted
 from runs.state import SavedRun, Stateful, TrainingState, read_resume
 from runs.weights import save_weights
-from utils import CannotWrite, InputError, Settling, few_threads, log, release_memory, shorten_list
+from utils import CannotWrite, InputError, Settling, few_threads, log, ran_out, release_memory, shorten_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +90,7 @@ class Run:
     """A training run in a folder, to be used in a `with` block, which holds the folder's lock.
 
     Leaving the block by a signal saves what was done of the epoch. The hint of an `Interrupted` or `CannotWrite` that
-    leaves it is the command that resumes the run.
+    leaves it is the command that resumes the run. Where memory ran out, an `OutOfMemory` leaves it.
 
     Args:
         exp_dir: the folder.
@@ -149,11 +150,31 @@ class Run:
             raise
         if isinstance(error, (Interrupted, CannotWrite)):
             self._add_hint(error)
+        if error is not None and ran_out(error) and self._is_kept:
+            kept, epoch = str(self.folder.resume), self._kept_epoch
+            again = epoch == 0 and not self._second_phase and "--seeds" not in self._argv  # nothing would be lost
+            raise in_training(error, self._plan.options, self._resuming, kept, epoch, again=again) from None
+
+    @property
+    def _is_kept(self) -> bool:
+        return self._second_phase or (self._has_begun and self.folder.resume.exists())
+
+    @property
+    def _kept_epoch(self) -> int:
+        """The last epoch that is in `resume.pt`; 0 if there is none."""
+        if self.saved is not None:
+            return self.saved.epoch
+        return self.state.epoch if self._has_begun else 0
+
+    @property
+    def _resuming(self) -> list[str]:
+        """The command line that resumes the run."""
+        words = [word for word in self._argv if word != "--overwrite"]
+        return [*words, *([] if self._resume else ["--resume"])]
 
     def _add_hint(self, error: Interrupted | CannotWrite) -> None:
-        if self._second_phase or (self._has_begun and self.folder.resume.exists()):
-            words = [word for word in self._argv if word != "--overwrite"]
-            error.hint = f"go on with: {command_line([*words, *([] if self._resume else ['--resume'])])}"
+        if self._is_kept:
+            error.hint = f"go on with: {command_line(self._resuming)}"
 
     def _find_saved(self) -> SavedRun | None:
         """What to resume; None to start a run.

@@ -22,7 +22,7 @@ from eval.results import DAMAGED, EpochResults, Results
 from readers.checkpoints import read_checkpoint, use_weights
 from readers.facts import WeightsRecord
 from runs.weights import save_checkpoint
-from utils import InputError, error_text, is_finite_number, log, shorten_list
+from utils import InputError, error_text, is_finite_number, log, ran_out, shorten_list
 
 FORMAT = 3
 REMEDY = (
@@ -205,6 +205,8 @@ class TrainingState:
             set_random_states(saved.random, self.device)
             self.generator.set_state(saved.generator)
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            if ran_out(error):
+                raise
             raise damaged(self.path, error) from None
         self.steps = [*saved.steps.to(self.device)]
         self.epoch, self.evaluated, self.seconds, self.best = saved.epoch, saved.evaluated, saved.seconds, saved.best
