@@ -1,4 +1,20 @@
-"""Detections and ground truth to the reported figures, under both protocols (SPEC section 7)."""
+"""Detections and ground truth to the reported figures, under both protocols (SPEC section 7).
+
+Every figure of detections is made here, whoever made the detections. The rules, and where each stands; docs/results.md
+has them beside those of the release, of OpenTAD and of ActionFormer:
+
+    instances of no length, or listed twice, are left out   readers.annotations.Annotations
+    detections in ambiguous segments are left out           eval.tables.marked_ambiguous, eval.postprocess
+    ground truth is rounded to snippets, or not             eval.segments.whole_snippets
+    which protocol compares epochs                          eval.segments.Rounding.chosen_by
+    thresholds, and which means are reported                eval.protocols
+    tIoU                                                    proposals.tiou
+    equal scores: the detection listed first                eval.segments.Detections.ranked
+    matching: each instance once; equal tIoU                eval.detection.match_detections
+    average precision, interpolated                         eval.detection.average_precision
+    the mean leaves out classes without ground truth        this module
+    what a file of detections must be                       runs.detections.read_detections
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from eval.curves import pooled_counts
 from eval.detection import Matched
 from eval.protocols import TiouProtocol
-from eval.segments import to_segments
+from eval.segments import rounding, to_segments
 from eval.tables import without_ambiguous
 from proposals import snippets_to_seconds
 from report.requirements import INSTALL, matplotlib_error
@@ -68,6 +68,7 @@ class Dashboard:
         self._settings, self._data, self._weights = settings, data, weights
         self._evaluates, self._part = settings.evaluates and data.is_evaluated, data.part
         self._pseudo = self._pseudo_label_quality()
+        self._protocol = rounding(data.truth, settings.rate).chosen_by
         self._videos = self._choose_videos() if self._evaluates else []
         if self._videos and (error := matplotlib_error()):
             log.info(
@@ -82,6 +83,8 @@ class Dashboard:
         lines = [f"    {line}" for line in self._settings.options_text]
         if self._data.simulated:
             lines.insert(0, "**simulated data: no figure says anything about real videos**\n")
+        if self._protocol != "snippet":
+            lines.insert(0, f"**the best epoch is chosen by the {self._protocol} protocol, see docs/results.md**\n")
         board.add_text("options", "\n".join(lines), epoch)
         for summary in self._hyper_parameters()[:2]:
             _add_summary(board, summary)
@@ -166,7 +169,7 @@ class Dashboard:
     def _show_curves(self, board: SummaryWriter, epoch: int, detections: pd.DataFrame) -> None:
         """Precision and recall of all classes together, over thresholds of the score."""
         settings, names = self._settings, self._data.annotations.class_names
-        arrays = to_segments(detections, self._data.truth, "snippet", settings.rate)
+        arrays = to_segments(detections, self._data.truth, self._protocol, settings.rate)
         matched = Matched(*arrays, len(names), np.array(settings.curve_tiou))
         for k, tiou in enumerate(settings.curve_tiou):
             true, false, missed = pooled_counts(matched, k, NUM_SCORES)

@@ -28,7 +28,7 @@ def build_report(data: ReportData) -> Page:
     page = Page(f"SEAL report: {data.dataset}", simulated=data.simulated)
     videos = list(data.labels.index)
     with pictures.styled(find_fonts([*data.class_names, *videos])):
-        segments = to_segments(data.detections, data.truth, "snippet", data.rate, videos)
+        segments = to_segments(data.detections, data.truth, data.figures.chosen_by, data.rate, videos)
         matched = Matched(*segments, len(data.class_names), data.tiou_protocol.thresholds)
         _introduce(page, data)
         _show_seeds(page, data)
@@ -88,6 +88,11 @@ def _show_map(page: Page, data: ReportData) -> None:
         "The snippet protocol rounds the ground truth to whole snippets, as the published figures do; the seconds "
         "protocol rounds nothing."
     ]
+    if figures.chosen_by == "seconds":
+        notes.append(
+            "More than 1% of the instances become nothing when rounded, so the best epoch is chosen, and the rest of "
+            "this page made, by the seconds protocol."
+        )
     if published:
         notes.append(
             f"Published rows are on real {published[0].dataset}; do not compare them with figures on other data."
@@ -140,7 +145,7 @@ def _show_classes(page: Page, data: ReportData, matched: Matched) -> None:
     page.picture(
         "class_average_precision",
         pictures.class_bars(means, "average precision, %, mean over the tIoU thresholds", simulated=page.simulated),
-        "Average precision of each class, mean over the tIoU thresholds, snippet protocol.",
+        f"Average precision of each class, mean over the tIoU thresholds, {data.figures.chosen_by} protocol.",
     )
     order = sorted(present, key=lambda i: -precision[i].mean())
     page.table(
@@ -149,7 +154,7 @@ def _show_classes(page: Page, data: ReportData, matched: Matched) -> None:
             [data.class_names[i], int(matched.num_instances[i]), *precision[i].tolist(), float(precision[i].mean())]
             for i in order
         ],
-        caption="Average precision, %, at each tIoU, snippet protocol.",
+        caption=f"Average precision, %, at each tIoU, {data.figures.chosen_by} protocol.",
     )
 
 
@@ -162,8 +167,8 @@ def _show_curves(page: Page, data: ReportData, segments: tuple[Detections, Segme
     page.picture(
         "precision_recall",
         pictures.precision_recall(named, RECALL, simulated=page.simulated),
-        "Interpolated precision over recall, mean over the classes, snippet protocol. The area under a curve is the "
-        "mAP.",
+        f"Interpolated precision over recall, mean over the classes, {data.figures.chosen_by} protocol. The area under "
+        "a curve is the mAP.",
     )
 
 
@@ -203,19 +208,19 @@ def _show_training(page: Page, data: ReportData) -> None:
         "training",
         pictures.training_curves(data.metrics.losses, maps, simulated=page.simulated),
         "Loss terms, mean over each epoch, without their weights (the suppressed MIL term includes its factor 0.5)"
-        + ("; below, mAP on the test set, snippet protocol." if len(maps) else "."),
+        + (f"; below, mAP on the test set, {data.figures.chosen_by} protocol." if len(maps) else "."),
     )
 
 
 def _map_over_epochs(evaluations: Mapping[int, Results]) -> pd.DataFrame:
-    """mAP at a few thresholds and its mean, snippet protocol: a row for each epoch."""
+    """mAP at a few thresholds and its mean, by the protocol that epochs are compared by: a row for each epoch."""
     rows = {}
     for epoch, results in evaluations.items():
-        snippet = results.snippet
-        first, last = snippet.tiou[0], snippet.tiou[-1]
-        values = dict(zip(snippet.tiou, snippet.mAP, strict=True))
+        result = results.of(results.chosen_by)
+        first, last = result.tiou[0], result.tiou[-1]
+        values = dict(zip(result.tiou, result.mAP, strict=True))
         rows[epoch] = {f"tIoU {t:g}": values[t] for t in sorted({first, 0.3, 0.5, 0.7, last}) if t in values}
-        rows[epoch][f"mean {first:g} : {last:g}"] = snippet.average
+        rows[epoch][f"mean {first:g} : {last:g}"] = result.average
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from descriptors import build_descriptors, pseudo_labels
+from descriptors import build_descriptors, cosines, pseudo_label_report, pseudo_labels, tied_videos
 from readers.descriptor_files import read_descriptors, write_descriptors
 from readers.facts import Facts
 from utils import InputError
@@ -35,6 +35,26 @@ def test_consistent_partial_and_neither():
     assert found.partial.tolist() == [False, True, False]
     chosen = found.select([2, 0])
     assert chosen.label.tolist() == [1, 1] and chosen.consistent.tolist() == [False, True]
+
+
+def test_a_tie_is_no_pseudo_label():
+    """Of a modality or of the mean, also where equal descriptors give products that differ in their last bits."""
+    means = torch.rand(50, 64, generator=torch.Generator().manual_seed(0))
+    different = torch.rand(2, 33, 32, generator=torch.Generator().manual_seed(1))
+    twice = different.clone()
+    twice[:, 32] = twice[:, 3]  # in another block of the matrix product
+    after = pseudo_labels(means, twice)
+    best = (cosines(means, twice)[..., [3, 32]].amax(-1) >= cosines(means, twice).amax(-1) - 1e-6).any(0)
+    tied = tied_videos(means, twice)
+    assert 0 < tied.sum() < 50 and (tied >= best).all() and not tied_videos(means, different).any()
+    assert not (after.consistent | after.partial)[tied].any()
+
+    crossed = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])  # one for each modality
+    assert tied_videos(torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]]), crossed).tolist() == [True, False]
+    assert not tied_videos(torch.zeros(2, 4), crossed[:, :1]).any()  # there is no other class
+    report = pseudo_label_report(after, torch.eye(33)[after.label], [*map(str, range(33))], tied=tied)
+    assert f"{50 - int(tied.sum())} are a true label" in report and f"  {int(tied.sum())} of them have none" in report
+    assert "taken for" not in report
 
 
 def test_zero_vectors():
