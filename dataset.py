@@ -60,20 +60,20 @@ class Video:
 def load_videos(
     annotations: Annotations,
     features: Features,
-    proposals: Mapping[str, Proposals],
+    proposals: Mapping[str, Mapping[str, Proposals]],
     *,
     roi_size: int,
     rate: float,
     device: torch.device | str = "cpu",
     cache: str = "memory",
     pooled_dtype: torch.dtype = torch.float32,
-) -> dict[str, Video]:
+) -> dict[str, list[Video]]:
     """Read and check every video that has an entry in `proposals`, and pool its proposals.
 
     Args:
         annotations: of the dataset.
         features: of its videos.
-        proposals: of each video to load.
+        proposals: of each part of the dataset, those of each of its videos. A video of several parts is read once.
         roi_size: R.
         rate: snippets per second, for messages.
         device: where pooled proposals are kept.
@@ -82,43 +82,60 @@ def load_videos(
         pooled_dtype: what pooled proposals are rounded to, whether they are kept or not.
 
     Returns:
-        The videos by name, in the order of the annotations.
+        The videos of each part, in the order of the annotations.
 
     Raises:
         InputError: a file is missing or damaged, or its content cannot be used.
     """
     device = torch.device(device)
-    chosen = [i for i, name in enumerate(annotations.videos) if name in proposals]
+    names = annotations.videos
+    wanted = [(i, part) for i, name in enumerate(names) for part in proposals if name in proposals[part]]
+    chosen = list(dict(wanted))
     features.require(chosen)
     features.read(chosen[0])  # sets `features.feature_size`
-    sizes = [len(proposals[annotations.videos[i]]) for i in chosen]
+    sizes = [len(proposals[part][names[i]]) for i, part in wanted]
     stores = _memory_for_pooled(features, sizes, cache, pooled_dtype, device)
     kept = stores[0] is not None
-    videos = {}
-    progress = tqdm(chosen, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
-    for i, pooled in zip(progress, stores, strict=True):
-        name, raw = annotations.videos[i], features.read(i)  # [T, D]
-        listed = proposals[name]
+    videos: dict[str, list[Video]] = {part: [] for part in proposals}
+    raw, last = torch.empty(0), -1
+    progress = tqdm(wanted, desc="pooling proposals" if kept else "reading features", unit="video", leave=False)
+    for (i, part), pooled in zip(progress, stores, strict=True):
+        name, raw = names[i], raw if i == last else features.read(i)  # [T, D]
+        last, listed = i, proposals[part][name]
         segments = listed.segments_snip
         check_range(raw, features.where(i), name, pooled_dtype)
         check_unit(segments, name, len(raw), rate)
         if pooled is not None:
             pooled.copy_(roi_pool(raw, torch.from_numpy(segments), roi_size))
             features.forget(i)
-        videos[name] = Video(
-            name=name,
-            labels=torch.from_numpy(annotations.labels[i]).to(device),
-            listed=listed,
-            proposals=torch.from_numpy(segments).float().to(device),
-            instance_class=torch.full((len(listed),), -1, device=device),
-            mean=raw.mean(0).to(device),
-            variance=raw.var(0, correction=0).to(device),
-            num_snippets=len(raw),
-            pooled=pooled,
-            pool=None if kept else partial(_pool, features, i, roi_size, pooled_dtype),
-        )
+        pool = None if kept else partial(_pool, features, i, roi_size, pooled_dtype)
+        videos[part].append(_video(name, torch.from_numpy(annotations.labels[i]), listed, raw, pooled, pool, device))
     release_memory()
     return videos
+
+
+def _video(
+    name: str,
+    labels: Tensor,
+    listed: Proposals,
+    raw: Tensor,
+    pooled: Tensor | None,
+    pool: Callable[[np.ndarray], Tensor] | None,
+    device: torch.device,
+) -> Video:
+    """A video with the features `raw`, `[T, D]`; see `Video` for the others."""
+    return Video(
+        name=name,
+        labels=labels.to(device),
+        listed=listed,
+        proposals=torch.from_numpy(listed.segments_snip).float().to(device),
+        instance_class=torch.full((len(listed),), -1, device=device),
+        mean=raw.mean(0).to(device),
+        variance=raw.var(0, correction=0).to(device),
+        num_snippets=len(raw),
+        pooled=pooled,
+        pool=pool,
+    )
 
 
 def with_pseudo_instances(video: Video, ratio: float) -> Video:

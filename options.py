@@ -70,7 +70,7 @@ def recipe_of(dataset_name: str) -> str:
 MAY_CHANGE = frozenset({
     "max_epoch", "interval", "device", "cache", "exp_dir", "resume", "overwrite",
     "dataset_root", "annotations", "class_list", "features", "proposals_root", "descriptors_root",
-    "num_class", "feature_size", "modalities", "seeds", "detections", "compare", "curve_tiou",
+    "num_class", "feature_size", "modalities", "missing_features", "seeds", "detections", "compare", "curve_tiou",
     "proposals_from", "proposal_epochs", "proposals_per_video", "descriptor_pooling",
 })  # fmt: skip
 
@@ -197,6 +197,9 @@ def _add_data_options(add: Callable[..., argparse.Action]) -> None:
         type=int,
         choices=(0, 1),
         help="of features with crops, [crops, T, D] or [T, crops, D]: which axis",
+    )
+    add(
+        "--missing_features", choices=("error", "skip"), default="error", help="skip leaves videos without features out"
     )
     add("--feature_fps", type=_positive, default=25.0, help="frames per second of the video that features were made of")
     add("--snippet_frames", type=_positive, default=16.0, help="frames from one snippet to the next")

@@ -22,12 +22,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from eval.classification import classification_figures
 from eval.detection import detection_map
 from eval.errors import ErrorAnalysis, analyse_errors
-from eval.metrics import EvaluationInput, further_metrics
-from eval.results import PROTOCOLS, ProtocolResult, Results
+from eval.metrics import EvaluationInput, LeftOut, further_metrics
+from eval.results import PROTOCOLS, LeftOutResults, ProtocolResult, Results
 from eval.segments import rounding
 from utils import log
 
@@ -45,7 +46,15 @@ def evaluate(inputs: EvaluationInput) -> Results:
         names = ", ".join(inputs.class_names[i] for i in without)
         log.info(f"notice: left out of the mAP, since they have no ground truth in this subset: {names}")
     extra = {} if inputs.ground_truth.empty else further_metrics(inputs)
-    return replace(detection_results(inputs), classification=classification, extra=extra)
+    left_out = None if inputs.left_out is None else with_left_out(inputs, inputs.left_out)
+    return replace(detection_results(inputs), classification=classification, extra=extra, left_out=left_out)
+
+
+def with_left_out(inputs: EvaluationInput, left_out: LeftOut) -> LeftOutResults:
+    """The mAP over all test videos, if all instances in those that are left out count as missed."""
+    truth = pd.concat([inputs.ground_truth, left_out.ground_truth], ignore_index=True)
+    as_missed = detection_results(replace(inputs, ground_truth=truth))
+    return LeftOutResults(left_out.videos, left_out.num_videos, as_missed)
 
 
 def detection_results(inputs: EvaluationInput) -> Results:

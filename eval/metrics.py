@@ -8,7 +8,7 @@ and in reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,27 @@ import pandas as pd
 from eval.postprocess import VideoDetections
 from eval.protocols import TiouProtocol
 from eval.segments import Detections, Segments, to_segments
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Test videos that nothing is detected in, since they have no features.
+
+    Attributes:
+        videos: their names.
+        num_videos: how many test videos there are, with these.
+        ground_truth: their instances.
+    """
+
+    videos: tuple[str, ...]
+    num_videos: int
+    ground_truth: pd.DataFrame
+
+    @classmethod
+    def of(cls, videos: Iterable[str], others: int, ground_truth: pd.DataFrame) -> LeftOut | None:
+        """These videos, beside a number of others; None if there are none."""
+        names = tuple(videos)
+        return cls(names, len(names) + others, ground_truth) if names else None
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class EvaluationInput:
         rate: snippets per second.
         videos: what the network predicts for each of the V test videos; empty when a file of detections is evaluated.
         labels: `[V, C]` 0 or 1, of the same videos.
+        left_out: further test videos, of which the others know nothing; None if there are none.
     """
 
     detections: pd.DataFrame
@@ -40,6 +62,7 @@ class EvaluationInput:
     rate: float
     videos: Sequence[VideoDetections] = ()
     labels: np.ndarray | None = None
+    left_out: LeftOut | None = None
 
     def segments(self, protocol: str) -> tuple[Detections, Segments]:
         """Detections and ground truth in the unit of a protocol, see `to_segments`."""

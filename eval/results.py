@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from eval.protocols import TIOU_PROTOCOLS, TiouProtocol
-from utils import is_finite_number
+from utils import is_finite_number, shorten_list
 
 PROTOCOLS = ("snippet", "seconds")
 PROPOSALS, WHOLE_VIDEOS = "proposals", "whole_videos"
@@ -79,6 +79,40 @@ class Classification:
 
 
 @dataclass(frozen=True)
+class LeftOutResults:
+    """Test videos that are not evaluated, since they have no features, and what they are worth.
+
+    Attributes:
+        videos: their names.
+        num_videos: how many test videos there are, with these.
+        as_missed: the mAP over all of these, if nothing is detected in those without features.
+    """
+
+    videos: tuple[str, ...]
+    num_videos: int
+    as_missed: Results
+
+    @property
+    def text(self) -> str:
+        """Over how many videos the other figures are."""
+        return (
+            f"over {self.num_videos - len(self.videos)} of {self.num_videos} test videos; without features: "
+            f"{shorten_list(self.videos)}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"videos": [*self.videos], "num_videos": self.num_videos, "as_missed": self.as_missed.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Any) -> LeftOutResults:
+        """The inverse of `to_json`."""
+        videos = tuple(map(str, content["videos"]))
+        count = whole_number(content["num_videos"], low=len(videos))
+        return cls(videos, count, Results.from_json(content["as_missed"]))
+
+
+@dataclass(frozen=True)
 class Results:
     """The figures of an evaluation.
 
@@ -89,6 +123,7 @@ class Results:
         extra: further metrics by name, see `eval.metrics.METRICS`; None where one is undefined.
         baselines: mAP of simpler detections, by the names in `BASELINES`; see `eval.baselines`.
         chosen_by: the one of `PROTOCOLS` that epochs are compared by, see `eval.segments.Rounding`.
+        left_out: test videos that all these figures leave out; None if there are none.
     """
 
     snippet: ProtocolResult
@@ -97,6 +132,7 @@ class Results:
     extra: Mapping[str, float | None] = field(default_factory=dict)
     baselines: Mapping[str, Results] = field(default_factory=dict)
     chosen_by: str = "snippet"
+    left_out: LeftOutResults | None = None
 
     def of(self, protocol: str) -> ProtocolResult:
         """The result under one of `PROTOCOLS`."""
@@ -144,6 +180,8 @@ class Results:
             content["extra"] = dict(self.extra)
         if self.baselines:
             content["baselines"] = {name: baseline.to_json() for name, baseline in self.baselines.items()}
+        if self.left_out is not None:
+            content["left_out"] = self.left_out.to_json()
         return content
 
     @classmethod
@@ -169,7 +207,10 @@ class Results:
         chosen_by = content.get("chosen_by", "snippet")  # earlier versions had no other
         if chosen_by not in PROTOCOLS:
             raise ValueError(f"{chosen_by!r:.50} is none of the protocols {', '.join(PROTOCOLS)}")
-        return cls(snippet, seconds, classification, extra, baselines, chosen_by)
+        left_out = LeftOutResults.from_json(content["left_out"]) if "left_out" in content else None
+        if left_out is not None and left_out.as_missed.snippet.tiou != snippet.tiou:
+            raise ValueError("the figures over all videos have different tIoU thresholds")
+        return cls(snippet, seconds, classification, extra, baselines, chosen_by, left_out)
 
 
 @dataclass(frozen=True)
@@ -264,7 +305,18 @@ def summary(results: Results, tiou_protocol: TiouProtocol) -> str:
         lines.append(extra_summary(results.extra))
     if results.baselines:
         lines += ["for comparison, average mAP (snippet, seconds):", *baselines_summary(results.baselines)]
+    if results.left_out is not None:
+        lines += _left_out_summary(results.left_out, tiou_protocol)
     return "\n".join(lines)
+
+
+def _left_out_summary(left_out: LeftOutResults, tiou_protocol: TiouProtocol) -> list[str]:
+    """Over which videos the figures are, and the mAP over all."""
+    lines = [f"these figures are {left_out.text}"]
+    if not left_out.as_missed.by_labels:
+        lines.append("with all instances of those as missed, for comparison with figures over all test videos:")
+        lines.append(_map_table(left_out.as_missed, tiou_protocol))
+    return lines
 
 
 def _map_table(results: Results, tiou_protocol: TiouProtocol) -> str:

@@ -124,13 +124,13 @@ def take_proposals(source: Source, paths: Sequence[Path], *, rate: float, missin
             f"notice: of {len(cut)} videos with more than {MAX_PER_VIDEO} entries, the best are kept: "
             f"{shorten_list(cut)}"
         )
-    _write_proposals(source, results, overwrite=overwrite)
-
-
-def _write_proposals(source: Source, results: Mapping[str, Entries], *, overwrite: bool) -> None:
-    """Write the two proposal files, and log how many proposals they have and their recall."""
-    targets = source.files.proposals
     results_of = {part: {video: results.get(video, []) for video in source.videos(part)} for part in PARTS}
+    _write_proposals(source, results_of, overwrite=overwrite)
+
+
+def _write_proposals(source: Source, results_of: Mapping[str, Mapping[str, Entries]], *, overwrite: bool) -> None:
+    """Write the proposal file of each part, and log how many proposals they have and their recall."""
+    targets = source.files.proposals
     # A target may be one of the files that the proposals come from. It is left alone if it would stay the same.
     changed = [part for part, path in targets.items() if overwrite or not _holds(path, results_of[part], source.facts)]
     check_targets([targets[part] for part in changed], "--proposals_root", overwrite)
@@ -141,7 +141,7 @@ def _write_proposals(source: Source, results: Mapping[str, Entries], *, overwrit
     for part, entries in results_of.items():
         count = sum(map(len, entries.values()))
         log.info(f"\n{part} (subset {source.subsets[part]}): {len(entries)} videos, {count} proposals: {targets[part]}")
-        truth = source.annotations.ground_truth(source.subsets[part])
+        truth, _ = source.ground_truth(part)
         if truth.empty:
             log.info("recall not computed: the annotations have no instances for this subset")
         else:

@@ -61,7 +61,7 @@ def make_results(
     training: Sequence[int],
     testing: Sequence[int],
     device: torch.device,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Train the snippet network and make the proposals of all videos.
 
     Args:
@@ -73,24 +73,26 @@ def make_results(
         device: to train on.
 
     Returns:
-        The entries of a result file for each video.
+        The entries of a result file for each video, of the parts `train` and `test`. A video may be in both: the labels
+        of training videos are known.
 
     Raises:
         InputError: features cannot be used, or the loss is not finite.
     """
-    chosen = [*training, *testing]
+    chosen = list(dict.fromkeys([*training, *testing]))
     for i in tqdm(chosen, desc="checking features", unit="video", leave=False):  # all of them before the work begins
         features.read(i)
     labels = torch.from_numpy(annotations.labels)
     train, propose, decimals = RECIPES[settings.recipe]
     network = train(features, training, labels, device=device, epochs=settings.epochs, seed=settings.seed)
-    proposals = propose_all(propose, network, features, training, labels=labels, per_video=settings.per_video)
-    proposals |= propose_all(propose, network, features, testing, per_video=settings.per_video)
+    of_part = {
+        "train": propose_all(propose, network, features, training, labels=labels, per_video=settings.per_video),
+        "test": propose_all(propose, network, features, testing, per_video=settings.per_video),
+    }
+    names, rate = annotations.class_names, settings.rate
     return {
-        annotations.videos[i]: result_entries(
-            proposals[i], annotations.class_names, settings.rate, *decimals(settings.rate)
-        )
-        for i in chosen
+        part: {annotations.videos[i]: result_entries(made, names, rate, *decimals(rate)) for i, made in found.items()}
+        for part, found in of_part.items()
     }
 
 

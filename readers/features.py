@@ -132,7 +132,7 @@ class Features:
             return "no features" if empty else None
         files = self.files(i)
         absent = [file for file in files if not file.is_file()] if len(files) == 2 else []
-        return f"no {absent[0].name}" if absent else None if files else "no file"
+        return f"no {absent[0].name}" if absent else None if files else "no features"
 
     def where(self, i: int) -> str:
         """The video's file or files, for messages."""

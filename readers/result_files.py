@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class ResultFile(NamedTuple):
     lengths: dict[str, float]  # seconds of the videos whose length it records
     facts: Facts  # that it depends on, by its own account
     notices: Notices  # what was read otherwise than it is stored, or may not be as intended
+    left_out: tuple[str, ...] = ()  # videos that it records as left out, since they have no features
 
 
 def parse_results(
@@ -89,7 +90,16 @@ def parse_results(
     lengths = lengths if isinstance(lengths, dict) else {}
     lengths = {video: float(length) for video, length in lengths.items() if is_time(length) and length > 0}
     lengths = {other_names.get(readable_name(name), readable_name(name)): value for name, value in lengths.items()}
-    return ResultFile(results, decimals, "(simulated)" in str(content.get("version")), lengths, facts, notices)
+    left_out = external.get("videos_left_out") if isinstance(external, dict) else None
+    left_out = map(readable_name, left_out) if _is_texts(left_out) else ()
+    left_out = tuple(video for video in left_out if video not in results)
+    return ResultFile(
+        results, decimals, "(simulated)" in str(content.get("version")), lengths, facts, notices, left_out
+    )
+
+
+def _is_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _by_name(results: Mapping[str, Any], path: Path, on_error: Callable[[str], None]) -> dict[str, Any]:

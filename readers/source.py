@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import pandas as pd
 
 from readers.annotation_files import ANNOTATION_FILES
 from readers.annotations import Annotations, read_annotations, usual_subsets
 from readers.descriptor_files import expected_files
 from readers.facts import Facts, WeightsRecord
+from readers.feature_files import EXPECTED
 from readers.features import SIMULATED_MARK, Features
-from utils import InputError, __version__, raise_input_error
+from utils import InputError, __version__, is_plain_name, raise_input_error, shorten_list
 
 PARTS = ("train", "test")
+PART_NAMES = {"train": "training", "test": "test"}  # for messages
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class ReadingSettings:
     crop: int | None = None  # of features with crops; None averages them
     crop_axis: int | None = None  # see `Features`
     modalities: int | None = None  # see `Features`
+    missing_features: str = "error"  # what a video without features is; or `skip`, to leave it out
     feature_fps: float = 25.0  # frames per second of the video that features were made of
     snippet_frames: float = 16.0  # from one snippet to the next
 
@@ -169,9 +175,35 @@ class Source:
         """The videos of a part, in the order of the annotations.
 
         Raises:
-            InputError: its subset has no video.
+            InputError: its subset has no video, or none with features.
         """
-        return self.annotations.videos_of(self.subsets[part])
+        videos = self.annotations.videos_of(self.subsets[part])
+        if self.without_features.keys() >= set(videos):
+            raise InputError(
+                f"{self.files.features}: none of the {len(videos)} videos of subset {self.subsets[part]!r} has "
+                f"features: {shorten_list(videos)}; expected {EXPECTED}"
+            )
+        return [video for video in videos if video not in self.without_features]
+
+    @cached_property
+    def without_features(self) -> dict[str, str]:
+        """The videos that are left out, and what each lacks; empty unless `missing_features` is `skip`."""
+        if self.settings.missing_features == "error" or not self.files.features.exists():
+            return {}
+        features = self.features()
+        lacking = ((video, features.lack(i)) for i, video in enumerate(features.videos) if is_plain_name(video))
+        return {video: lack for video, lack in lacking if lack is not None}
+
+    def left_out(self, part: str) -> dict[str, str]:
+        """The videos of a part that are left out, see `without_features`."""
+        videos = self.annotations.videos_of(self.subsets[part]) if self.without_features else []
+        return {video: self.without_features[video] for video in videos if video in self.without_features}
+
+    def ground_truth(self, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The instances of the videos of a part, and those of the videos that are left out."""
+        truth = self.annotations.ground_truth(self.subsets[part])
+        is_left_out = truth["video"].isin(self.without_features)
+        return truth[~is_left_out].reset_index(drop=True), truth[is_left_out].reset_index(drop=True)
 
     def require_batch(self, batch_size: int) -> None:
         """Check that the training videos fill a batch.
@@ -184,7 +216,11 @@ class Source:
             raise InputError(f"--batch_size {batch_size}: there are only {count} training videos; choose a smaller one")
 
     def features(self) -> Features:
-        """The features of all videos; files are read when a video is."""
+        """The features of all videos, the same each time; files are read when a video is."""
+        return self._features
+
+    @cached_property
+    def _features(self) -> Features:
         settings = self.settings
         return Features(
             self.files.features,

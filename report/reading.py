@@ -199,7 +199,7 @@ def read_file(settings: ReportSettings, source: Source, path: Path, description:
         simulated=evaluable.simulated,
         source=description,
         class_names=inputs.class_names,
-        labels=labels.loc[source.videos("test")],
+        labels=labels.loc[evaluable.videos],
         truth=inputs.ground_truth,
         detections=inputs.detections,
         figures=evaluate(inputs),

@@ -51,6 +51,10 @@ def _introduce(page: Page, data: ReportData) -> None:
         f"SEAL {__version__}. {data.source}. Dataset {data.dataset}, subset {data.subset}: {videos} test "
         f"videos with {len(data.truth)} instances of {classes} classes; {len(data.detections)} detections."
     )
+    if data.figures.left_out:
+        page.text(f"All figures are {data.figures.left_out.text}.")
+    if data.results and (names := data.results.train_left_out):
+        page.text(f"{len(names)} training videos without features were left out: {shorten_list(names)}.", soft=True)
     if without := sorted(set(data.labels.index) - set(data.detections["video"])):
         page.text(f"{len(without)} videos have no detections: {shorten_list(without)}.", soft=True)
 
@@ -80,6 +84,10 @@ def _show_map(page: Page, data: ReportData) -> None:
     rows += [
         row(BASELINES[name], protocol, one.of(protocol)) for name, one in baselines.items() for protocol in PROTOCOLS
     ]
+    if figures.left_out:
+        missed = figures.left_out
+        name = f"{rows[0][0]}; the {len(missed.videos)} videos without features as missed"
+        rows += [row(name, protocol, missed.as_missed.of(protocol)) for protocol in PROTOCOLS]
     published = data.tiou_protocol.published
     empty = [None] * (len(thresholds) + len(others))
     rows += [[row.method, row.mean, *empty, "snippet", f"{row.dataset}, real"] for row in published]

@@ -24,6 +24,7 @@ def write_detections(
     class_names: Sequence[str],
     version: str,
     lengths: Mapping[str, float] | None = None,
+    left_out: Sequence[str] = (),
     *,
     facts: Facts | None = None,
     unless_same: bool = False,
@@ -31,8 +32,9 @@ def write_detections(
     """Write the detections that are evaluated in ActivityNet result format, in seconds; see `write_beside_earlier`.
 
     Boundaries are those of proposals, whole hundredths of a snippet. `snippet_decimals` says so, and lets
-    `read_detections` restore them to the bit: `eval` of this file gives the digits that `test` gave. `facts` is what
-    they depend on.
+    `read_detections` restore them to the bit: `eval` of this file gives the digits that `test` gave. Videos that are
+    left out are named, so that it also leaves them out. `facts` is what the
+    detections depend on.
     """
     results: dict[str, list[dict[str, Any]]] = {}
     table = without_ambiguous(detections)
@@ -41,6 +43,7 @@ def write_detections(
         entry = {"label": class_names[class_idx], "score": score, "segment": [start, end]}
         results.setdefault(video, []).append(entry)
     external = {"snippet_decimals": 2, **(facts or Facts()).to_json(), "video_seconds": dict(lengths or {})}
+    external |= {"videos_left_out": [*left_out]} if left_out else {}
     content = {"version": version, "results": results, "external_data": external}
     write_beside_earlier(path, as_json(content), unless_same=unless_same)
 
@@ -95,11 +98,13 @@ class DetectionFile:
         detections: see `eval.tables.detection_table`.
         simulated: whether the file says that it is of simulated data.
         lengths: seconds of the videos whose length it tells.
+        left_out: videos that it says are left out, since they have no features.
     """
 
     detections: pd.DataFrame
     simulated: bool
     lengths: dict[str, float]
+    left_out: tuple[str, ...]
 
 
 def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> DetectionFile:
@@ -157,4 +162,4 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     if content.snippet_decimals is not None:
         snip = snip.round(content.snippet_decimals)
     table = rows_as_table([video for video, _ in rows], class_idx, np.array(scores, dtype=np.float64), snip, sec)
-    return DetectionFile(table, content.simulated, content.lengths)
+    return DetectionFile(table, content.simulated, content.lengths, content.left_out)

@@ -140,6 +140,7 @@ def hold_out(data: Data, share: float, seed: int, batch_size: int) -> Data:
         train=[data.train[i] for i in kept],
         pseudo=data.pseudo and data.pseudo.select(kept),
         held_out=True,
+        left_out=None,
     )
 
 

@@ -53,7 +53,8 @@ class Evaluator:
     def __call__(self, network: nn.Module) -> Evaluation:
         """The figures of a network, and what they are made from."""
         videos, detections = self.detect(network)
-        inputs = replace(self._input_of(without_ambiguous(detections)), videos=videos, labels=self.data.test_labels())
+        inputs = self._input_of(without_ambiguous(detections))
+        inputs = replace(inputs, videos=videos, labels=self.data.test_labels(), left_out=self.data.left_out)
         results = evaluate(inputs)
         if not self.data.held_out:  # held-out videos compare epochs alone
             whole = whole_videos(self.data.lengths(inputs.rate), videos, inputs.rate)

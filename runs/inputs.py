@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dataset import Batch, Video, load_videos, read_proposals, with_pseudo_instances
 from descriptors import ONE_MODALITY, PseudoLabels, pseudo_labels, tied_videos
+from eval.metrics import LeftOut
 from eval.segments import rounding
 from eval.tables import proposal_table
 from options import Options
-from proposals import Proposals
 from readers.annotations import Annotations
 from readers.descriptor_files import read_descriptors
 from readers.facts import WeightsRecord, require_fitting
@@ -26,7 +26,7 @@ from readers.features import Features
 from readers.findings import Findings
 from readers.names import log_notices
 from readers.plausible import check_labels, check_lengths, check_rounding, check_segments, check_truth
-from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
+from readers.source import PART_NAMES, PARTS, DatasetFiles, ReadingSettings, Source
 from runs.folder import RESUME
 from utils import log, pick_device, shorten_list
 
@@ -59,6 +59,7 @@ def reading_settings(options: Options) -> ReadingSettings:
         feature_size=options.feature_size,
         crop=options.crop,
         crop_axis=options.crop_axis,
+        missing_features="error" if options.run_type in ("eval", "report") else options.missing_features,
         modalities=options.modalities,
         feature_fps=options.feature_fps,
         snippet_frames=options.snippet_frames,
@@ -118,6 +119,12 @@ def open_dataset(
         log.info("notice: the features are simulated; no figure here says anything about real videos")
     if options.run_type in ("train", "test") and options.pretrained_ckpt in others:  # before features are read
         require_fitting(options.pretrained_ckpt, weights_record(options, source))
+    _say_left_out(source, {"test": ("test",), "descriptors": ("train",)}.get(options.run_type, PARTS))
+    if options.run_type in ("train", "test") and source.subsets["train"] == source.subsets["test"]:
+        log.info(
+            f"notice: training and test videos are the same, subset {source.subsets['test']!r}; figures do not say how "
+            "well new videos are done"
+        )
     if options.run_type == "train":
         source.require_batch(options.batch_size)
     with_labels = {"train": PARTS, "test": ("test",), "descriptors": ("train",), "proposals": ("train",)}
@@ -126,6 +133,19 @@ def open_dataset(
     check_labels(source.annotations, of_parts, findings)
     findings.say()
     return source
+
+
+def _say_left_out(source: Source, parts: Sequence[str]) -> None:
+    """Say which videos of some parts are left out, since they have no features."""
+    for part in parts:
+        if lacking := source.left_out(part):
+            count = len(lacking) + len(source.videos(part))
+            log.info(
+                f"notice: {len(lacking)} of {count} {PART_NAMES[part]} videos have no features and are left out "
+                f"(--missing_features skip): {shorten_list([*lacking])}"
+            )
+        if halves := [f"{video} ({lack})" for video, lack in lacking.items() if lack != "no features"]:
+            log.info(f"notice: {len(halves)} of these have RGB or flow alone: {shorten_list(halves)}")
 
 
 # ------------------------------------------------------------------------------------- in memory
@@ -144,6 +164,8 @@ class Data:
     held_out: bool = False  # whether `test` and `truth` are of held-out training videos, see `runs.holdout`
     fuses_scores: bool = False  # whether results depend on the scores and classes of proposals (--score_fusion)
     record: WeightsRecord = field(default_factory=WeightsRecord)  # what weights that are trained on it depend on
+    left_out: LeftOut | None = None  # the test videos without features, if there are any
+    train_left_out: tuple[str, ...] = ()  # likewise the training videos
 
     @property
     def part(self) -> str:
@@ -214,17 +236,17 @@ def load_data(options: Options, device: torch.device) -> Data:
     files, annotations, subsets = source.files, source.annotations, source.subsets
     num_class = len(annotations.class_names)
     names_of = {part: source.videos(part) for part in parts_read}
-    truth = annotations.ground_truth(subsets["test"])
+    truth, truth_left_out = source.ground_truth("test")
     if truth.empty:
         log.info(f"notice: subset {subsets['test']!r} has no instances, so mAP is not computed")
 
-    proposals: dict[str, Proposals] = {}
-    for part, names in names_of.items():
-        proposals |= read_proposals(
-            files.proposals[part], names, options.rate, options.missing_proposals, annotations.class_names
-        )
+    missing, class_names = options.missing_proposals, annotations.class_names
+    proposals = {
+        part: read_proposals(files.proposals[part], names, options.rate, missing, class_names)
+        for part, names in names_of.items()
+    }
     features = source.features()
-    loaded = load_videos(
+    parts = load_videos(
         annotations,
         features,
         proposals,
@@ -234,7 +256,6 @@ def load_data(options: Options, device: torch.device) -> Data:
         cache=options.cache,
         pooled_dtype=getattr(torch, options.pooled_dtype),
     )
-    parts = {part: [loaded[name] for name in names] for part, names in names_of.items()}
     if options.recipe == "own" and training:
         ratio = options.pseudo_instance_ratio
         parts["train"] = [with_pseudo_instances(video, ratio) for video in parts["train"]]
@@ -252,24 +273,38 @@ def load_data(options: Options, device: torch.device) -> Data:
     width = features.feature_size
     log.info(f"{num_class} classes, {len(truth)} test instances, features {width} wide; device {device}")
 
-    pseudo = None
-    if "train" in parts:
-        names, modalities = annotations.class_names, features.modalities
-        descriptors = read_descriptors(
-            files.descriptors, num_class, width, names, rate=options.rate, modalities=modalities
-        )
-        if modalities == 1:
-            log.info(ONE_MODALITY)
-        means, descriptors = torch.stack([video.mean for video in parts["train"]]), descriptors.to(device)
-        pseudo = pseudo_labels(means, descriptors)
-        if tied := [names_of["train"][i] for i in tied_videos(means, descriptors).nonzero().flatten().tolist()]:
-            log.info(
-                f"notice: {len(tied)} training videos have no pseudo-label, since two classes resemble them alike: "
-                f"{shorten_list(tied)}"
-            )
     train, fuses = parts.get("train", []), options.score_fusion > 0
-    record = weights_record(options, source, features)
-    return Data(annotations, truth, parts["test"], train, pseudo, source.simulated, fuses_scores=fuses, record=record)
+    pseudo = read_pseudo_labels(files.descriptors, class_names, train, features, options.rate) if train else None
+    return Data(
+        annotations,
+        truth,
+        parts["test"],
+        train,
+        pseudo,
+        source.simulated,
+        fuses_scores=fuses,
+        record=weights_record(options, source, features),
+        left_out=LeftOut.of(source.left_out("test"), len(names_of["test"]), truth_left_out),
+        train_left_out=tuple(source.left_out("train")) if training else (),
+    )
+
+
+def read_pseudo_labels(
+    folder: Path, class_names: Sequence[str], videos: Sequence[Video], features: Features, rate: float
+) -> PseudoLabels:
+    """The pseudo-labels of training videos, from the descriptors in a folder; notices say where they are weak."""
+    num_class, width, modalities = len(class_names), features.feature_size, features.modalities
+    descriptors = read_descriptors(folder, num_class, width, class_names, rate=rate, modalities=modalities)
+    if modalities == 1:
+        log.info(ONE_MODALITY)
+    means = torch.stack([video.mean for video in videos])
+    descriptors = descriptors.to(means.device)
+    if tied := [videos[i].name for i in tied_videos(means, descriptors).nonzero().flatten().tolist()]:
+        log.info(
+            f"notice: {len(tied)} training videos have no pseudo-label, since two classes resemble them alike: "
+            f"{shorten_list(tied)}"
+        )
+    return pseudo_labels(means, descriptors)
 
 
 def notice_implausible(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from eval.errors import ErrorAnalysis
 from eval.evaluation import diagnose
-from eval.metrics import EvaluationInput
+from eval.metrics import EvaluationInput, LeftOut
 from eval.protocols import TiouProtocol
 from eval.results import DAMAGED, ChosenEpoch, EpochResults, Results, whole_number
 from eval.segments import rounding
@@ -42,6 +42,7 @@ class RunResults:
         simulated: whether the data are simulated.
         error_analysis: None when read from a file, since reports make it anew.
         chosen: of a training run with `--holdout`, the choice of its last epoch.
+        train_left_out: of a training run, the training videos without features, which are left out.
     """
 
     results: Results
@@ -53,6 +54,7 @@ class RunResults:
     simulated: bool = False
     error_analysis: ErrorAnalysis | None = None
     chosen: ChosenEpoch | None = None
+    train_left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -65,6 +67,8 @@ class RunResults:
             content["best"] = self.best.to_json() | {"checkpoint": self.best_checkpoint}
         if self.chosen is not None:
             content["holdout"] = asdict(self.chosen)
+        if self.train_left_out:
+            content["training_videos_left_out"] = [*self.train_left_out]
         content["simulated"] = self.simulated
         return content | ({} if self.error_analysis is None else {"error_analysis": self.error_analysis.to_json()})
 
@@ -86,6 +90,7 @@ class RunResults:
             detections=_text(content.get("detections")),
             simulated=content.get("simulated") is True,
             chosen=ChosenEpoch.from_json(content["holdout"]) if "holdout" in content else None,
+            train_left_out=tuple(map(str, content.get("training_videos_left_out", ()))),
         )
 
 
@@ -127,11 +132,13 @@ class Evaluable:
 
     Attributes:
         inputs: for `eval.evaluation.evaluate`.
+        videos: the test videos, but for those that the file says are left out.
         lengths: seconds of each test video by the annotations, else by the file; nan where unknown.
         simulated: whether the dataset or the file says so.
     """
 
     inputs: EvaluationInput
+    videos: list[str]
     lengths: dict[str, float]
     simulated: bool
 
@@ -150,9 +157,14 @@ def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, ra
     """
     annotations, subset = source.annotations, source.subsets["test"]
     videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
+    file = read_detections(path, videos, annotations.class_names, rate)
+    is_left_out, without_features = truth["video"].isin(file.left_out), set(file.left_out)
+    names = [video for video in videos if video in without_features]
+    videos = [video for video in videos if video not in without_features]
+    missed = LeftOut.of(names, len(videos), truth[is_left_out])
+    truth = truth[~is_left_out].reset_index(drop=True)
     if truth.empty:
         raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
-    file = read_detections(path, videos, annotations.class_names, rate)
     if file.simulated and not source.simulated:
         log.info(f"notice: {path} is of simulated data, by its own account; its figures say nothing about real videos")
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(file.detections)} detections")
@@ -173,8 +185,8 @@ def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, ra
             f"notice: {left_out} of {len(marked)} detections overlap an ambiguous segment and are not evaluated, as in "
             "testing"
         )
-    inputs = EvaluationInput(detections, truth, annotations.class_names, tiou_protocol, rate)
-    return Evaluable(inputs, lengths, source.simulated or file.simulated)
+    inputs = EvaluationInput(detections, truth, annotations.class_names, tiou_protocol, rate, left_out=missed)
+    return Evaluable(inputs, videos, lengths, source.simulated or file.simulated)
 
 
 def write_results(folder: Path, results: RunResults, *, unless_same: bool = False) -> None:
@@ -198,8 +210,9 @@ def write_found(
     names, lengths = data.annotations.class_names, data.lengths(rate)
     version = f"SEAL {__version__}, {dataset_name}{' (simulated)' if data.simulated else ''}"
     path = folder / DETECTIONS
+    left_out = data.left_out.videos if data.left_out else ()
     facts = data.record.facts
-    write_detections(path, detections, names, version, lengths, facts=facts, unless_same=unless_same)
+    write_detections(path, detections, names, version, lengths, left_out, facts=facts, unless_same=unless_same)
     write_detection_csv(path.with_suffix(".csv"), detections, names, lengths, unless_same=unless_same)
 
 
@@ -225,5 +238,6 @@ def write_evaluation(
         unless_same: leave files alone that hold just this.
     """
     analysis = diagnose(inputs, data.lengths(inputs.rate))
-    write_results(folder, replace(results, simulated=data.simulated, error_analysis=analysis), unless_same=unless_same)
+    results = replace(results, simulated=data.simulated, error_analysis=analysis, train_left_out=data.train_left_out)
+    write_results(folder, results, unless_same=unless_same)
     write_found(folder, detections, data, dataset_name, inputs.rate, unless_same=unless_same)

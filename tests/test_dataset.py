@@ -91,8 +91,9 @@ def test_unknown_subset(folder):
 def load_path(folder, path, proposals, feature_size=None, **options):
     annotations = read_annotations(folder)
     features = Features(path, annotations.videos, feature_size=feature_size)
-    proposals = {name: proposals_of(segments, score=0.1, class_idx=1) for name, segments in proposals.items()}
-    return load_videos(annotations, features, proposals, roi_size=12, rate=SNIPPETS_PER_SECOND, **options)
+    listed = {"all": {name: proposals_of(segments, score=0.1, class_idx=1) for name, segments in proposals.items()}}
+    loaded = load_videos(annotations, features, listed, roi_size=12, rate=SNIPPETS_PER_SECOND, **options)
+    return {video.name: video for video in loaded["all"]}
 
 
 def load(folder, *features, **options):

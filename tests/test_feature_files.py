@@ -110,14 +110,14 @@ def test_what_training_sees_is_the_same(tmp_path, write):
     database = {video: {"subset": "training", "annotations": [{"label": "x"}]} for video in VIDEOS}
     (tmp_path / "annotations.json").write_text(json.dumps({"database": database}))
     annotations = read_annotations(tmp_path / "annotations.json")
-    listed = {video: Proposals(np.array([[1.0, 5.0]]), np.array([0.5]), np.array([0])) for video in VIDEOS}
+    listed = {"a": {video: Proposals(np.array([[1.0, 5.0]]), np.array([0.5]), np.array([0])) for video in VIDEOS}}
     loaded = []
     for folder, one in ((tmp_path / "theirs", write), (tmp_path / "ours", joint(np.save))):
         folder.mkdir()
         for video in VIDEOS:
             one(folder, video)
         loaded.append(load_videos(annotations, Features(folder, VIDEOS), listed, roi_size=12, rate=25 / 16))
-    for theirs, ours in (tuple(videos[video] for videos in loaded) for video in VIDEOS):
+    for theirs, ours in zip(*(videos["a"] for videos in loaded), strict=True):
         assert torch.equal(theirs.pooled, ours.pooled) and torch.equal(theirs.mean, ours.mean)
         assert theirs.num_snippets == ours.num_snippets
 
