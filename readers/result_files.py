@@ -93,9 +93,8 @@ def parse_results(
     left_out = external.get("videos_left_out") if isinstance(external, dict) else None
     left_out = map(readable_name, left_out) if _is_texts(left_out) else ()
     left_out = tuple(video for video in left_out if video not in results)
-    return ResultFile(
-        results, decimals, "(simulated)" in str(content.get("version")), lengths, facts, notices, left_out
-    )
+    simulated = "(simulated)" in str(content.get("version"))
+    return ResultFile(results, decimals, simulated, lengths, facts, notices, left_out)
 
 
 def _is_texts(value: Any) -> TypeGuard[list[str]]:
