@@ -24,7 +24,7 @@ from tqdm import tqdm
 from proposals import Proposals, pseudo_instances, roi_pool, seconds_to_snippets, snippets_to_seconds
 from readers.annotations import Annotations
 from readers.features import Features, check_range
-from readers.names import log_notices
+from readers.findings import say_notices
 from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_entries, unknown_labels
 from utils import InputError, free_memory, log, release_memory, to_device
 
@@ -313,7 +313,7 @@ def read_proposals(
     content.facts.require(path, rate, class_names, MAKE_PROPOSALS_AGAIN)
     require_entries(path, content.results, videos, missing)
     results = {video: content.results.get(video, []) for video in videos}
-    log_notices({**content.notices, **(unknown_labels(results, class_names) if class_names else {})}, f"{path}: ")
+    say_notices({**content.notices, **(unknown_labels(results, class_names) if class_names else {})}, f"{path}: ")
     index = {name: i for i, name in enumerate(class_names)}
     return {video: _listed(entries or [{"segment": [0, 0]}], index, rate) for video, entries in results.items()}
 

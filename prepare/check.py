@@ -69,9 +69,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
         As text: a table of what there is, the recall of the proposals, the width of features and the classes.
     """
     annotations = source.annotations
-    for kind, details in annotations.notices.items():
-        for detail in details:
-            findings.warn(kind, detail)
+    findings.notice(annotations.notices)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     for part in PARTS:
         with findings.collecting():
@@ -226,9 +224,7 @@ def check_proposals(
     results = content.results
     with findings.collecting():
         content.facts.require(path, settings.rate, annotations.class_names, MAKE_PROPOSALS_AGAIN)
-    for kind, details in {**content.notices, **unknown_labels(results, annotations.class_names)}.items():
-        for detail in details:
-            findings.warn(kind, f"{path}: {detail}")
+    findings.notice({**content.notices, **unknown_labels(results, annotations.class_names)}, f"{path}: ")
     of_others = bool(results) and not results.keys() & set(videos)  # which no run accepts
     if missing == "error" or of_others:
         require_entries(path, results, videos, missing, findings.error, most=None)

@@ -22,8 +22,7 @@ from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
 from readers.facts import Facts
 from readers.features import Features, temporal_means
-from readers.findings import Findings
-from readers.names import log_notices
+from readers.findings import Findings, say_notices
 from readers.plausible import check_segments, segment_table
 from readers.result_files import (
     MAX_PER_VIDEO,
@@ -110,7 +109,7 @@ def take_proposals(source: Source, paths: Sequence[Path], *, rate: float, missin
     """
     videos = [video for part in PARTS for video in source.videos(part)]
     results = merge_results(paths, rate, videos)
-    log_notices(unknown_labels(results, source.annotations.class_names))
+    say_notices(unknown_labels(results, source.annotations.class_names))
     require_entries(", ".join(map(str, paths)), results, videos, missing, most=None)
     findings = Findings()
     of_videos = {video: results.get(video, []) for video in videos}

@@ -24,7 +24,8 @@ from readers.annotation_files import (
     read_folder,
     read_segments,
 )
-from readers.names import Notices, is_ambiguous
+from readers.findings import Notices
+from readers.names import is_ambiguous
 from utils import InputError, is_plain_name, log, raise_input_error, readable_name, short_repr, shorten_list
 
 _MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 29  # ActivityNet has 200 classes, and three million labels (V x C)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,6 +14,9 @@ NOTED, DOUBTFUL, USELESS = range(3)
 MOST_LINES = 10  # of a problem in `check`
 MOST_TEXT = 1000  # characters of an error in `check`
 EXAMPLES_TEXT = 160  # characters of the examples in a run's line
+
+
+Notices = Mapping[str, Sequence[str]]  # what was read otherwise than it is stored: a kind, and a text for each case
 
 
 @dataclass
@@ -46,6 +49,12 @@ class Findings:
     def warn(self, kind: str, detail: str, remedy: str = "", *, weight: int = NOTED) -> None:
         """Add a warning; remedy and weight are those of its kind."""
         self.warnings.setdefault(kind, Problem(weight, remedy)).details.append(detail)
+
+    def notice(self, notices: Notices, where: str = "") -> None:
+        """Add what a reader noticed as warnings; `where` goes in front of each detail."""
+        for kind, details in notices.items():
+            for detail in details:
+                self.warn(kind, where + detail)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -87,6 +96,13 @@ class Findings:
             return []
         kind, problem = max(self.warnings.items(), key=lambda item: item[1].weight)  # of equal ones the first
         return [f"to do first: {kind}: {problem.remedy or 'look at ' + _cut(problem.details[0], 300)}"]
+
+
+def say_notices(notices: Notices, where: str = "") -> None:
+    """Log a line for each kind of what a reader noticed; `where` goes in front of the kind."""
+    findings = Findings()
+    findings.notice({where + kind: details for kind, details in notices.items()})
+    findings.say()
 
 
 def _examples(details: list[str]) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils import has_control_characters, log, readable_name, short_repr, shorten_list
+from utils import has_control_characters, readable_name, short_repr
 
 MAX_NAME_LENGTH = 200  # of a class or subset
-Notices = Mapping[str, Sequence[str]]  # what was read otherwise than it is stored: a kind, and a text for each case
 
 
 def is_name(text: Any) -> bool:
@@ -55,7 +53,7 @@ class Spellings:
         return sorted(found, key=lambda text: self._counts[text])
 
     def notices(self) -> dict[str, list[str]]:
-        """What to say if there are names with several spellings, see `log_notices`."""
+        """What to say if there are names with several spellings."""
         names = Counter(map(self._key, self._counts))
         details = []
         for texts in (self.of(name) for name, count in names.items() if count > 1):
@@ -69,9 +67,3 @@ class Spellings:
     def _key(self, text: str) -> str:
         name = readable_name(text)
         return name.casefold() if self._any_case else name
-
-
-def log_notices(notices: Notices, where: str = "") -> None:
-    """Log a line for each kind of notice: how many there are, and the first few."""
-    for kind, details in notices.items():
-        log.info(f"notice: {where}{kind} ({len(details)}): {shorten_list(details)}")

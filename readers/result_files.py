@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from readers.facts import Facts
-from readers.names import Notices, Spellings, log_notices
+from readers.findings import Notices, say_notices
+from readers.names import Spellings
 from utils import (
     InputError,
     has_control_characters,
@@ -212,7 +213,7 @@ def merge_results(paths: Sequence[Path], rate: float, videos: Sequence[str] = ()
     merged: dict[str, list[dict[str, Any]]] = {}
     for path in paths:
         content = parse_results(path, most=None, videos=videos)
-        log_notices(content.notices, f"{path}: ")
+        say_notices(content.notices, f"{path}: ")
         if (other := content.facts.other_rate(rate)) is not None:
             log.info(f"notice: {path}: {other}; its times, which are in seconds, are taken as they are")
         results = content.results

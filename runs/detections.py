@@ -13,7 +13,8 @@ import pandas as pd
 
 from eval.tables import rows_as_table, without_ambiguous
 from readers.facts import Facts
-from readers.names import is_ambiguous, log_notices
+from readers.findings import say_notices
+from readers.names import is_ambiguous
 from readers.result_files import MAX_PER_VIDEO, parse_results
 from utils import InputError, as_json, log, short_repr, shorten_list, write_beside_earlier
 
@@ -121,7 +122,7 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     """
     content = parse_results(path, most=MAX_PER_VIDEO * len(class_names), videos=videos)
     content.facts.require(path, rate, class_names, "make them again with --run_type test")
-    log_notices(content.notices, f"{path}: ")
+    say_notices(content.notices, f"{path}: ")
     labels: dict[str, str] = {}  # label -> a video that has it
     rows: list[tuple[str, str]] = []  # video and label
     scores: list[float] = []
@@ -143,7 +144,7 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
             segments.append([float(time) for time in entry["segment"]])
     if left_out:
         kind = "videos with detections labelled Ambiguous, which are left out"
-        log_notices({kind: [f"{video}: {count}" for video, count in left_out.items()]}, f"{path}: ")
+        say_notices({kind: [f"{video}: {count}" for video, count in left_out.items()]}, f"{path}: ")
     if unknown := sorted(set(content.results) - set(videos)):
         raise InputError(
             f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {shorten_list(unknown)}; "

@@ -23,8 +23,7 @@ from readers.annotations import Annotations
 from readers.descriptor_files import read_descriptors
 from readers.facts import WeightsRecord, require_fitting
 from readers.features import Features
-from readers.findings import Findings
-from readers.names import log_notices
+from readers.findings import Findings, say_notices
 from readers.plausible import check_labels, check_lengths, check_rounding, check_segments, check_truth
 from readers.source import PART_NAMES, PARTS, DatasetFiles, ReadingSettings, Source
 from runs.folder import RESUME
@@ -114,7 +113,7 @@ def open_dataset(
         others=others,
     )
     source = Source.read(files, reading)
-    log_notices(source.annotations.notices)
+    say_notices(source.annotations.notices)
     if source.simulated:
         log.info("notice: the features are simulated; no figure here says anything about real videos")
     if options.run_type in ("train", "test") and options.pretrained_ckpt in others:  # before features are read

@@ -327,7 +327,7 @@ def test_result_files_of_other_methods(tmp_path, caplog, form):
     assert figures[0] == figures[1] and 0 < np.mean(figures[0][1].seconds.mAP) < 100
     expected = {
         "with v_": "v_ in front, unlike .*(2): v_a_test_1",
-        "label Ambiguous": "labelled Ambiguous.*(1): a_test_1: 1",
+        "label Ambiguous": "labelled Ambiguous.*: a_test_1: 1",
     }
     said = expected.get(form)
     assert ("notice" in caplog.text) == bool(said) and re.search(
@@ -361,7 +361,7 @@ def test_v_in_front_where_two_videos_could_be_meant(tmp_path):
 def test_entries_that_cannot_be_used(tmp_path, entry, message):
     path = tmp_path / "p.json"
     path.write_text(json.dumps({"results": {"v": [entry]}}))
-    for read in (parse_results, lambda path: merge_results([path]), lambda path: read_proposals(path, ["v"], 1)):
+    for read in (parse_results, lambda path: merge_results([path], 1), lambda path: read_proposals(path, ["v"], 1)):
         with pytest.raises(InputError, match=f"p.json: video v: {message}"):
             read(path)
 
