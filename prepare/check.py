@@ -139,15 +139,22 @@ def check_learned_files(
             require_trained(source.annotations, training)
     elif features:
         with findings.collecting():
-            modalities, rate = features.modalities, settings.rate
-            read_descriptors(folder, num_class, features.feature_size, class_names, rate=rate, modalities=modalities)
+            read_descriptors(
+                folder,
+                num_class,
+                features.feature_size,
+                class_names,
+                rate=settings.rate,
+                modalities=features.modalities,
+                on_notice=findings.warn,
+            )
     checkpoint = settings.checkpoint
     if features and checkpoint is not None and checkpoint.exists():
         with findings.collecting():
             recipe, hidden_size = settings.recipe, settings.hidden_size
             network = NetworkSettings(features.feature_size, num_class, hidden_size, standardise=recipe == "own")
             record = source.weights_record(features, recipe=recipe, roi_size=settings.roi_size, hidden_size=hidden_size)
-            load_weights(build_network(network), checkpoint, record)
+            load_weights(build_network(network), checkpoint, record, findings.warn)
 
 
 def check_features(

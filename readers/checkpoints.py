@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from readers.facts import WeightsRecord, read_record, record_path
-from utils import InputError, error_text, log, ran_out, shorten_list
+from readers.facts import MAPPED, WeightsRecord, read_record, record_path, say_notice
+from utils import InputError, error_text, ran_out, shorten_list
 
 _MAX_NESTING = 8  # of dicts and lists in a checkpoint; `resume.pt` has five levels
 _WRAPPERS = ("weights", "state_dict", "model")  # where `resume.pt` and common training loops keep the weights
@@ -76,7 +76,12 @@ def _reason(error: Exception) -> str:
     return error_text(sentence) if sentence else type(error).__name__
 
 
-def load_weights(model: torch.nn.Module, path: Path, now: WeightsRecord | None = None) -> list[int] | None:
+def load_weights(
+    model: torch.nn.Module,
+    path: Path,
+    now: WeightsRecord | None = None,
+    on_notice: Callable[[str, str], None] = say_notice,
+) -> list[int] | None:
     """Load the weights of a checkpoint into a model.
 
     Takes a state dict (ours, or of the SEAL release), also one under `state_dict`, `model` or, as in `resume.pt`,
@@ -86,6 +91,7 @@ def load_weights(model: torch.nn.Module, path: Path, now: WeightsRecord | None =
         model: the network.
         path: of the checkpoint.
         now: what weights trained now would depend on, which is compared with what the checkpoint says, if it does.
+        on_notice: told of the kind and the file, if its classes are mapped or it is of simulated features.
 
     Returns:
         The place that each class has in the checkpoint, if they are in another order; else None.
@@ -106,9 +112,9 @@ def load_weights(model: torch.nn.Module, path: Path, now: WeightsRecord | None =
         state = {str(name).removeprefix("module."): value for name, value in state.items()}
     use_weights(model, state, path)
     if record and now and record.simulated and not now.simulated:
-        log.info(f"notice: {path}: trained on simulated features, by its own account")
+        on_notice("weights that were trained on simulated features, by their own account", str(path))
     if order is not None:
-        log.info(f"notice: {path}: its classes are in another order than the data's; they are mapped by name")
+        on_notice(MAPPED, str(path))
     return order
 
 

@@ -19,6 +19,7 @@ from utils import (
     InputError,
     has_control_characters,
     is_finite_number,
+    log,
     read_json,
     readable_name,
     short_repr,
@@ -27,6 +28,7 @@ from utils import (
 
 # The options that a network depends on; each is one of `WeightsRecord`, too.
 _OPTIONS = ("recipe", "hidden_size", "roi_size", "modalities")
+MAPPED = "classes are in another order than the data's, so they are mapped by name"
 F = TypeVar("F", bound="Facts")
 
 
@@ -128,6 +130,11 @@ class Facts:
         elif gone:
             remedy = f"name all {len(theirs)} in the data's class list (--class_list, or classlist.npy), or {again}"
         raise InputError(f"{path}: made for other classes than the data's: {names}; {remedy}")
+
+
+def say_notice(kind: str, detail: str) -> None:
+    """Log a notice; `check` takes `Findings.warn` instead."""
+    log.info(f"notice: {kind}: {detail}")
 
 
 # ------------------------------------------------------------------------------------------------- weights

@@ -20,7 +20,7 @@ from eval.segments import rounding
 from eval.tables import proposal_table
 from options import Options
 from readers.annotations import Annotations
-from readers.descriptor_files import read_descriptors
+from readers.descriptor_files import order_in_descriptors, read_descriptors
 from readers.facts import WeightsRecord, require_fitting
 from readers.features import Features
 from readers.findings import Findings, say_notices
@@ -116,7 +116,9 @@ def open_dataset(
     say_notices(source.annotations.notices)
     if source.simulated:
         log.info("notice: the features are simulated; no figure here says anything about real videos")
-    if options.run_type in ("train", "test") and options.pretrained_ckpt in others:  # before features are read
+    if descriptors:  # this and the next before features are read, which can take long
+        order_in_descriptors(files.descriptors, source.annotations.class_names, options.rate)
+    if options.run_type in ("train", "test") and options.pretrained_ckpt in others:
         require_fitting(options.pretrained_ckpt, weights_record(options, source))
     _say_left_out(source, {"test": ("test",), "descriptors": ("train",)}.get(options.run_type, PARTS))
     if options.run_type in ("train", "test") and source.subsets["train"] == source.subsets["test"]:

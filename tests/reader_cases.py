@@ -18,6 +18,7 @@ from readers.annotations import read_annotations
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
 from readers.descriptor_files import CLASSES, FILES, read_descriptors
+from readers.facts import WeightsRecord
 from readers.features import Features
 from runs.detections import read_detections
 from runs.log import read_metrics
@@ -138,7 +139,11 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
         {"segment": [0.64, 12.8], "score": 0.5, "label": "Jump"},
         {"segment": [1, 2], "score": 1, "label": "Throw"},
     ]
-    results = json.dumps({"version": "x", "results": dict.fromkeys(VIDEOS, entries), "external_data": {}}).encode()
+    record = WeightsRecord(tuple(CLASS_NAMES), 25.0, 16.0, feature_size=16, roi_size=12, recipe="paper", epoch=3)
+    external = record.facts.to_json()
+    results = json.dumps(
+        {"version": "x", "results": dict.fromkeys(VIDEOS, entries), "external_data": external}
+    ).encode()
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
     halves = {"feature": np.ones((2, 5, 2), np.float32)}
     annotations = {
@@ -181,9 +186,14 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
         "detections": Reader(lambda f: read_detections(f / "d.json", VIDEOS, CLASS_NAMES, RATE), {"d.json": results}),
         "descriptors": Reader(
             lambda f: read_descriptors(f / "d", 2, 4, CLASS_NAMES),
-            {f"d/{name}": npy(rows[:2, :2]) for name in FILES[2]} | {f"d/{CLASSES}": json.dumps(CLASS_NAMES).encode()},
+            {f"d/{name}": npy(rows[:2, :2]) for name in FILES[2]} | {f"d/{CLASSES}": json.dumps(external).encode()},
         ),
         "weights": Reader(lambda f: load_weights(network(), f / "w.pkl"), {"w.pkl": saved(network().state_dict())}),
+        "record of weights": Reader(
+            lambda f: load_weights(network(), f / "w.pkl", record),
+            {"w.json": json.dumps(record.to_json()).encode()},
+            {"w.pkl": saved(network().state_dict())},
+        ),
         "resume file": Reader(resume, {"resume.pt": resume_file(folder)}),
         "results": Reader(lambda f: read_results(f / "r.json"), {"r.json": json.dumps(evaluation).encode()}),
         "metrics": Reader(lambda f: read_metrics(f / "m.jsonl"), {"m.jsonl": metrics.encode()}),

@@ -19,7 +19,7 @@ from utils import InputError
 
 NAMES = [
     "annotation folder", "annotation file", "class list", "features in one array", "features of a video",
-    "features of an extractor", "proposals", "detections", "descriptors", "weights", "resume file",
+    "features of an extractor", "proposals", "detections", "descriptors", "weights", "record of weights", "resume file",
     "results", "metrics", "seeds", "real arrays", "real detections",
 ]  # fmt: skip
 
