@@ -194,7 +194,8 @@ def _is_segment(segment: Any) -> bool:
 def unknown_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], class_names: Sequence[str]) -> Notices:
     """A notice of the labels of proposals that are no class; empty if there are none."""
     labels = Counter(entry.get("label") for entries in results.values() for entry in entries)
-    unknown = [f"{label}: {n}" for label, n in labels.most_common() if label not in (None, *class_names)]
+    known = {None, *class_names}
+    unknown = [f"{label}: {count}" for label, count in labels.most_common() if label not in known]
     return {"labels of proposals that are no class, taken as without one": unknown} if unknown else {}
 
 

@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.font_manager import FontEntry, findSystemFonts, fontManager
 from matplotlib.ft2font import FT2Font
 
+from report.scripts import as_drawn
 from utils import log, shorten_list
 
 SUPPLIED = "DejaVu Sans"  # comes with matplotlib
@@ -47,9 +48,15 @@ class Fonts:
     missing: frozenset[str] = frozenset()  # characters that no font has
 
     def drawable(self, text: str) -> str:
-        """The text with a box for each character that no font has; nothing for those that are not seen anyway."""
-        boxes = {ord(c): None if unicodedata.category(c) in ("Cf", "Mn") else _BOX for c in self.missing}
-        return text.translate(boxes) if boxes else text
+        """The text as it is drawn, see `as_drawn`, with a box for each character that no font has."""
+        return as_drawn(text).translate({ord(character): self._instead(character) for character in self.missing})
+
+    def _instead(self, missing: str) -> str:
+        """What is drawn for a character that no font has: nothing if it is not seen anyway."""
+        alone = unicodedata.normalize("NFKC", missing)  # of a letter in the form that it has in a word
+        if alone != missing and self.missing.isdisjoint(alone):
+            return alone
+        return "" if unicodedata.category(missing) in ("Cf", "Mn") else _BOX
 
 
 SUPPLIED_FONT = Fonts()
@@ -63,15 +70,16 @@ def find_fonts(names: Iterable[str]) -> Fonts:
     """
     names, families = list(names), _usual_families()
     usual = [Font(name, entry.fname) for name, entry in _regular_faces(fontManager.ttflist).items() if name in families]
-    _, missing = choose_fonts({c for name in names for c in name if not c.isascii()}, usual, characters_of)
+    characters = {c for name in names for c in name + as_drawn(name) if not c.isascii()}
+    _, missing = choose_fonts(characters, usual, characters_of)
     if not missing:
         return Fonts(families)
     found, missing = choose_fonts(missing, _installed_fonts(), characters_of)
     fonts = Fonts((*families, *found), frozenset(missing))
-    if lacking := [name for name in dict.fromkeys(names) if fonts.drawable(name) != name]:
+    if lacking := [name for name in dict.fromkeys(names) if _BOX in fonts.drawable(name) and _BOX not in name]:
         log.info(
             f"notice: no font has all characters of {len(lacking)} names, so pictures show boxes: "
-            f"{shorten_list(lacking)}; install {what_to_install(missing)}"
+            f"{shorten_list(lacking)}; install {what_to_install(missing.intersection(''.join(lacking)))}"
         )
     return fonts
 
