@@ -84,7 +84,7 @@ def make_proposals(source: Source, settings: ProposalSettings, device: torch.dev
     features.require([*training, *testing])
     results = make_results(features, source.annotations, settings, training=training, testing=testing, device=device)
     _say_of(features)
-    _write_proposals(source, results, overwrite=overwrite)
+    _write_proposals(source, results, rate=settings.rate, overwrite=overwrite)
 
 
 def _say_of(features: Features) -> None:
@@ -111,11 +111,6 @@ def take_proposals(source: Source, paths: Sequence[Path], *, rate: float, missin
     results = merge_results(paths, rate, videos)
     say_notices(unknown_labels(results, source.annotations.class_names))
     require_entries(", ".join(map(str, paths)), results, videos, missing, most=None)
-    findings = Findings()
-    of_videos = {video: results.get(video, []) for video in videos}
-    lengths, instances = source.annotations.duration_of(), source.annotations.instances
-    check_segments("proposals", segment_table(of_videos), lengths, rate, findings, instances)
-    findings.say()
     results = {video: [as_proposal(entry) for entry in entries] for video, entries in results.items()}
     if cut := [video for video, entries in results.items() if len(entries) > MAX_PER_VIDEO]:
         results |= {video: ranked(results[video])[:MAX_PER_VIDEO] for video in cut}
@@ -124,12 +119,19 @@ def take_proposals(source: Source, paths: Sequence[Path], *, rate: float, missin
             f"{shorten_list(cut)}"
         )
     results_of = {part: {video: results.get(video, []) for video in source.videos(part)} for part in PARTS}
-    _write_proposals(source, results_of, overwrite=overwrite)
+    _write_proposals(source, results_of, rate=rate, overwrite=overwrite)
 
 
-def _write_proposals(source: Source, results_of: Mapping[str, Mapping[str, Entries]], *, overwrite: bool) -> None:
-    """Write the proposal file of each part, and log how many proposals they have and their recall."""
-    targets = source.files.proposals
+def _write_proposals(
+    source: Source, results_of: Mapping[str, Mapping[str, Entries]], *, rate: float, overwrite: bool
+) -> None:
+    """Write the proposal file of each part; log how many proposals they have, their recall, and odd times in both."""
+    targets, findings = source.files.proposals, Findings()
+    lengths, instances = source.annotations.duration_of(), source.annotations.instances
+    for entries in results_of.values():
+        check_segments("instances", instances[instances["video"].isin(list(entries))], lengths, rate, findings)
+        check_segments("proposals", segment_table(entries), lengths, rate, findings, instances)
+    findings.say()
     # A target may be one of the files that the proposals come from. It is left alone if it would stay the same.
     changed = [part for part, path in targets.items() if overwrite or not _holds(path, results_of[part], source.facts)]
     check_targets([targets[part] for part in changed], "--proposals_root", overwrite)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from readers.annotation_files import AMBIGUOUS_FILE
 from readers.annotations import Annotations, are_doubled, uninformative_labels, untrained_classes
 from readers.findings import DOUBTFUL, NOTED, USELESS, Findings
 from utils import shorten_list
@@ -117,8 +118,7 @@ def check_lengths(
     pairs = [(count, lengths[video]) for video, count in num_snippets.items() if lengths[video] > 0]
     of_features, durations = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     usual = float(np.median(of_features / durations)) if len(pairs) else np.nan  # snippets a second
-    unit = _unit_of_durations(rate / usual, rate, of_features, durations)
-    if unit is not None:
+    if (unit := _unit_of_durations(rate / usual)) is not None:
         detail = f"{len(pairs)} videos have about {1 / usual:g} of them to a snippet of {1 / rate:g} s"
         how = _HOW[unit].format(rate=rate)
         remedy = f"convert them to seconds ({how}), or correct --feature_fps and --snippet_frames"
@@ -132,32 +132,28 @@ def check_lengths(
         elif np.isnan(expected):
             lengths[video] = count / rate
     if abs(usual / rate - 1) > 0.1:
-        detail = f"most videos have about {usual:.3f}; see --feature_fps and --snippet_frames"
+        detail = f"most videos have about {usual:.3f}; see --feature_fps and --snippet_frames, or the durations"
         findings.warn(f"features do not have {rate:g} snippets a second", detail, weight=DOUBTFUL)
     return lengths
 
 
-def _unit_of_durations(factor: float, rate: float, snippets: np.ndarray, durations: np.ndarray) -> str | None:
+def _unit_of_durations(factor: float) -> str | None:
     """The unit of durations that are `factor` times the seconds of the features; None if they may be seconds.
 
-    Frames, milliseconds and minutes differ from seconds by more than an option that was forgotten makes them differ,
-    but a number of frames from one snippet to the next may be anything, so the options are named as well.
+    Named are units that differ from seconds by more than forgotten options make them differ.
     """
-    near = {"milliseconds": 1000.0, "minutes": 1 / 60, "frames": factor if 23 <= factor <= 61 else np.inf}
-    for unit, expected in near.items():
-        if abs(factor / expected - 1) < 0.1:
-            return unit
-    same = len(durations) > 1 and abs(rate - 1) > 0.1 and bool((snippets == durations).all())
-    return "snippets" if same and len(set(durations.tolist())) > 1 else None
+    if 23 <= factor <= MAX_FRAME_RATE + 1:
+        return "frames"
+    return next((unit for unit, one in (("milliseconds", 1000), ("minutes", 1 / 60)) if 0.9 < factor / one < 1.1), None)
 
 
 def segment_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
     """The entries of a result file as `check_segments` takes them: `video, start_sec, end_sec, label`."""
-    rows = [
-        (video, *entry["segment"], str(entry.get("label"))) for video, listed in results.items() for entry in listed
-    ]
-    table = pd.DataFrame(rows, columns=["video", "start_sec", "end_sec", "label"])
-    return table.astype({"start_sec": np.float64, "end_sec": np.float64})
+    entries = [entry for listed in results.values() for entry in listed]
+    segments = np.array([entry["segment"] for entry in entries], dtype=np.float64).reshape(-1, 2)
+    videos = np.repeat(np.array([*results], dtype=object), [len(listed) for listed in results.values()])
+    table = pd.DataFrame({"video": videos, "start_sec": segments[:, 0], "end_sec": segments[:, 1]})
+    return table.assign(label=np.array([entry.get("label") for entry in entries], dtype=object))
 
 
 def check_segments(
@@ -331,10 +327,8 @@ def check_ambiguous(
     for video in annotations.ambiguous:
         if video not in known:
             likely = likely_name(video, annotations.videos)
-            detail = video if likely is None else f"{video} (did you mean {likely}?)"
-            findings.warn(
-                "ambiguous segments of videos that the annotations do not have", detail, "correct Ambiguous_test.txt"
-            )
+            detail = f"{AMBIGUOUS_FILE}: {video}" + ("" if likely is None else f" (did you mean {likely}?)")
+            findings.warn("ambiguous segments of videos that the annotations do not have", detail)
     rows = [(video, *row) for video in videos for row in annotations.ambiguous.get(video, np.empty((0, 2))).tolist()]
     if rows:
         table = pd.DataFrame(rows, columns=["video", "start_sec", "end_sec"])
@@ -369,7 +363,7 @@ class FeatureCheck:
             D is odd, as `readers.features.Features` does.
     """
 
-    SAMPLED = 8  # rows that are compared for equality, beside T
+    SAMPLED = 4  # rows that are compared for equality, beside T
 
     def __init__(self, modalities: int | None = None) -> None:
         self._modalities = modalities

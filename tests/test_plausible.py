@@ -288,7 +288,7 @@ def test_eval_leaves_out_detections_in_ambiguous_segments(own, run_in):
     (own / "data/Own/Ambiguous_test.txt").write_text("b0 11.5 20\nb1 9 10.5\nb2.mp4 1 2\n")
     average, out = average_of(own, run)
     assert average == 100 and re.search(r"notice: 2 of 8 detections overlap an ambiguous segment", out)
-    assert re.search(r"notice: ambiguous segments of videos .*: b2\.mp4 \(did you mean b2\?\)", out)
+    assert re.search(r"notice: ambiguous segments of videos .*: Ambiguous_test.txt: b2\.mp4 \(did you mean b2\?\)", out)
     assert re.search("notice: ambiguous segments outside the video: b0", out)
     (own / "data/Own/Ambiguous_test.txt").write_text("b0 12 13\nb1 9 10\n")  # they only touch
     assert average_of(own, run)[0] < 100
