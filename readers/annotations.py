@@ -201,9 +201,8 @@ def read_annotations(
 def _check_names(stored: StoredAnnotations, on_error: Callable[[str], None]) -> None:
     """Settle the class names; check that names are unique, can name files, and are not too many."""
     if (twice := _repeated(stored.videos)) is not None:
-        texts = stored.video_spellings.of(twice)
-        spelled = f", as {' and '.join(map(short_repr, texts))}" if len(texts) > 1 else ""
-        raise InputError(f"{stored.files['videos']}: {twice} is listed more than once{spelled}")
+        spelled = stored.video_spellings.shown(twice)
+        raise InputError(f"{stored.files['videos']}: {twice} is listed more than once, as {spelled}")
     class_file = stored.files["class_names"]
     if (twice := _repeated(stored.class_names)) is not None:
         raise InputError(f"{class_file}: {twice} is listed more than once")

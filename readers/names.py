@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from typing import Any
 
@@ -47,23 +48,31 @@ class Spellings:
             first.setdefault(self._key(text), self._names[text])
         return {name: first[self._key(name)] for name in self._names.values()}
 
-    def of(self, name: str) -> list[str]:
-        """The spellings of a name, the rarest first."""
-        found = [text for text in self._counts if self._key(text) == self._key(name)]
-        return sorted(found, key=lambda text: self._counts[text])
+    def shown(self, name: str) -> str:
+        """All spellings of a name, the rarest first, so that what differs is seen."""
+        return " and ".join(map(_shown, self._of(name)))
 
     def notices(self) -> dict[str, list[str]]:
         """What to say if there are names with several spellings."""
         names = Counter(map(self._key, self._counts))
         details = []
-        for texts in (self.of(name) for name, count in names.items() if count > 1):
-            rare, total = (sum(self._counts[text] for text in some) for some in (texts[:-1], texts))
-            details.append(f"{' and '.join(map(short_repr, texts))} ({rare} of {total})")
+        for name in (name for name, count in names.items() if count > 1):
+            counts = [self._counts[text] for text in self._of(name)]
+            details.append(f"{self.shown(name)} ({sum(counts[:-1])} of {sum(counts)})")
         case = "upper and lower case, " if self._any_case else ""
         differing = f"{case}blanks, invisible characters or how accents are stored"
         kind = f"{self.what} that differ only in {differing}, taken as one"
         return {kind: details} if details else {}
 
+    def _of(self, name: str) -> list[str]:
+        found = [text for text in self._counts if self._key(text) == self._key(name)]
+        return sorted(found, key=lambda text: self._counts[text])
+
     def _key(self, text: str) -> str:
         name = readable_name(text)
         return name.casefold() if self._any_case else name
+
+
+def _shown(text: str) -> str:
+    """Text in quotes, with what is not seen as escapes, and with accents that are characters of their own as these."""
+    return short_repr(text) if unicodedata.is_normalized("NFC", text) else ascii(text)

@@ -110,8 +110,7 @@ def _by_name(results: Mapping[str, Any], path: Path, on_error: Callable[[str], N
         if has_control_characters(name):
             on_error(f"{path}: video {video!r}: the name has control characters")
         elif name in listed:
-            texts = " and ".join(map(short_repr, spellings.of(name)))
-            on_error(f"{path}: video {name} is listed more than once, as {texts}")
+            on_error(f"{path}: video {name} is listed more than once, as {spellings.shown(name)}")
         else:
             listed[name] = entries
     return listed

@@ -182,6 +182,7 @@ def test_labels_that_look_alike_are_one_class(tmp_path):
     ]
     ((kind, details),) = annotations.notices.items()
     assert kind.startswith("labels that differ only in blanks") and len(details) == 2
+    assert details[1] == "'Caf\u00e9' and 'Cafe\\u0301' (1 of 2)"
     (tmp_path / "classes.txt").write_text("\ufeffThrow\r\nCafe\u0301\r\nthrow \r\nJump up\r\nJump\tup\r\nAMBIGUOUS\r\n")
     annotations = read_annotations(tmp_path / "a.json", tmp_path / "classes.txt")
     assert annotations.class_names == ["Throw", "Caf\u00e9", "throw", "Jump up"]
