@@ -91,7 +91,7 @@ def load_weights(
         model: the network.
         path: of the checkpoint.
         now: what weights trained now would depend on, which is compared with what the checkpoint says, if it does.
-        on_notice: told of the kind and the file, if its classes are mapped or it is of simulated features.
+        on_notice: told of the kind and the file, if its classes are mapped or unknown, or it is of simulated features.
 
     Returns:
         The place that each class has in the checkpoint, if they are in another order; else None.
@@ -100,22 +100,32 @@ def load_weights(
         InputError: see `read_checkpoint`, `readers.facts` and `use_weights`.
     """
     state = read_checkpoint(path)
-    where, record = record_path(path), read_record(path)
-    if isinstance(state, dict) and {"format", "weights", "options"} <= state.keys():  # a `resume.pt`
-        known = {**state["options"], **state.get("record", {})}  # earlier versions had no record
-        where, record = path, WeightsRecord.from_json(known, path, "use other weights")
-    order = record.require_fit(where, now) if record and now else None
+    where, record = _recorded(path, state)
+    order = None if now is None else record.require_fit(where, now)
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if isinstance(state, dict) and all(str(name).startswith("module.") for name in state):
         state = {str(name).removeprefix("module."): value for name, value in state.items()}
     use_weights(model, state, path)
-    if record and now and record.simulated and not now.simulated:
-        on_notice("weights that were trained on simulated features, by their own account", str(path))
+    if now is not None and record.class_names is None:
+        on_notice(
+            "weights that do not say for which classes they are, taken for those of the data in this order", str(path)
+        )
+    if now is not None and record.simulated and not now.simulated:
+        on_notice("weights that were trained on simulated features", str(path))
     if order is not None:
         on_notice(MAPPED, str(path))
     return order
+
+
+def _recorded(path: Path, state: Any) -> tuple[Path, WeightsRecord]:
+    """What a checkpoint says that it depends on, and the file in which it does: beside weights, or a `resume.pt`."""
+    if not isinstance(state, dict) or not {"format", "weights", "options"} <= state.keys():
+        return record_path(path), read_record(path) or WeightsRecord()
+    parts = [part for part in (state["options"], state.get("record")) if isinstance(part, dict)]  # earlier: the first
+    known = {name: value for part in parts for name, value in part.items()}
+    return path, WeightsRecord.from_json(known, path, "use other weights")
 
 
 def use_weights(model: torch.nn.Module, state: Any, path: Path) -> None:

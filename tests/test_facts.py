@@ -151,7 +151,9 @@ def test_a_damaged_record(tmp_path, text):
 def test_released_weights_have_no_record(tmp_path):
     torch.save(network().state_dict(), tmp_path / "best_model.pkl")
     (tmp_path / "best_model.json").write_text('{"made by": "another program"}')
-    assert load_weights(network(), tmp_path / "best_model.pkl", NOW) is None
+    told = []
+    assert load_weights(network(), tmp_path / "best_model.pkl", NOW, lambda *notice: told.append(notice)) is None
+    assert len(told) == 1 and "classes" in told[0][0] and told[0][1].endswith("best_model.pkl")
     torch.save(network().state_dict(), tmp_path / "w.json")  # a checkpoint of this name is no record of itself
     assert load_weights(network(), tmp_path / "w.json", NOW) is None
 
