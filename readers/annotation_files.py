@@ -135,7 +135,7 @@ def read_database(path: Path, class_list: Path | None, on_error: Callable[[str],
         where = f"{path}: video {name if is_plain_name(name) else short_repr(video)}"
         subset = entry.get("subset") if isinstance(entry, dict) else None
         if not isinstance(subset, str) or not is_name(readable_name(subset)):
-            on_error(f'{where}: expected {{"subset": text, …}}, found {short_repr(entry)}')
+            on_error(f'{where}: expected {{"subset": "training" or "validation", …}}, found {short_repr(entry)}')
             continue
         stored.videos.append(name)
         stored.subsets.append(stored.subset_spellings.read(subset))

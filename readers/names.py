@@ -50,29 +50,30 @@ class Spellings:
 
     def shown(self, name: str) -> str:
         """All spellings of a name, the rarest first, so that what differs is seen."""
-        return " and ".join(map(_shown, self._of(name)))
+        return self._joined([text for text in self._counts if self._key(text) == self._key(name)])
 
     def notices(self) -> dict[str, list[str]]:
         """What to say if there are names with several spellings."""
-        names = Counter(map(self._key, self._counts))
+        spellings: dict[str, list[str]] = {}
+        for text in self._counts:
+            spellings.setdefault(self._key(text), []).append(text)
         details = []
-        for name in (name for name, count in names.items() if count > 1):
-            counts = [self._counts[text] for text in self._of(name)]
-            details.append(f"{self.shown(name)} ({sum(counts[:-1])} of {sum(counts)})")
+        for texts in (texts for texts in spellings.values() if len(texts) > 1):
+            counts = sorted(self._counts[text] for text in texts)
+            details.append(f"{self._joined(texts)} ({sum(counts[:-1])} of {sum(counts)})")
         case = "upper and lower case, " if self._any_case else ""
         differing = f"{case}blanks, invisible characters or how accents are stored"
         kind = f"{self.what} that differ only in {differing}, taken as one"
         return {kind: details} if details else {}
 
-    def _of(self, name: str) -> list[str]:
-        found = [text for text in self._counts if self._key(text) == self._key(name)]
-        return sorted(found, key=lambda text: self._counts[text])
+    def _joined(self, texts: list[str]) -> str:
+        return " and ".join(map(spelled, sorted(texts, key=lambda text: self._counts[text])))
 
     def _key(self, text: str) -> str:
         name = readable_name(text)
         return name.casefold() if self._any_case else name
 
 
-def _shown(text: str) -> str:
+def spelled(text: str) -> str:
     """Text in quotes, with what is not seen as escapes, and with accents that are characters of their own as these."""
     return short_repr(text) if unicodedata.is_normalized("NFC", text) else ascii(text)

@@ -11,7 +11,7 @@ import numpy as np
 
 from readers.facts import Facts
 from readers.findings import Notices, say_notices
-from readers.names import Spellings
+from readers.names import Spellings, spelled
 from utils import (
     InputError,
     has_control_characters,
@@ -104,15 +104,16 @@ def _is_texts(value: Any) -> TypeGuard[list[str]]:
 
 def _by_name(results: Mapping[str, Any], path: Path, on_error: Callable[[str], None]) -> dict[str, Any]:
     """What a file has of each video, by its name as people read it."""
-    spellings, listed = Spellings("videos"), {}
+    listed: dict[str, Any] = {}
+    first: dict[str, str] = {}  # how each name is spelled
     for video, entries in results.items():
-        name = spellings.read(video)
+        name = readable_name(video)
         if has_control_characters(name):
             on_error(f"{path}: video {video!r}: the name has control characters")
         elif name in listed:
-            on_error(f"{path}: video {name} is listed more than once, as {spellings.shown(name)}")
+            on_error(f"{path}: video {name} is listed more than once, as {spelled(first[name])} and {spelled(video)}")
         else:
-            listed[name] = entries
+            listed[name], first[name] = entries, video
     return listed
 
 
