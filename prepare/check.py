@@ -70,10 +70,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
     """
     annotations = source.annotations
     findings.notice(annotations.notices)
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    for part in PARTS:
-        with findings.collecting():
-            parts[part] = source.videos(part)
+    parts = videos_of_parts(source, findings)
     if parts["train"]:
         with findings.collecting():
             source.require_batch(settings.batch_size)
@@ -94,7 +91,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
         path = source.files.proposals[part]
         if path.exists():
             with findings.collecting():
-                proposals = check_proposals(path, videos, lengths, num_snippets, settings, findings, annotations)
+                proposals = check_proposals(path, videos, lengths, num_snippets, settings, findings, source)
                 if len(instances):
                     table = recall_table(average_recall(proposals, instances))
                     recalls += [f"\nrecall of the {part} proposals, %", table]
@@ -111,6 +108,21 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
     width = f"features {features.feature_size} wide; " if features else ""
     classes = f"\n{width}classes: {shorten_list(annotations.class_names, 30)}"
     return "\n".join([pd.DataFrame(rows).T.to_string(), *recalls, classes])
+
+
+def videos_of_parts(source: Source, findings: Findings) -> dict[str, list[str]]:
+    """The videos of each part that are used; warns of those that are left out, and if both parts are the same."""
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        with findings.collecting():
+            parts[part] = source.videos(part)
+            for video, lack in source.left_out(part).items():
+                kind = "videos without features, left out (--missing_features skip)"
+                findings.warn(kind, f"{video} ({part}): {lack}")
+    if parts["train"] and parts["train"] == parts["test"]:
+        detail = f"subset {source.subsets['test']!r}; figures do not say how well new videos are done"
+        findings.warn("training and test videos are the same", detail)
+    return parts
 
 
 def _instances_of(annotations: Annotations, videos: Sequence[str]) -> pd.DataFrame:
@@ -207,7 +219,7 @@ def check_proposals(
     num_snippets: Mapping[str, int],
     settings: CheckSettings,
     findings: Findings,
-    annotations: Annotations,
+    source: Source,
 ) -> dict[str, np.ndarray]:
     """Read and check a proposal file.
 
@@ -218,7 +230,7 @@ def check_proposals(
         num_snippets: T of the videos whose features can be used.
         settings: how a run would use it.
         findings: takes errors and warnings.
-        annotations: of the dataset.
+        source: the dataset.
 
     Returns:
         `[M, 2]` seconds of each video, best first.
@@ -226,7 +238,7 @@ def check_proposals(
     Raises:
         InputError: the file cannot be used at all.
     """
-    missing = settings.missing_proposals
+    missing, annotations = settings.missing_proposals, source.annotations
     content = parse_results(path, findings.error, videos=videos)
     results = content.results
     with findings.collecting():
@@ -235,7 +247,7 @@ def check_proposals(
     of_others = bool(results) and not results.keys() & set(videos)  # which no run accepts
     if missing == "error" or of_others:
         require_entries(path, results, videos, missing, findings.error, most=None)
-    for video in sorted(set(results) - set(videos)):
+    for video in sorted(results.keys() - set(videos) - source.without_features.keys()):
         findings.warn("unused proposals, of videos outside the subset", f"{path}: {video}")
     for video in videos:
         if not results.get(video) and (video in results or missing == "empty"):

@@ -17,6 +17,7 @@ from report import pictures
 from report.fonts import find_fonts
 from report.page import Page, signed
 from report.reading import ReportData
+from utils import shorten_list
 
 SIGNIFICANT = "exceeds noise of the test videos"
 UNKNOWN = "unknown"
@@ -34,17 +35,19 @@ def build_comparison(runs: Sequence[ComparedRun], seed: int) -> tuple[Page, str]
     """Compare each run with the first.
 
     Args:
-        runs: two or more, on the same videos.
+        runs: two or more. Compared are the videos that all of them have; others have no features in some.
         seed: of the draws of the bootstrap.
 
     Returns:
         The page, and the differences at each threshold as text.
     """
-    first = runs[0].data
-    videos, class_names = list(first.labels.index), first.class_names
+    first, in_all = runs[0].data, set.intersection(*(set(run.data.labels.index) for run in runs))
+    videos, class_names = [video for video in first.labels.index if video in in_all], first.class_names
+    truth = first.truth[first.truth["video"].isin(in_all)]
 
     def matched(run: ComparedRun, protocol: str) -> Matched:
-        segments = to_segments(run.data.detections, first.truth, protocol, first.rate, videos)
+        detections = run.data.detections[run.data.detections["video"].isin(in_all)]
+        segments = to_segments(detections, truth, protocol, first.rate, videos)
         return Matched(*segments, len(class_names), first.tiou_protocol.thresholds)
 
     page = Page(f"SEAL comparison: {first.dataset}", simulated=any(run.data.simulated for run in runs))
@@ -80,6 +83,8 @@ def _introduce(page: Page, runs: Sequence[ComparedRun], num_videos: int, draws: 
         f"{draws} times with replacement, and both runs are evaluated on each draw. Intervals hold the middle 95% of "
         "the draws."
     )
+    if left_out := {video for run in runs for video in run.data.without_features}:
+        page.text(f"Left out, since they have no features in some run: {shorten_list(sorted(left_out))}.")
     spreads = [(run.name, run.data.seeds.spreads["last"]["snippet"]) for run in runs if run.data.seeds]
     deviations = [f"{name}: {spread.average_std:.1f}" for name, spread in spreads if spread.average_std is not None]
     page.text(

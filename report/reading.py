@@ -64,6 +64,11 @@ class ReportData:
     options: Mapping[str, Any] = field(default_factory=dict)  # of a run, if known
     options_text: str = ""  # the end of `opt.txt`
 
+    @property
+    def without_features(self) -> tuple[str, ...]:
+        """The test videos that are left out, since they have no features."""
+        return self.figures.left_out.videos if self.figures.left_out else ()
+
 
 class LocatedRun(NamedTuple):
     """A run that can be reported on."""

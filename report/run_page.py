@@ -54,7 +54,7 @@ def _introduce(page: Page, data: ReportData) -> None:
     if data.figures.left_out:
         page.text(f"All figures are {data.figures.left_out.text}.")
     if data.results and (names := data.results.train_left_out):
-        page.text(f"{len(names)} training videos without features were left out: {shorten_list(names)}.", soft=True)
+        page.text(f"{len(names)} of the training videos left out, without features: {shorten_list(names)}.", soft=True)
     if without := sorted(set(data.labels.index) - set(data.detections["video"])):
         page.text(f"{len(without)} videos have no detections: {shorten_list(without)}.", soft=True)
 
@@ -86,7 +86,7 @@ def _show_map(page: Page, data: ReportData) -> None:
     ]
     if figures.left_out:
         missed = figures.left_out
-        name = f"{rows[0][0]}; the {len(missed.videos)} videos without features as missed"
+        name = f"{rows[0][0]}; videos without features as missed"
         rows += [row(name, protocol, missed.as_missed.of(protocol)) for protocol in PROTOCOLS]
     published = data.tiou_protocol.published
     empty = [None] * (len(thresholds) + len(others))

@@ -241,12 +241,13 @@ def load_data(options: Options, device: torch.device) -> Data:
     if truth.empty:
         log.info(f"notice: subset {subsets['test']!r} has no instances, so mAP is not computed")
 
+    features = source.features()  # videos that have none are named before their proposals are missed
+    features.require(source.indices([name for names in names_of.values() for name in names]))
     missing, class_names = options.missing_proposals, annotations.class_names
     proposals = {
         part: read_proposals(files.proposals[part], names, options.rate, missing, class_names)
         for part, names in names_of.items()
     }
-    features = source.features()
     parts = load_videos(
         annotations,
         features,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,6 +166,14 @@ def train_seeds(
     summary = summarise(seeds, results)
     write_beside_earlier(folder / SEEDS, as_json(summary.to_json()), unless_same=True)
     log.info(f"\n{seeds_table(summary)}\nwritten: {folder / SEEDS}")
+    if parts := [result.results.left_out for result in results if result.results.left_out]:
+        as_missed = (float(np.mean([part.as_missed.of(protocol).average for part in parts])) for protocol in PROTOCOLS)
+        log.info(f"these figures are {parts[0].text}")
+        log.info(f"with those as missed, average mAP of the last epochs (snippet, seconds): {_figures(as_missed)}")
+
+
+def _figures(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
 
 
 def read_seeds(path: Path) -> SeedSummary:
