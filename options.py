@@ -378,6 +378,8 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) ->
         parser.error("--compare goes with --run_type report, and without --detections")
     if options.compare and len(options.compare) < 2:
         parser.error("--compare takes two folders or more")
+    if options.verbose and options.run_type != "check":
+        parser.error("--verbose goes with --run_type check; runs say a line for each problem")
     for name in ("seeds", "holdout"):
         if getattr(options, name) and options.run_type != "train":
             parser.error(f"--{name} goes with --run_type train")

@@ -127,8 +127,9 @@ def _write_proposals(
 ) -> None:
     """Write the proposal file of each part; log how many proposals they have, their recall, and odd times in both."""
     targets, findings = source.files.proposals, Findings()
-    lengths, instances = source.annotations.duration_of(), source.annotations.instances
+    durations, instances = source.annotations.duration_of(), source.annotations.instances
     for entries in results_of.values():
+        lengths = source.known_lengths([*entries], durations)
         check_segments("instances", instances[instances["video"].isin(list(entries))], lengths, rate, findings)
         check_segments("proposals", segment_table(entries), lengths, rate, findings, instances)
     findings.say()

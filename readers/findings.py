@@ -91,7 +91,7 @@ class Findings:
         if self.errors:
             first = _alike(self.errors)[0]
             others = f", and {len(first) - 1} more like it" if len(first) > 1 else ""
-            return [f"to do first: this error{others}: {_cut(first[0], 300)}"]
+            return [f"to do first: this error{others}: {_cut(first[0].splitlines()[0], 300)}"]
         if not self.warnings:
             return []
         kind, problem = max(self.warnings.items(), key=lambda item: item[1].weight)  # of equal ones the first

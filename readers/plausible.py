@@ -9,6 +9,7 @@ Axes: T snippets, D features, V videos.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +26,9 @@ from utils import shorten_list
 
 # Features and duration of a video, or its RGB and flow, may differ by a snippet, and by this share of the longer.
 LENGTH_TOLERANCE = 0.02
-# Times are taken for another unit than seconds if in this share of the videos, and this share of all times, they end
-# after their video; real annotations and detections have some that do.
-MIN_VIDEOS_OUTSIDE, MIN_SEGMENTS_OUTSIDE = 0.25, 0.05
+# Times are taken for another unit than seconds if in this share of the videos some end after their video, the last ones
+# by this factor or more. Real annotations and detections have some that end later, and durations may be a little off.
+MIN_OUTSIDE, MIN_REACH = 0.25, 1.15
 # Or if all of them lie in a first part of their videos that a smaller unit explains, and chance does not.
 MAX_CHANCE = 0.01
 MAX_FRAME_RATE = 60
@@ -215,12 +216,11 @@ def check_unit_of(
     outside = end > (1 + LENGTH_TOLERANCE) * length + 1 / rate
     by_video = pd.DataFrame({"reach": end / length, "outside": outside, "end": end, "length": length})
     by_video = by_video.groupby(table["video"], sort=False).max()
-    num_outside, reach = int(by_video["outside"].sum()), by_video["reach"].to_numpy()
-    if (
-        num_outside >= max(min(2, len(by_video)), MIN_VIDEOS_OUTSIDE * len(by_video))
-        and outside.mean() >= MIN_SEGMENTS_OUTSIDE
-    ):
-        unit, first = _larger_unit(float(np.quantile(reach, 0.9)), rate), int(outside.to_numpy().argmax())
+    unit, factor = _larger_unit(reach := float(by_video["reach"].quantile(0.9)), rate)
+    enough = max(min(2, len(by_video)), MIN_OUTSIDE * len(by_video))
+    # Of times that are spread evenly over videos, 1 - 1 / factor end after the seconds of theirs.
+    if by_video["outside"].sum() >= enough and reach >= MIN_REACH and outside.mean() >= 0.5 * (1 - 1 / factor):
+        first = int(outside.to_numpy().argmax())
         says = f"{int(outside.sum())} of {len(table)} end after their video"
     elif smaller := _smaller_unit(by_video["end"].to_numpy(), by_video["length"].to_numpy(), rate, instances_reach):
         unit, first = smaller, 0
@@ -247,11 +247,11 @@ _HOW = {  # to convert a unit to seconds
 }
 
 
-def _larger_unit(reach: float, rate: float) -> str | None:
-    """The closest unit in which times that reach `reach` lengths of their video, taken as seconds, lie within it."""
+def _larger_unit(reach: float, rate: float) -> tuple[str | None, float]:
+    """The closest unit in which times lie within their video that reach `reach` of its lengths as seconds; a second."""
     factors = {"snippets": rate, "frames": MAX_FRAME_RATE, "hundredths of a second": 100, "milliseconds": 1000}
     fitting = {unit: factor for unit, factor in factors.items() if reach <= 1.05 * factor}
-    return min(fitting, key=lambda unit: fitting[unit], default=None)
+    return min(fitting.items(), key=lambda item: item[1], default=(None, math.inf))
 
 
 def _smaller_unit(end: np.ndarray, length: np.ndarray, rate: float, instances_reach: float | None) -> str | None:

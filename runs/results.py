@@ -173,10 +173,11 @@ def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, ra
     known = {video: length for video, length in annotations.duration_of().items() if length > 0}
     lengths = dict.fromkeys(videos, np.nan) | file.lengths | known
     findings = Findings()
-    check_truth(annotations, videos, lengths, rate, findings)
+    compared = source.known_lengths(videos, lengths)
+    check_truth(annotations, videos, compared, rate, findings)
     rounded = rounding(truth, rate)
     check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
-    check_segments("detections", file.detections, lengths, rate, findings, truth)
+    check_segments("detections", file.detections, compared, rate, findings, truth)
     findings.say()
     marked = marked_ambiguous(file.detections, annotations.ambiguous, rate)
     detections = without_ambiguous(marked)

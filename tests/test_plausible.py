@@ -108,6 +108,11 @@ def test_seconds_are_no_other_unit():
     wrong = spread(20)
     wrong.loc[5, "end_sec"] = 500.0  # one that is wrong is one that is outside
     assert [*kinds_of(wrong)] == ["detections outside the video"]
+    wrong.loc[::4, "end_sec"] = 999.0  # a mark, in every other video
+    assert [*kinds_of(wrong)] == ["detections outside the video"]
+    late = spread(20)
+    late["end_sec"] *= 1.2  # durations are too short, or detections a little late
+    assert [*kinds_of(late)] == ["detections outside the video"]
     assert not kinds_of(spread(), length=np.nan)
     assert not kinds_of(table_of([("v0", 0.1, 0.9)]), length=1.2)  # of short videos
     assert not kinds_of(table_of([]))
@@ -408,3 +413,18 @@ def test_runs_say_a_line_for_each_kind(capsys, run_in, own):
     assert "2 training videos have no pseudo-label, since two classes resemble them alike: a1, a3" in out
     assert "chosen on the test set by the seconds protocol: run/ckpt/best_model.pkl" in out
     assert json.loads((own / "run/results.json").read_text())["best"]["chosen_by"] == "seconds"
+
+
+def test_eval_compares_with_features_where_there_are_no_durations(own, run_in):
+    path = own / "data/Own/annotations.json"
+    content = json.loads(path.read_text())
+    for entry in content["database"].values():
+        entry.pop("duration")
+    path.write_text(json.dumps(content))
+    results = json.loads((own / "found.json").read_text())["results"]
+    for entry in (entry for entries in results.values() for entry in entries):
+        entry["segment"] = [time / 15 for time in entry["segment"]]
+    (own / "found.json").write_text(json.dumps({"results": results}))
+    (own / "data/Own/features/b0.npy").write_text("damaged")  # which is no matter for eval
+    _, out = average_of(own, run_in(own))
+    assert re.search(r"notice: detections look like shares of the video, not seconds: all 6 end by .* 15.00 s", out)
