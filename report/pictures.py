@@ -145,7 +145,7 @@ def confusion(share: np.ndarray, names: Sequence[str], *, simulated: bool) -> Fi
     edges = None if few else (0.5, len(names) + 0.5, len(names) + 0.5, 0.5)  # numbers in a list count from 1
     image = ax.imshow(share, cmap=colours, vmin=0, vmax=100, interpolation="nearest", extent=edges)
     ax.set_aspect("auto" if few else "equal")
-    figure.colorbar(image, ax=ax, label="% of the videos of a class", shrink=0.9)
+    figure.colorbar(image, ax=ax, label="% of the videos", shrink=0.9)
     ax.set(xlabel="class reported", ylabel="class of the video")
     if few:
         ax.set_xticks(range(len(names)), [short(name, 18) for name in names], rotation=90)
