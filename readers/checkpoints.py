@@ -123,8 +123,8 @@ def _recorded(path: Path, state: Any) -> tuple[Path, WeightsRecord]:
     """What a checkpoint says that it depends on, and the file in which it does: beside weights, or a `resume.pt`."""
     if not isinstance(state, dict) or not {"format", "weights", "options"} <= state.keys():
         return record_path(path), read_record(path) or WeightsRecord()
-    parts = [part for part in (state["options"], state.get("record")) if isinstance(part, dict)]  # earlier: the first
-    known = {name: value for part in parts for name, value in part.items()}
+    parts = [state["options"], state.get("record")]  # earlier versions had the first alone
+    known = {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
     return path, WeightsRecord.from_json(known, path, "use other weights")
 
 

@@ -126,7 +126,9 @@ class Facts:
         names = "; ".join(f"{where}: {shorten_list(part)}" for where, part in differing.items() if part)
         remedy = again
         if gone and new:
-            remedy = f"if classes were renamed, restore the name {shorten_list(gone, 1)} in the data; else {again}"
+            remedy = (
+                f"if classes were renamed, restore the name {shorten_list(gone, 1)} in the annotations; else {again}"
+            )
         elif gone:
             remedy = f"name all {len(theirs)} in the data's class list (--class_list, or classlist.npy), or {again}"
         raise InputError(f"{path}: made for other classes than the data's: {names}; {remedy}")
@@ -185,7 +187,7 @@ class WeightsRecord(Facts):
         differing = {name: pair for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
         options = [f"--{name} {theirs}" for name, (theirs, _) in differing.items()]
         values = [(f"{name} {theirs}", f"{name} {ours}") for name, (theirs, ours) in differing.items()]
-        if self.rate is not None and now.rate is not None and not math.isclose(self.rate, now.rate):
+        if self.other_rate(now.rate) is not None:
             options.append(self.rate_options)
             values.append((f"{self.rate:.9g} snippets a second", f"{now.rate:.9g}"))
         if values:

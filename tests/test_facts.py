@@ -110,8 +110,11 @@ def weights_of(value):
 )
 def test_weights_for_something_else(tmp_path, changed, message):
     save_weights(network(), tmp_path / "w.pkl", replace(NOW, **changed))
-    with pytest.raises(InputError, match=rf"w\.json: .*{message}"):
+    with pytest.raises(InputError, match=rf"w\.json: .*{message}") as refused:
         load_weights(network(), tmp_path / "w.pkl", NOW)
+    if remedy := re.search(r"pass (--.*), or", str(refused.value)):
+        options = parse_options(remedy[1].split())
+        load_weights(network(), tmp_path / "w.pkl", replace(NOW, **{name: getattr(options, name) for name in changed}))
 
 
 def test_weights_with_classes_in_another_order_are_mapped(tmp_path, caplog):
