@@ -8,22 +8,26 @@ Axes: V test videos, C classes, K thresholds, S draws.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from eval.detection import Matched, interpolated
 from utils import chunks
 
 LEVEL = 0.05  # false discovery rate
-MAX_NUMBERS = 1 << 24  # in memory at once
+MAX_NUMBERS = 1 << 21  # in an array of a thread
+FEWEST_DRAWS = 2000  # which are enough for intervals
 MIN_VIDEOS = 6  # with instances; from fewer, a bootstrap tells nothing
 
 
 def num_draws(num_class: int) -> int:
     """The number of draws S: enough that a single one of C classes can be rejected by `rejected`."""
-    return max(2000, 50 * num_class)
+    return max(FEWEST_DRAWS, 50 * num_class)
 
 
 def draw_videos(num_videos: int, seed: int, draws: int) -> np.ndarray:
@@ -40,19 +44,42 @@ def bootstrap(matched: Matched, drawn: np.ndarray) -> np.ndarray:
         drawn: `[S, V]` see `draw_videos`.
     """
     precision = np.full((len(drawn), matched.num_class, len(matched.thresholds)), np.nan)
-    for class_idx in np.flatnonzero(matched.num_instances):
-        of_class = matched.ranked.class_idx == class_idx
-        videos, hits = matched.ranked.video[of_class], matched.true_positive[of_class]
-        with_instance = matched.ground_truth.video[matched.ground_truth.class_idx == class_idx]
-        for part in chunks(len(drawn), len(videos), MAX_NUMBERS):
-            instances = drawn[part][:, with_instance].sum(1)
-            weight = drawn[part][:, videos].T  # [n, s]
-            listed = weight.cumsum(0)  # number of detections up to each
-            for k, hit in enumerate(hits.T):
-                at_hits = weight[hit].cumsum(0) / listed[hit].clip(min=1)
-                area = (interpolated(at_hits) * weight[hit]).sum(0)
-                precision[part, class_idx, k] = np.where(instances > 0, 100 * area / instances.clip(min=1), np.nan)
+    present = np.flatnonzero(matched.num_instances)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:  # numpy computes outside of the interpreter lock
+
+        def of_class(class_idx: int) -> None:
+            precision[:, class_idx] = _bootstrap_class(matched, class_idx, drawn)
+
+        done = workers.map(of_class, present)
+        for _ in tqdm(done, desc="bootstrap", total=len(present), unit="class", leave=False):
+            pass
     return precision
+
+
+def _bootstrap_class(matched: Matched, class_idx: int, drawn: np.ndarray) -> np.ndarray:
+    """Average precision of a class in each draw, `[S, K]` percent; nan where no instance is drawn.
+
+    Precision changes for the better at a hit alone, so it is computed there. How many detections are listed up to a hit
+    is the sum over videos of their numbers up to there, times how often each video is drawn: a matrix product.
+    """
+    of_class = matched.ranked.class_idx == class_idx
+    videos, place = np.unique(matched.ranked.video[of_class], return_inverse=True)
+    hits = matched.true_positive[of_class]  # [n, K]
+    rows = np.flatnonzero(hits.any(1))  # [H] where any threshold has a hit
+    until = np.searchsorted(rows, np.arange(len(place)))  # the next of these rows, H after the last
+    cells = (until * len(videos) + place)[until < len(rows)]
+    numbers = np.bincount(cells, minlength=len(rows) * len(videos)).reshape(len(rows), len(videos)).cumsum(0)  # [H, v]
+    with_instance = matched.ground_truth.video[matched.ground_truth.class_idx == class_idx]
+    areas = np.full((len(drawn), hits.shape[1]), np.nan)
+    for part in chunks(len(drawn), max(1, len(rows)), MAX_NUMBERS):
+        weight = drawn[part][:, videos].T.astype(np.float64)  # [v, s]
+        listed = (numbers.astype(np.float64) @ weight).clip(min=1)  # [H, s], whole numbers, so exact
+        instances = drawn[part][:, with_instance].sum(1)
+        for k, hit in enumerate(hits[rows].T):
+            of_hits = weight[place[rows[hit]]]  # [h, s]
+            area = (interpolated(of_hits.cumsum(0) / listed[hit]) * of_hits).sum(0)
+            areas[part, k] = np.where(instances > 0, 100 * area / instances.clip(min=1), np.nan)
+    return areas
 
 
 def differences(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from eval.bootstrap import LEVEL, MIN_VIDEOS, differences, draw_videos, num_draws
+from eval.bootstrap import FEWEST_DRAWS, LEVEL, MIN_VIDEOS, differences, draw_videos, num_draws
 from eval.detection import Matched
 from eval.errors import KINDS
 from eval.results import PROTOCOLS
@@ -45,9 +46,10 @@ def build_comparison(runs: Sequence[ComparedRun], seed: int) -> tuple[Page, str]
     videos, class_names = [video for video in first.labels.index if video in in_all], first.class_names
     truth = first.truth[first.truth["video"].isin(in_all)]
 
-    def matched(run: ComparedRun, protocol: str) -> Matched:
-        detections = run.data.detections[run.data.detections["video"].isin(in_all)]
-        segments = to_segments(detections, truth, protocol, first.rate, videos)
+    @cache
+    def matched(i: int, protocol: str) -> Matched:
+        detections = runs[i].data.detections
+        segments = to_segments(detections[detections["video"].isin(in_all)], truth, protocol, first.rate, videos)
         return Matched(*segments, len(class_names), first.tiou_protocol.thresholds)
 
     page = Page(f"SEAL comparison: {first.dataset}", simulated=any(run.data.simulated for run in runs))
@@ -55,12 +57,14 @@ def build_comparison(runs: Sequence[ComparedRun], seed: int) -> tuple[Page, str]
     drawn = draw_videos(len(videos), seed, num_draws(len(class_names)))
     _introduce(page, runs, len(videos), len(drawn))
     with pictures.styled(find_fonts(class_names)):
-        _show_runs(page, runs, [matched(run, "snippet") for run in runs])
+        _show_runs(page, runs, [matched(i, "snippet") for i in range(len(runs))])
         for i, run in enumerate(runs[1:], 1):
             page.section(f"{run.name} minus {runs[0].name}")
             for protocol in PROTOCOLS:
-                both = matched(runs[0], protocol), matched(run, protocol)
-                by_threshold, by_class = differences(*both, drawn, class_names)
+                # Classes are tested with one protocol alone; the intervals of the other need no more draws than these.
+                of_protocol = drawn if protocol == "snippet" else drawn[:FEWEST_DRAWS]
+                both = matched(0, protocol), matched(i, protocol)
+                by_threshold, by_class = differences(*both, of_protocol, class_names)
                 texts.append(f"{run.name} minus {runs[0].name}, {protocol} protocol\n{as_text(by_threshold)}")
                 _show_thresholds(page, by_threshold, protocol, i)
                 if protocol == "snippet":
@@ -77,11 +81,12 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def _introduce(page: Page, runs: Sequence[ComparedRun], num_videos: int, draws: int) -> None:
+    fewer = f" ({FEWEST_DRAWS} times for the seconds protocol)" if draws > FEWEST_DRAWS else ""
     page.text(
         f"Each run is compared with the first, {runs[0].name}, on the same {num_videos} test videos. A paired "
         "bootstrap shows whether a difference exceeds the noise from the choice of test videos: the videos are drawn "
-        f"{draws} times with replacement, and both runs are evaluated on each draw. Intervals hold the middle 95% of "
-        "the draws."
+        f"{draws} times with replacement{fewer}, and both runs are evaluated on each draw. Intervals hold the middle "
+        "95% of the draws."
     )
     if left_out := {video for run in runs for video in run.data.without_features}:
         page.text(f"Left out, since they have no features in some run: {shorten_list(sorted(left_out))}.")
