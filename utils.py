@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import itertools
 import json
 import logging
@@ -453,6 +454,23 @@ def is_plain_name(name: str) -> bool:
     return len(name.encode()) <= 200  # most systems take 255 bytes
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Inside the block, Python's garbage collector rests; also a decorator.
+
+    Whenever many objects have been made, it looks for cycles among all of them, and the content of files has none.
+    That takes as long as reading a large file.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@without_collection()
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

@@ -25,6 +25,7 @@ from utils import (
     shorten_list,
     to_number,
     to_time,
+    without_collection,
 )
 
 # Proposals of one video. Real files have hundreds or a few thousand; many more would need far too much memory and time
@@ -47,6 +48,7 @@ class ResultFile(NamedTuple):
     left_out: tuple[str, ...] = ()  # videos that it records as left out, since they have no features
 
 
+@without_collection()
 def parse_results(
     path: Path,
     on_error: Callable[[str], None] = raise_input_error,

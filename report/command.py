@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tqdm import tqdm
+
 from readers.source import Source
 from report.comparison_page import ComparedRun, build_comparison
 from report.page import Page
@@ -65,7 +67,8 @@ def report_on_run(settings: ReportSettings, source: Source, run: LocatedRun) -> 
 def compare_runs(settings: ReportSettings, source: Source, runs: list[LocatedRun]) -> Page:
     """The page that compares runs with the first of them; the differences are printed, too."""
     require_one_rate(runs)
-    compared = [ComparedRun(str(run.folder), read_run(settings, source, run)) for run in runs]
+    progress = tqdm(runs, desc="reading runs", unit="run", leave=False)
+    compared = [ComparedRun(str(run.folder), read_run(settings, source, run)) for run in progress]
     page, text = build_comparison(compared, settings.seed)
     log.info(text)
     return page

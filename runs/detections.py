@@ -16,7 +16,7 @@ from readers.facts import Facts
 from readers.findings import say_notices
 from readers.names import is_ambiguous
 from readers.result_files import MAX_PER_VIDEO, parse_results
-from utils import InputError, as_json, log, short_repr, shorten_list, write_beside_earlier
+from utils import InputError, as_json, log, short_repr, shorten_list, without_collection, write_beside_earlier
 
 
 def write_detections(
@@ -108,6 +108,7 @@ class DetectionFile:
     left_out: tuple[str, ...]
 
 
+@without_collection()
 def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str], rate: float) -> DetectionFile:
     """Read detections in ActivityNet result format, ours or anyone's.
 
