@@ -1,7 +1,8 @@
 """Finds fonts for the names in pictures, in whatever script these are.
 
 matplotlib comes with DejaVu Sans, which has the Latin, Greek, Cyrillic, Georgian and a few other scripts. For other
-characters it can fall back on fonts of the system, but has to be told which.
+characters it can fall back on fonts of the system, but has to be told which. Since version 3.11 it joins and orders the
+letters of a font as their script needs; before, Arabic and Hebrew come out from left to right.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import matplotlib as mpl
 from matplotlib.font_manager import FontEntry, findSystemFonts, fontManager
 from matplotlib.ft2font import FT2Font
 
-from report.scripts import as_drawn
 from utils import log, shorten_list
 
 SUPPLIED = "DejaVu Sans"  # comes with matplotlib
@@ -48,15 +48,9 @@ class Fonts:
     missing: frozenset[str] = frozenset()  # characters that no font has
 
     def drawable(self, text: str) -> str:
-        """The text as it is drawn, see `as_drawn`, with a box for each character that no font has."""
-        return as_drawn(text).translate({ord(character): self._instead(character) for character in self.missing})
-
-    def _instead(self, missing: str) -> str:
-        """What is drawn for a character that no font has: nothing if it is not seen anyway."""
-        alone = unicodedata.normalize("NFKC", missing)  # of a letter in the form that it has in a word
-        if alone != missing and self.missing.isdisjoint(alone):
-            return alone
-        return "" if unicodedata.category(missing) in ("Cf", "Mn") else _BOX
+        """The text with a box for each character that no font has; what is not seen anyway is left out."""
+        unseen = ("Cf", "Mn")
+        return text.translate({ord(c): "" if unicodedata.category(c) in unseen else _BOX for c in self.missing})
 
 
 SUPPLIED_FONT = Fonts()
@@ -70,7 +64,7 @@ def find_fonts(names: Iterable[str]) -> Fonts:
     """
     names, families = list(names), _usual_families()
     usual = [Font(name, entry.fname) for name, entry in _regular_faces(fontManager.ttflist).items() if name in families]
-    characters = {c for name in names for c in name + as_drawn(name) if not c.isascii()}
+    characters = {c for name in names for c in name if not c.isascii()}
     _, missing = choose_fonts(characters, usual, characters_of)
     if not missing:
         return Fonts(families)

@@ -11,7 +11,6 @@ from matplotlib.font_manager import FontEntry
 from report import fonts
 from report.fonts import SUPPLIED, SUPPLIED_FONT, Font, choose_fonts, find_fonts, what_to_install
 from report.pictures import as_pixels, new_figure, short, styled
-from report.scripts import as_drawn
 
 COVERAGE = {"Latin": "abc", "Hangul": "한국", "Kana": "かな", "All Kana": "かなカ跳", "Empty": ""}
 
@@ -93,33 +92,3 @@ def test_fonts_that_draw_no_names_are_not_taken(monkeypatch):
 )
 def test_what_to_install(text, packages):
     assert packages in what_to_install(text)
-
-
-# ----------------------------------------------------------------------------------------- from right to left
-
-
-@pytest.mark.parametrize(
-    ("text", "drawn"),
-    [
-        ("Jump (2)", "Jump (2)"),
-        ("\u05e9\u05dc\u05d5\u05dd", "\u05dd\u05d5\u05dc\u05e9"),
-        ("\u05d0\u05d1 12.5 (ab)", "(ab) 12.5 \u05d1\u05d0"),
-        ("ab \u05d0\u05d1 12 cd", "ab 12 \u05d1\u05d0 cd"),
-        ("(\u05d0) ab", "ab (\u05d0)"),
-        ("\u05d0\u05b8\u05d1", "\u05d1\u05d0\u05b8"),  # a mark stays behind its letter
-        ("\u0633\u0644\u0627\u0645", "\ufee1\ufefc\ufeb3"),  # an initial letter, lam with alef, one that stands alone
-        ("\u0642\u0641\u0632", "\ufeb0\ufed4\ufed7"),  # initial, medial, final
-        ("\u0645\u06cc\u200c\u062f", "\u062f\u200c\ufbfd\ufee3".replace("\u062f", "\ufea9")),  # not joined over U+200C
-        ("\u0628\u0650\u0633", "\ufeb2\ufe91\u0650"),  # joined over a mark
-    ],
-    ids=ascii,
-)
-def test_scripts_from_right_to_left(text, drawn):
-    assert as_drawn(text) == drawn
-
-
-def test_a_form_in_a_word_that_no_font_has_is_drawn_as_the_letter_alone(monkeypatch, caplog):
-    caplog.set_level("INFO")
-    monkeypatch.setattr(fonts, "_installed_fonts", lambda: [])
-    monkeypatch.setattr(fonts, "characters_of", lambda font: set(map(ord, "\u0642\u0641\u0632\ufed7")))
-    assert find_fonts(["\u0642\u0641\u0632"]).drawable("\u0642\u0641\u0632") == "\u0632\u0641\ufed7" and not caplog.text
