@@ -8,11 +8,11 @@ letters of a font as their script needs; before, Arabic and Hebrew come out from
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.font_manager import FontEntry, findSystemFonts, fontManager
@@ -132,9 +132,10 @@ def what_to_install(characters: Iterable[str]) -> str:
 
 def _usual_families() -> tuple[str, ...]:
     """The fonts that matplotlib's settings name, if these are not its defaults, and the one that comes with it."""
+    settings: tuple[Mapping[str, Any], ...] = (mpl.rcParams, mpl.rcParamsDefault)
     own, default = (
         [name for family in rc["font.family"] for name in (rc[f"font.{family}"] if family in _GENERIC else [family])]
-        for rc in (mpl.rcParams, mpl.rcParamsDefault)
+        for rc in settings
     )
     installed = {entry.name for entry in fontManager.ttflist}
     return tuple(dict.fromkeys([*(name for name in own if own != default and name in installed), SUPPLIED]))
