@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import weakref
-from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from readers.arrays import map_array
-from utils import CannotWrite, free_memory, log, whole_file
+from utils import free_memory, log
 
 _SHARE = 0.5  # of the memory that is free at first
 
 
-class KeptFeatures:
-    """Tensors by number: in memory while they fit, then in a temporary folder that is removed when the program ends.
+class _Place(NamedTuple):
+    """Where an array is in the temporary file."""
 
-    If that is full, too, they are not kept.
+    start: int
+    shape: tuple[int, ...]
+
+
+class KeptFeatures:
+    """Tensors by number: in memory while they fit, then in a temporary file. If that is full, too, they are not kept.
+
+    The file has no name, so the system removes it when the program ends, in whatever way.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int, Tensor | Path] = {}
-        self._left: float | None = None  # bytes that may still be taken; None before the first
-        self._folder: Path | None = None
+        self._kept: dict[int, Tensor | _Place] = {}
+        self._left: float | None = None  # bytes of memory that may still be taken; None before the first
+        self._file: IO[bytes] | None = None
         self._is_full = False
 
     def keep(self, i: int, features: Tensor) -> None:
@@ -34,6 +39,8 @@ class KeptFeatures:
         if self._left is None:
             free = free_memory(torch.device("cpu"))
             self._left = float("inf") if free is None else _SHARE * free
+        if i in self._kept:
+            return
         if features.nbytes <= self._left:
             self._left -= features.nbytes
             self._kept[i] = features
@@ -43,25 +50,33 @@ class KeptFeatures:
     def get(self, i: int) -> Tensor | None:
         """The tensor; None if it was not kept."""
         kept = self._kept.get(i)
-        return torch.from_numpy(np.array(map_array(kept))) if isinstance(kept, Path) else kept
+        if isinstance(kept, _Place):
+            assert self._file is not None
+            return torch.from_numpy(np.array(np.memmap(self._file, np.float32, "r", kept.start, kept.shape)))
+        return kept
 
     def forget(self, i: int) -> None:
-        """Free what a tensor takes."""
+        """Free the memory that a tensor takes."""
         kept = self._kept.pop(i, None)
-        if isinstance(kept, Path):
-            kept.unlink(missing_ok=True)
-        elif kept is not None and self._left is not None:
+        if isinstance(kept, Tensor) and self._left is not None:
             self._left += kept.nbytes
 
     def _write(self, i: int, features: Tensor) -> None:
         try:
-            if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="seal-features-"))
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # also when the program ends
-                log.info(f"notice: unpacked features do not fit in memory; those that do not are in {self._folder}")
-            with whole_file(self._folder / f"{i}.npy", "wb") as file:
-                np.save(file, features.numpy())
-            self._kept[i] = self._folder / f"{i}.npy"
-        except (OSError, CannotWrite) as error:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open until the end
+                weakref.finalize(self, self._file.close)
+                where = tempfile.gettempdir()
+                log.info(
+                    f"notice: unpacked features do not all fit in memory; others are in a temporary file in {where}"
+                )
+            start = self._file.seek(0, 2)
+            self._file.write(features.numpy().tobytes())
+            self._file.flush()
+            self._kept[i] = _Place(start, tuple(features.shape))
+        except OSError as error:
             self._is_full = True
-            log.info(f"notice: features are unpacked again each time they are read ({error}); TMPDIR names a folder")
+            log.info(
+                f"notice: no room for a temporary file ({error}), so features are unpacked each time they are read; "
+                "TMPDIR names another folder for it"
+            )
