@@ -68,7 +68,8 @@ def compare_runs(settings: ReportSettings, source: Source, runs: list[LocatedRun
     """The page that compares runs with the first of them; the differences are printed, too."""
     require_one_rate(runs)
     progress = tqdm(runs, desc="reading runs", unit="run", leave=False)
-    compared = [ComparedRun(str(run.folder), read_run(settings, source, run)) for run in progress]
+    data = [with_training(read_run(settings, source, run), run.folder) for run in progress]
+    compared = [ComparedRun(str(run.folder), of_run) for run, of_run in zip(runs, data, strict=True)]
     page, text = build_comparison(compared, settings.seed)
     log.info(text)
     return page

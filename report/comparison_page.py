@@ -15,6 +15,7 @@ from eval.errors import KINDS
 from eval.results import PROTOCOLS
 from eval.segments import to_segments
 from report import pictures
+from report.detections_page import NO_TRUTH, compare_detections
 from report.fonts import find_fonts
 from report.page import Page, signed
 from report.reading import ReportData
@@ -53,6 +54,12 @@ def build_comparison(runs: Sequence[ComparedRun], seed: int) -> tuple[Page, str]
         return Matched(*segments, len(class_names), first.tiou_protocol.thresholds)
 
     page = Page(f"SEAL comparison: {first.dataset}", simulated=any(run.data.simulated for run in runs))
+    if first.analysis is None:
+        page.section("The runs")
+        page.text(NO_TRUTH)
+        page.table(*compare_detections({run.name: run.data for run in runs}))
+        _show_options(page, runs)
+        return page, NO_TRUTH
     texts = []
     drawn = draw_videos(len(videos), seed, num_draws(len(class_names)))
     _introduce(page, runs, len(videos), len(drawn))
@@ -117,12 +124,9 @@ def _show_runs(page: Page, runs: Sequence[ComparedRun], matched: Sequence[Matche
     page.table(
         ["run", "average mAP_N, %", *KINDS[1:]],
         [
-            [
-                run.name,
-                run.data.analysis.average_mAP_N,
-                *(gain.average for gain in run.data.analysis.gain.values()),
-            ]
+            [run.name, analysis.average_mAP_N, *(gain.average for gain in analysis.gain.values())]
             for run in runs
+            if (analysis := run.data.analysis)
         ],
         caption="Gain in average mAP_N without the errors of each type, percentage points, seconds protocol (explained "
         f"in the report on a run).{mark}",

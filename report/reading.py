@@ -52,7 +52,7 @@ class ReportData:
     truth: pd.DataFrame  # see `eval.metrics.EvaluationInput`
     detections: pd.DataFrame  # those that are evaluated, see `eval.tables.detection_table`
     figures: Results  # of these detections
-    analysis: ErrorAnalysis
+    analysis: ErrorAnalysis | None  # None without ground truth
     lengths: Mapping[str, float]  # seconds of each test video; nan if unknown
     tiou_protocol: TiouProtocol
     curve_tiou: Sequence[float]  # of the precision-recall curves
@@ -132,7 +132,7 @@ def read_valid_seeds(folder: Path) -> SeedSummary | None:
 
 
 def require_results(folder: Path) -> None:
-    """Check that a folder holds the results and detections of a run.
+    """Check that a folder holds the detections of a run; its results are missing if it had no ground truth.
 
     Raises:
         InputError: it does not.
@@ -141,14 +141,18 @@ def require_results(folder: Path) -> None:
     file = read_results(results).detections if results.is_file() else None
     if file is not None:
         raise InputError(f"{results}: written by --run_type eval; report on its file with --detections {file}")
-    if (folder / "metrics.jsonl").is_file() and not results.is_file():
+    if not detections.is_file():
+        if (folder / "metrics.jsonl").is_file():
+            weights = folder / "ckpt" / "last_model.pkl"
+            tested = f"--run_type test --pretrained_ckpt {weights}" if weights.is_file() else "--run_type test"
+            raise InputError(
+                f"{folder}: the training run is not finished, or was not evaluated; finish it with --resume, or "
+                f"evaluate its weights with {tested} --exp_dir {folder}"
+            )
         raise InputError(
-            f"{folder}: the training run is not finished, or was not evaluated; finish it with --resume, or evaluate "
-            "its weights with --run_type test"
+            f"{folder}: neither results.json nor detections.json, so no run to report on; name the folder of one with "
+            "--exp_dir"
         )
-    for path in (results, detections):
-        if not path.is_file():
-            raise InputError(f"{folder}: no {path.name}, so no training or test run to report on; check the folder")
 
 
 def read_run_options(folder: Path) -> Mapping[str, Any]:
@@ -195,7 +199,7 @@ def read_file(settings: ReportSettings, source: Source, path: Path, description:
         description: says what they are.
     """
     annotations = source.annotations
-    evaluable = read_to_evaluate(path, source, settings.tiou_protocol, settings.rate)
+    evaluable = read_to_evaluate(path, source, settings.tiou_protocol, settings.rate, needs_truth=False)
     inputs = evaluable.inputs
     labels = pd.DataFrame(annotations.labels, index=annotations.videos, columns=list(inputs.class_names))
     return ReportData(
@@ -208,7 +212,7 @@ def read_file(settings: ReportSettings, source: Source, path: Path, description:
         truth=inputs.ground_truth,
         detections=inputs.detections,
         figures=evaluate(inputs),
-        analysis=diagnose(inputs, evaluable.lengths),
+        analysis=None if inputs.ground_truth.empty else diagnose(inputs, evaluable.lengths),
         lengths=evaluable.lengths,
         tiou_protocol=settings.tiou_protocol,
         curve_tiou=settings.curve_tiou,
@@ -222,16 +226,21 @@ def read_run(settings: ReportSettings, source: Source, run: LocatedRun) -> Repor
     Raises:
         InputError: evaluating the detections does not give the figures in `results.json`.
     """
-    results, path = read_results(run.folder / "results.json"), run.folder / "detections.json"
+    recorded_in, path = run.folder / "results.json", run.folder / "detections.json"
+    options = read_run_options(run.folder)
+    if not recorded_in.is_file():  # its test videos had no ground truth
+        data = read_file(settings, source, path, f"The run in {run.folder}")
+        return replace(data, seeds=run.seeds, options=options)
+    results = read_results(recorded_in)
     epoch = f", epoch {results.epoch}" if results.epoch else ""
     data = read_file(settings, source, path, f"Weights {results.checkpoint}{epoch}")
     computed, recorded = data.figures.snippet, results.results.snippet
     if computed.tiou != recorded.tiou or abs(computed.average - recorded.average) > 1e-6:
         raise InputError(
-            f"{path}: average mAP {computed.average:.3f}, but {run.folder / 'results.json'} has "
+            f"{path}: average mAP {computed.average:.3f}, but {recorded_in} has "
             f"{recorded.average:.3f}; give the options of the run (--tiou, --feature_fps, --test_subset, …)"
         )
-    return replace(data, results=results, seeds=run.seeds, options=read_run_options(run.folder))
+    return replace(data, results=results, seeds=run.seeds, options=options)
 
 
 def with_training(data: ReportData, folder: Path) -> ReportData:

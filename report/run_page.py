@@ -13,6 +13,7 @@ from eval.errors import KINDS, ErrorAnalysis
 from eval.results import BASELINES, PROTOCOLS, ProtocolResult, Results, extra_summary, reported_labels
 from eval.segments import Detections, Segments, to_segments
 from report import pictures
+from report.detections_page import show_detections, videos_by_score
 from report.fonts import find_fonts
 from report.page import Page
 from report.reading import ReportData
@@ -28,17 +29,23 @@ def build_report(data: ReportData) -> Page:
     page = Page(f"SEAL report: {data.dataset}", simulated=data.simulated)
     videos = list(data.labels.index)
     with pictures.styled(find_fonts([*data.class_names, *videos])):
-        segments = to_segments(data.detections, data.truth, data.figures.chosen_by, data.rate, videos)
-        matched = Matched(*segments, len(data.class_names), data.tiou_protocol.thresholds)
         _introduce(page, data)
-        _show_seeds(page, data)
-        _show_map(page, data)
-        _show_classes(page, data, matched)
-        _show_curves(page, data, segments)
-        _show_labels(page, data)
-        _show_training(page, data)
-        _show_videos(page, data, matched)
-        _show_errors(page, data)
+        if data.analysis is None:
+            show_detections(page, data)
+            _show_labels(page, data)
+            _show_training(page, data)
+            _show_videos(page, data, videos_by_score(data.detections, videos))
+        else:
+            segments = to_segments(data.detections, data.truth, data.figures.chosen_by, data.rate, videos)
+            matched = Matched(*segments, len(data.class_names), data.tiou_protocol.thresholds)
+            _show_seeds(page, data)
+            _show_map(page, data)
+            _show_classes(page, data, matched)
+            _show_curves(page, data, segments)
+            _show_labels(page, data)
+            _show_training(page, data)
+            _show_videos(page, data, {videos[i]: value for i, value in video_precision(matched).items()})
+            _show_errors(page, data, data.analysis)
         if data.options_text:
             page.section("Options")
             page.listing(data.options_text)
@@ -232,26 +239,33 @@ def _map_over_epochs(evaluations: Mapping[int, Results]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _show_videos(page: Page, data: ReportData, matched: Matched) -> None:
+def _show_videos(page: Page, data: ReportData, figures: Mapping[str, float]) -> None:
+    """Timelines of the best, median and worst videos by a figure, their mAP or, without ground truth, best score."""
     page.section("Videos")
-    average = {data.labels.index[i]: value for i, value in video_precision(matched).items()}
+    average, by_score = figures, data.analysis is None
     ranked = sorted(average, key=lambda name: (-average[name], name))
-    page.text(
-        "The best, median and worst test videos, each evaluated by itself. Black: ground truth. Below it: the best "
-        "detections of the class, at most three for each instance, coloured by error type at tIoU "
-        f"{TYPES_AT:g} (see Errors). Absent: a class that was detected but is not in the video."
-        + (" Grey area: number of proposals over time." if data.proposals else ""),
-        soft=True,
-    )
+    grey = " Grey area: number of proposals over time." if data.proposals else ""
+    if by_score:
+        shown = (
+            "The test videos with the highest, median and lowest best score, and the best three detections of a class."
+        )
+    else:
+        shown = (
+            "The best, median and worst test videos, each evaluated by itself. Black: ground truth. Below it: the best "
+            "detections of the class, at most three for each instance, coloured by error type at tIoU "
+            f"{TYPES_AT:g} (see Errors). Absent: a class that was detected but is not in the video."
+        )
+    page.text(shown + grey, soft=True)
     middle = max(0, (len(ranked) - SHOWN) // 2)
     groups = {"best": ranked[:SHOWN], "median": ranked[middle : middle + SHOWN], "worst": ranked[-SHOWN:]}
     drawn: set[str] = set()
+    measure = "best score in" if by_score else "average mAP of"
     for group, names in groups.items():
         videos = [name for name in names if name not in drawn]
         drawn |= set(videos)
         if videos:
             figure = timelines(_timelines(data, videos, average), simulated=page.simulated)
-            page.picture(f"videos_{group}", figure, f"The {group} by average mAP of the video: {', '.join(videos)}.")
+            page.picture(f"videos_{group}", figure, f"The {group} by {measure} the video: {', '.join(videos)}.")
 
 
 def _timelines(data: ReportData, videos: Sequence[str], average: Mapping[str, float]) -> list[Timeline]:
@@ -265,13 +279,15 @@ def _timelines(data: ReportData, videos: Sequence[str], average: Mapping[str, fl
             ends = [table.loc[table["video"] == video, "end_sec"].max() for table in (detections, truth)]
             length = float(np.nanmax([*ends, proposals.max(initial=0.0)]))
         title = f"{video}: average mAP {100 * average[video]:.1f}"
-        lines.append(Timeline(title, length, instances[video], shown.get(video, {}), proposals))
+        if data.analysis is None:
+            title = f"{video}: best score {average[video]:.3f}"
+        lines.append(Timeline(title, length, instances.get(video, {}), shown.get(video, {}), proposals))
     return lines
 
 
-def _show_errors(page: Page, data: ReportData) -> None:
+def _show_errors(page: Page, data: ReportData, analysis: ErrorAnalysis) -> None:
     page.section("Errors")
-    analysis, simulated = data.analysis, page.simulated
+    simulated = page.simulated
     _explain_error_types(page, analysis)
     k = int(np.argmin(np.abs(np.array(analysis.tiou) - TYPES_AT)))
     page.picture(

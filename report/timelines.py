@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from eval.detection import match_detections
 from eval.errors import KINDS, error_types
 from eval.segments import to_segments
-from report.pictures import FAINT, INK, TYPE_COLOURS, new_figure, short
+from report.pictures import BLUE, FAINT, INK, TYPE_COLOURS, new_figure, short
 
 TYPES_AT = 0.5  # tIoU at which detections are sorted into error types
 DETECTIONS_SHOWN = 3  # per instance of a class in a video; for a class that the video does not have, in all
@@ -98,11 +98,13 @@ def timelines(videos: Sequence[Timeline], *, simulated: bool) -> Figure:
     for ax, panel in zip(axes, panels, strict=True):
         panel.draw(ax)
     axes[-1].set_xlabel("seconds")
-    handles = [Patch(color=INK, label="ground truth")]
+    is_known = any(video.truth for video in videos)
+    handles = [Patch(color=INK, label="ground truth")] if is_known else [Patch(color=BLUE, label="detections")]
     if any(len(video.proposals) for video in videos):
         handles.append(Patch(color=FAINT, label="number of proposals"))
-    handles += [Patch(color=colour, label=name) for name, colour in TYPE_COLOURS.items()]
-    title = f"detections by error type at tIoU {TYPES_AT:g}"
+    if is_known:
+        handles += [Patch(color=colour, label=name) for name, colour in TYPE_COLOURS.items()]
+    title = f"detections by error type at tIoU {TYPES_AT:g}" if is_known else None
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5, title=title, title_fontsize=7.5)
     return figure
 
@@ -134,7 +136,8 @@ class _Panel:
         truth = [_box(segment, top, 0.9) for name, top in self._top.items() for segment in video.truth.get(name, ())]
         ax.add_collection(PolyCollection(truth, facecolors=INK, **EDGE))
         ax.add_collection(PolyCollection(**self._detection_shapes(), **EDGE))
-        names = [short(name) if name in video.truth else f"{short(name)} (absent)" for name in self._top]
+        is_absent = {name: bool(video.truth) and name not in video.truth for name in self._top}
+        names = [f"{short(name)} (absent)" if is_absent[name] else short(name) for name in self._top]
         ax.set_yticks([top + 0.45 for top in self._top.values()], names)
         ax.tick_params(axis="y", length=0)
         ax.set_xlim(0, video.length)
@@ -150,7 +153,7 @@ class _Panel:
             for segment, type_name, lane in zip(*detections, self._lanes[name], strict=True):
                 if lane < MAX_LANES:
                     boxes.append(_box(segment, top + 1 + 0.58 * lane, 0.5))
-                    colours.append(TYPE_COLOURS[type_name])
+                    colours.append(TYPE_COLOURS[type_name] if self._video.truth else BLUE)
         return {"verts": boxes, "facecolors": colours}
 
 

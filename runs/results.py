@@ -143,7 +143,9 @@ class Evaluable:
     simulated: bool
 
 
-def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, rate: float) -> Evaluable:
+def read_to_evaluate(
+    path: Path, source: Source, tiou_protocol: TiouProtocol, rate: float, *, needs_truth: bool = True
+) -> Evaluable:
     """Read a file of detections, and the ground truth.
 
     Args:
@@ -151,9 +153,10 @@ def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, ra
         source: the dataset.
         tiou_protocol: to evaluate by.
         rate: snippets per second.
+        needs_truth: whether there must be instances to evaluate on.
 
     Raises:
-        InputError: there is no ground truth, or the file cannot be used.
+        InputError: there is no ground truth, where it is needed, or the file cannot be used.
     """
     annotations, subset = source.annotations, source.subsets["test"]
     videos, truth = annotations.videos_of(subset), annotations.ground_truth(subset)
@@ -163,8 +166,11 @@ def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, ra
     videos = [video for video in videos if video not in without_features]
     missed = LeftOut.of(names, len(videos), truth[is_left_out])
     truth = truth[~is_left_out].reset_index(drop=True)
-    if truth.empty:
-        raise InputError(f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on")
+    if truth.empty and needs_truth:
+        raise InputError(
+            f"{source.files.annotations}: no instance in subset {subset!r} to evaluate on; name a subset that has some "
+            "with --test_subset, or add segments to the annotations. --run_type report shows detections without"
+        )
     if file.simulated and not source.simulated:
         log.info(f"notice: {path} is of simulated data, by its own account; its figures say nothing about real videos")
     log.info(f"{len(videos)} videos, {len(truth)} instances, {len(file.detections)} detections")
@@ -174,9 +180,10 @@ def read_to_evaluate(path: Path, source: Source, tiou_protocol: TiouProtocol, ra
     lengths = dict.fromkeys(videos, np.nan) | file.lengths | known
     findings = Findings()
     compared = source.known_lengths(videos, lengths)
-    check_truth(annotations, videos, compared, rate, findings)
-    rounded = rounding(truth, rate)
-    check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
+    if not truth.empty:
+        check_truth(annotations, videos, compared, rate, findings)
+        rounded = rounding(truth, rate)
+        check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
     check_segments("detections", file.detections, compared, rate, findings, truth)
     findings.say()
     marked = marked_ambiguous(file.detections, annotations.ambiguous, rate)

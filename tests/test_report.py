@@ -13,14 +13,17 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 import pytest
+from building import own_dataset
 from matplotlib.image import imread
 
 from eval.results import EpochResults, ProtocolResult, Results
+from eval.tables import rows_as_table
 from prepare.make_demo import CLASSES
 from report.command import write_folder
 from report.fonts import SUPPLIED_FONT, find_fonts
 from report.page import Page, escape, signed
 from report.pictures import WIDTH, as_files, class_bars, confusion, difference_bars, styled, training_curves
+from runs.detections import write_detections
 from runs.folder import RunFolder, report_files
 from runs.log import read_metrics
 from runs.results import RunResults, read_results
@@ -203,6 +206,37 @@ def test_without_proposals_and_without_any_detection(run, tmp_path):
     assert run(*REPORT, *argv)[0] == 0
     text = text_of((tmp_path / "report_of_file" / "report.html").read_text())
     assert "0 detections" in text and "60 videos have no detections" in text and "number of proposals" not in text
+
+
+@pytest.mark.laid_out
+def test_without_ground_truth_there_is_a_report_of_the_rest(run_in, tmp_path):
+    path = own_dataset(tmp_path / "data/T") / "annotations.json"
+    annotations = json.loads(path.read_text())
+    for entry in annotations["database"].values():
+        entry["annotations"] = [{"label": one["label"]} for one in entry["annotations"]]
+    path.write_text(json.dumps(annotations))
+    for i, name in enumerate("ab"):
+        table = rows_as_table(["b0", "b0", "b1"], [0, 1, i], [0.9, 0.2, 0.5], *[np.tile([2.0, 6.0], (3, 1))] * 2)
+        write_detections(tmp_path / name / "detections.json", table, ["Dive", "Jump"], "SEAL", {"b0": 15.0})
+        (tmp_path / name / "options.json").write_text(json.dumps({"dataset_name": "T", "seed": i}))
+        (tmp_path / name / "metrics.jsonl").write_text('{"epoch": 1, "loss_total": 1.25}\n')
+    run, argv = run_in(tmp_path), ("--run_type", "report", "--dataset_name", "T", "--exp_dir")
+    status, _, err = run(*argv, "a")
+    assert status == 0, err
+    text = text_of((tmp_path / "a/report/report.html").read_text())
+    for shown in (
+        "so there is no mAP and no error analysis",
+        "Of 6 labels of the videos, 2 are detected (33.3%)",
+        " Dive 2 2 0.700 0.900 4.0 ",
+        "The best by best score in the video: b0, b1",
+        "4 videos have no detections",
+        "Loss terms, mean over each epoch",
+    ):
+        assert shown in text, text
+    status, out, err = run(*argv, "c", "--compare", "a", "b")
+    assert status == 0 and "so there is no mAP" in out, err
+    text = text_of((tmp_path / "c/comparison/comparison.html").read_text())
+    assert " a 3 2 1.2500 The run in a b 3 2 1.2500 The run in b " in text and " seed 0 1 " in text
 
 
 def test_other_proposals_are_not_drawn(run, finished, demo_home):
