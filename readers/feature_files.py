@@ -1,4 +1,7 @@
-"""Which files hold a video's features, in the layouts that extractors and releases have (data/README.md lists them)."""
+"""Which files hold a video's features, and which arrays of these, as extractors and releases write them.
+
+data/README.md lists what has been met.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from utils import InputError, is_plain_name, readable_name, shorten_list
+import numpy as np
+
+from readers.arrays import archive_shapes, map_array, read_archive
+from utils import InputError, error_text, is_plain_name, readable_name, shorten_list
 
 # The files of a video, with braces for its name; if there are two, they hold RGB and flow. Each ends in .npy or .npz.
 LAYOUTS = (
@@ -19,6 +25,7 @@ LAYOUTS = (
     ("rgb/{}_rgb", "flow/{}_flow"),
 )
 ENDINGS = (".npy", ".npz")
+EXTRACTED = "feature"  # the array in the archives of a usual I3D extractor, `[crops, T, D]`
 _PARTS = ("", "train", "test")  # folders that some releases put the videos of a subset into
 _PAIRS = [" with ".join(form.format("<video>") for form in layout) for layout in LAYOUTS[1:4]]
 EXPECTED = f"<video>.npy or .npz, or two such files, {', or '.join(_PAIRS)}"
@@ -108,3 +115,43 @@ def feature_file(folder: Path, video: str, name: str = "{}.npy") -> Path:
     if not is_plain_name(video):
         raise InputError(f"{folder}: video name {video!r} cannot be a file name")
     return folder / name.format(video)
+
+
+def arrays_in(path: Path) -> list[tuple[np.ndarray, bool]]:
+    """The array of a file, or its two if it holds RGB and flow; with each whether it is an extractor's `feature`."""
+    if path.suffix == ".npy":
+        return [(map_array(path), False)]
+    parts = []
+    for name in _names_in(path):
+        array = read_archive(path, name)
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"{path}: expected numbers, found {array.dtype} {list(array.shape)}")
+        parts.append((array, name == EXTRACTED))
+    return parts
+
+
+def _names_in(path: Path) -> list[str]:
+    """The names of the arrays of an `.npz` file that hold features: one, or those of RGB and flow.
+
+    Raises:
+        InputError: the file is missing or damaged, or it has several arrays and none of these names.
+    """
+    shapes = archive_shapes(path)
+    if EXTRACTED in shapes:
+        return [EXTRACTED]
+    by_kind = {name.casefold(): name for name in shapes}
+    if {"rgb", "flow"} <= by_kind.keys():
+        return [by_kind["rgb"], by_kind["flow"]]
+    arrays = [name for name, shape in shapes.items() if len(shape) > 1] or [*shapes]
+    if len(arrays) != 1:
+        found = error_text(shorten_list(arrays)) if arrays else "none"
+        raise InputError(f"{path}: expected one array, an array `{EXTRACTED}`, or `rgb` and `flow`; found {found}")
+    return arrays
+
+
+def shapes_in(path: Path) -> list[tuple[tuple[int, ...], bool]]:
+    """The shapes of the arrays that `arrays_in` reads; with each whether it is an extractor's `feature`."""
+    if path.suffix == ".npy":
+        return [(map_array(path).shape, False)]
+    names, shapes = _names_in(path), archive_shapes(path)
+    return [(shapes[name], name == EXTRACTED) for name in names]

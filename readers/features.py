@@ -18,16 +18,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from readers.arrays import archive_shapes, map_array, read_archive, read_array
+from readers.arrays import read_array
 from readers.feature_axes import Axes, find_axes, one_crop, without_trailing
-from readers.feature_files import EXPECTED, FeatureFolder, feature_file
+from readers.feature_files import EXPECTED, FeatureFolder, arrays_in, feature_file, shapes_in
 from readers.findings import Findings
 from readers.kept_features import KeptFeatures
 from readers.plausible import FeatureCheck, check_modality_lengths
-from utils import InputError, error_text, is_plain_name, log, raise_input_error, release_memory, shorten_list
+from utils import InputError, is_plain_name, log, raise_input_error, release_memory, shorten_list
 
 MAX_FEATURE_SIZE = 8192  # the network has three times the square of that in weights
-EXTRACTED = "feature"  # the array in the archives of a usual I3D extractor, `[crops, T, D]`
 I3D_STREAM = 1024  # width of its RGB, and of its flow
 SIMULATED_MARK = "SIMULATED.txt"  # a file beside simulated features; reports say so wherever they show figures
 
@@ -245,10 +244,10 @@ class Features:
     def _stored(self, i: int) -> Any:
         """The features as they are stored, without crops, RGB and flow joined."""
         if self.in_memory is not None:
-            return self._without_crops(self.in_memory[i], self.where(i), i)
+            return self._without_crops(self.in_memory[i], self.where(i))
         files = self.files(i) or [feature_file(self.path, self.videos[i])]
         parts = [
-            self._without_crops(part, str(file), i, documented) for file in files for part, documented in _parts(file)
+            self._without_crops(part, str(file), documented) for file in files for part, documented in arrays_in(file)
         ]
         self._is_one_array = len(parts) == 1
         if self._is_one_array:
@@ -259,16 +258,19 @@ class Features:
             self.modality_lengths[i] = (rgb, flow)
         return joined
 
-    def _without_crops(self, array: Any, where: str, i: int, documented: bool = False) -> Any:
+    def _without_crops(self, array: Any, where: str, documented: bool = False) -> Any:
         """An array `[T, D]` of one that may have crops and axes of length 1; others are returned as they are."""
         if not isinstance(array, np.ndarray) or array.ndim < 3 or array.dtype.kind not in "fiu" or not array.size:
             return array
         array = array.reshape(without_trailing(array.shape))
         if array.ndim == 2:
             return array
-        lengths = array.shape[:-1]
+        return one_crop(array, self._axes_of(array.shape[:-1], where, documented), self.crop, where)
+
+    def _axes_of(self, lengths: tuple[int, ...], where: str, documented: bool) -> Axes:
+        """What the axes of an array are, see `find_axes`; the first array decides for all."""
         if (axes := self._axes.get(len(lengths))) is None:
-            others = (shape[:-1] for shape in self._shapes() if len(shape) == array.ndim)
+            others = (shape[:-1] for shape in self._shapes() if len(shape) == len(lengths) + 1)
             axes = find_axes(lengths, others, where, documented=documented, crop_axis=self._crop_axis)
             self._axes[len(lengths)] = axes
             if axes.crops > 1:
@@ -276,7 +278,25 @@ class Features:
                 log.info(f"notice: features are {axes.as_text()}, T snippets: {axes.crops} crops, {taken}")
         if self._crop_axis is None:
             axes.require_same(lengths, where)
-        return one_crop(array, axes, self.crop, where)
+        return axes
+
+    def length(self, i: int) -> int:
+        """T of a video whose features are in files, from their headers: nothing else is read.
+
+        Raises:
+            InputError: it has no features, or a file is damaged.
+        """
+        if (lack := self.lack(i)) is not None:
+            raise InputError(f"{self.path}: video {self.videos[i]}: {lack}")
+        lengths = []
+        for file in self.files(i):
+            for shape, documented in shapes_in(file):
+                shape = without_trailing(shape)
+                if len(shape) < 2:
+                    raise InputError(f"{file}: video {self.videos[i]}: expected a [T, D] array, found {list(shape)}")
+                axis = 0 if len(shape) == 2 else self._axes_of(shape[:-1], str(file), documented).snippets
+                lengths.append(shape[axis])
+        return min(lengths)
 
     def _shapes(self) -> Iterator[tuple[int, ...]]:
         """The shapes of the arrays of all videos, without reading them; what cannot be read is left out."""
@@ -285,7 +305,7 @@ class Features:
                 if self.in_memory is not None:
                     shapes = [getattr(self.in_memory[i], "shape", ())]
                 else:
-                    shapes = [shape for file in self.files(i) for shape in _shapes_in(file)]
+                    shapes = [shape for file in self.files(i) for shape, _ in shapes_in(file)]
             except InputError:
                 continue
             yield from map(without_trailing, shapes)
@@ -328,46 +348,6 @@ def read_object_array(path: Path, videos: Sequence[str]) -> np.ndarray:
         separate[:] = list(features)
         return separate
     return features
-
-
-def _parts(path: Path) -> list[tuple[np.ndarray, bool]]:
-    """The array of a file, or its two if it holds RGB and flow; with each whether it is an extractor's `feature`."""
-    if path.suffix == ".npy":
-        return [(map_array(path), False)]
-    parts = []
-    for name in _names_in(path):
-        array = read_archive(path, name)
-        if array.dtype.kind not in "fiu":
-            raise InputError(f"{path}: expected numbers, found {array.dtype} {list(array.shape)}")
-        parts.append((array, name == EXTRACTED))
-    return parts
-
-
-def _names_in(path: Path) -> list[str]:
-    """The names of the arrays of an `.npz` file that hold features: one, or those of RGB and flow.
-
-    Raises:
-        InputError: the file is missing or damaged, or it has several arrays and none of these names.
-    """
-    shapes = archive_shapes(path)
-    if EXTRACTED in shapes:
-        return [EXTRACTED]
-    by_kind = {name.casefold(): name for name in shapes}
-    if {"rgb", "flow"} <= by_kind.keys():
-        return [by_kind["rgb"], by_kind["flow"]]
-    arrays = [name for name, shape in shapes.items() if len(shape) > 1] or [*shapes]
-    if len(arrays) != 1:
-        found = error_text(shorten_list(arrays)) if arrays else "none"
-        raise InputError(f"{path}: expected one array, an array `{EXTRACTED}`, or `rgb` and `flow`; found {found}")
-    return arrays
-
-
-def _shapes_in(path: Path) -> list[tuple[int, ...]]:
-    """The shapes of the arrays of a file that hold features."""
-    if path.suffix == ".npy":
-        return [map_array(path).shape]
-    names, shapes = _names_in(path), archive_shapes(path)
-    return [shapes[name] for name in names]
 
 
 def _join(parts: Sequence[np.ndarray], where: str, video: str, *, equal: bool) -> np.ndarray:

@@ -233,21 +233,19 @@ class Source:
             crop_axis=settings.crop_axis,
         )
 
-    def known_lengths(self, videos: Sequence[str], known: Mapping[str, float], most: int = 50) -> dict[str, float]:
-        """Seconds of videos to compare times with, where `known` has them; of a few others by their features, if any.
+    def known_lengths(self, videos: Sequence[str], known: Mapping[str, float]) -> dict[str, float]:
+        """Seconds of videos: where `known` has none, those of their features, if these are in files; else nan.
 
         Args:
             videos: of the dataset.
             known: seconds of videos; nan, or no entry, where unknown.
-            most: how many videos' features to read at most, since a sample tells a unit as well as all do.
         """
         lengths = {video: known.get(video, math.nan) for video in videos}
         unknown = [video for video, length in lengths.items() if math.isnan(length)]
         if unknown and self.files.features.is_dir():
-            for i in self.indices(unknown[:: math.ceil(len(unknown) / most)]):
+            for video, i in zip(unknown, self.indices(unknown), strict=True):
                 with suppress(InputError):  # they are not what is read here
-                    num_snippets = len(self.features().read(i, any_size=True))
-                    lengths[self.annotations.videos[i]] = num_snippets / self.settings.rate
+                    lengths[video] = self.features().length(i) / self.settings.rate
         return lengths
 
     def indices(self, videos: Sequence[str]) -> list[int]:

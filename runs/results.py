@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
 from eval.errors import ErrorAnalysis
@@ -133,7 +132,7 @@ class Evaluable:
     Attributes:
         inputs: for `eval.evaluation.evaluate`.
         videos: the test videos, but for those that the file says are left out.
-        lengths: seconds of each test video by the annotations, else by the file; nan where unknown.
+        lengths: seconds of each test video by the annotations, else by the file or its features; nan where unknown.
         simulated: whether the dataset or the file says so.
     """
 
@@ -177,14 +176,13 @@ def read_to_evaluate(
     if without := sorted(set(videos) - set(file.detections["video"])):
         log.info(f"notice: {len(without)} videos have no detection: {shorten_list(without)}")
     known = {video: length for video, length in annotations.duration_of().items() if length > 0}
-    lengths = dict.fromkeys(videos, np.nan) | file.lengths | known
+    lengths = source.known_lengths(videos, file.lengths | known)
     findings = Findings()
-    compared = source.known_lengths(videos, lengths)
     if not truth.empty:
-        check_truth(annotations, videos, compared, rate, findings)
+        check_truth(annotations, videos, lengths, rate, findings)
         rounded = rounding(truth, rate)
         check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
-    check_segments("detections", file.detections, compared, rate, findings, truth)
+    check_segments("detections", file.detections, lengths, rate, findings, truth)
     findings.say()
     marked = marked_ambiguous(file.detections, annotations.ambiguous, rate)
     detections = without_ambiguous(marked)

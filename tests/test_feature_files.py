@@ -9,8 +9,7 @@ import torch
 
 from dataset import load_videos
 from proposals import Proposals
-from readers import features as reader
-from readers import kept_features
+from readers import feature_files, kept_features
 from readers.annotations import read_annotations
 from readers.features import Features
 from utils import InputError
@@ -101,6 +100,7 @@ def test_a_variant_reads_as_our_own_form(tmp_path, write):
     for i, video in enumerate(VIDEOS):
         expected = torch.from_numpy(np.hstack(arrays(video)))
         assert torch.equal(found.read(i), expected) and torch.equal(found.read_again(i), expected)
+        assert Features(tmp_path, VIDEOS).length(i) == len(expected)  # from the header alone
 
 
 @pytest.mark.parametrize("write", [VARIANTS[name] for name in ("CMCS", "crops second", "video_features")])
@@ -213,8 +213,10 @@ def unpacked(tmp_path, monkeypatch):
     """Ten crops of two videos, and the list of the files that are unpacked."""
     for video in VIDEOS:
         VARIANTS["CMCS"](tmp_path, video)
-    files, read_archive = [], reader.read_archive
-    monkeypatch.setattr(reader, "read_archive", lambda path, name: files.append(path.name) or read_archive(path, name))
+    files, read_archive = [], feature_files.read_archive
+    monkeypatch.setattr(
+        feature_files, "read_archive", lambda path, name: files.append(path.name) or read_archive(path, name)
+    )
     return files
 
 
