@@ -29,6 +29,7 @@ from utils import (
 # The options that a network depends on; each is one of `WeightsRecord`, too.
 _OPTIONS = ("recipe", "hidden_size", "roi_size", "modalities")
 MAPPED = "classes are in another order than the data's, so they are mapped by name"
+SAME_RATE = 1e-5  # relative; 29.97 and 30000/1001 are the same
 F = TypeVar("F", bound="Facts")
 
 
@@ -103,7 +104,7 @@ class Facts:
 
     def other_rate(self, rate: float | None) -> str | None:
         """Says which rate the file was made at, if it is not that of the data, in snippets per second."""
-        if self.rate is None or rate is None or math.isclose(self.rate, rate):
+        if self.rate is None or rate is None or math.isclose(self.rate, rate, rel_tol=SAME_RATE):
             return None
         return f"made at {self.rate:.9g} snippets a second, and this run has {rate:.9g}"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib as mpl
 from matplotlib.font_manager import FontEntry, findSystemFonts, fontManager
@@ -132,7 +132,8 @@ def what_to_install(characters: Iterable[str]) -> str:
 
 def _usual_families() -> tuple[str, ...]:
     """The fonts that matplotlib's settings name, if these are not its defaults, and the one that comes with it."""
-    settings: tuple[Mapping[str, Any], ...] = (mpl.rcParams, mpl.rcParamsDefault)
+    # matplotlib's types know only keys that are written out
+    settings = cast("tuple[Mapping[str, Any], ...]", (mpl.rcParams, mpl.rcParamsDefault))
     own, default = (
         [name for family in rc["font.family"] for name in (rc[f"font.{family}"] if family in _GENERIC else [family])]
         for rc in settings

@@ -63,6 +63,7 @@ def test_another_rate_is_refused_with_the_options_that_fit(tmp_path):
         FACTS.require(tmp_path / "x.json", 25 / 16, NAMES, "again")
     assert FACTS.require(tmp_path, parse_options(FACTS.rate_options.split()).rate, NAMES, "") is None
     assert Facts(None, 50.0, 32.0).require(tmp_path, 25 / 16, NAMES, "") is None
+    assert FACTS.require(tmp_path, 30 / 1.001 / 8, NAMES, "") is None  # 29.97 frames a second to more digits
 
 
 @pytest.mark.parametrize(

@@ -96,16 +96,16 @@ def test_read_proposals(tmp_path):
     entries = [
         {"segment": [0.64, 1.28], "label": "y", "score": 1},
         {"segment": [0.64, 1.28], "label": "x", "score": 0.25},
-        {"segment": [0, 1.28], "label": "unknown", "score": True},
-        {"segment": [0, 0.64], "label": ["x"], "score": "1"},
+        {"segment": [0, 1.28], "label": "unknown", "score": None},
+        {"segment": [0, "0.64"], "label": " x", "score": "1"},
         {"segment": [0, 0.64]},
     ]
     path = write(tmp_path / "p.json", {"a": entries, "b": [], "c": []})
     found = read_proposals(path, ["b", "a"], SNIPPETS_PER_SECOND, class_names=["x", "y"])
     assert list(found) == ["b", "a"] and len(found["a"]) == 5
     assert found["a"].segments_snip.tolist() == [[1, 2], [1, 2], [0, 2], [0, 1], [0, 1]]  # also the repeated one
-    assert found["a"].score == pytest.approx([1, 0.25, np.nan, np.nan, np.nan], nan_ok=True)
-    assert found["a"].class_idx.tolist() == [1, 0, -1, -1, -1]
+    assert found["a"].score == pytest.approx([1, 0.25, np.nan, 1, np.nan], nan_ok=True)
+    assert found["a"].class_idx.tolist() == [1, 0, -1, 0, -1]
     assert found["b"].segments_snip.tolist() == [[0.0, 0.0]]  # a video without proposals
     assert np.isnan(found["b"].score).all() and found["b"].class_idx.tolist() == [-1]
 
@@ -120,7 +120,7 @@ def test_missing_videos(tmp_path):
         read_proposals(path, ["b", "c"], SNIPPETS_PER_SECOND, missing="empty")
 
 
-BAD_TIMES = [float("nan"), float("inf"), 10**400, None, True, "1"]
+BAD_TIMES = [float("nan"), float("inf"), 10**400, None, True, "one"]
 
 
 @pytest.mark.parametrize("segment", [[1], [1, 2, 3], [2, 1], None, *([0, time] for time in BAD_TIMES)])
