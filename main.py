@@ -40,7 +40,7 @@ from prepare.snippet_proposals import ProposalSettings
 from report.dashboard import Dashboard
 from report.requirements import require_matplotlib
 from report.settings import dashboard_settings, report_settings
-from runs.console import exit_status, set_up_output
+from runs.console import exit_status, in_utf8, set_up_output
 from runs.folder import RunFolder
 from runs.holdout import hold_out
 from runs.inference import Evaluator
@@ -317,4 +317,4 @@ def dispatch(options: Options) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_utf8() or main())

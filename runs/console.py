@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from runs.out_of_memory import with_nothing_kept
 from runs.signals import Interrupted, catching_signals
 from utils import InputError, error_text, printable, ran_out
+
+
+def in_utf8() -> int:
+    """Start Python again where names of files are in another encoding than UTF-8, as with `LC_ALL=C`; else return 0.
+
+    Python's UTF-8 mode, which cannot be entered later, finds files of any name, and prints it.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return 0
 
 
 def set_up_output() -> None:

@@ -5,6 +5,7 @@ import codecs
 import os
 import pickle
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from readers.arrays import read_array
 from readers.checkpoints import load_weights
 from readers.facts import WeightsRecord
 from readers.names import Spellings
+from runs.console import in_utf8
 from runs.weights import save_weights
 from utils import (
     InputError,
@@ -313,6 +315,21 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_unusable_devices(name):
     with pytest.raises(InputError, match=f"--device {name}"):
         pick_device(name)
+
+
+def test_names_of_files_are_utf8_in_any_locale(monkeypatch):
+    """By hand: every run type finds é.npy and 跳.npy with LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0."""
+    started = []
+    monkeypatch.setattr("os.execv", lambda *command: started.append(command))
+    monkeypatch.setattr("sys.orig_argv", ["python", "main.py", "--run_type", "check"])
+    monkeypatch.delenv("PYTHONUTF8", raising=False)
+    assert in_utf8() == 0 and not started
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+    in_utf8()
+    in_utf8()  # once is enough, whatever it changed
+    assert started == [(sys.executable, [sys.executable, "main.py", "--run_type", "check"])]
+    assert os.environ["PYTHONUTF8"] == "1"
 
 
 def test_plain_names():
