@@ -26,7 +26,8 @@ LAYOUTS = (
 )
 ENDINGS = (".npy", ".npz")
 EXTRACTED = "feature"  # the array in the archives of a usual I3D extractor, `[crops, T, D]`
-_PARTS = ("", "train", "test")  # folders that some releases put the videos of a subset into
+_PARTS = ("", "train/", "test/")  # folders that some releases put the videos of a subset into
+_FORMS = [[part + form for form in layout] for layout in LAYOUTS for part in _PARTS]
 _PAIRS = [" with ".join(form.format("<video>") for form in layout) for layout in LAYOUTS[1:4]]
 EXPECTED = f"<video>.npy or .npz, or two such files, {', or '.join(_PAIRS)}"
 
@@ -59,8 +60,8 @@ class FeatureFolder:
         other = video.removeprefix("v_") if video.startswith("v_") else f"v_{video}"
         names = [video] if other in self._names else [video, other]  # another video has files of its own
         part_of: list[Path] = []
-        for name, layout, part in itertools.product(names, LAYOUTS, _PARTS):
-            stems = [str(Path(part, form.format(name))) for form in layout]
+        for name, forms in itertools.product(names, _FORMS):
+            stems = [form.format(name) for form in forms]
             found = [self._file(stem) for stem in stems]
             if all(found):
                 return [file for file in found if file]
@@ -81,11 +82,11 @@ class FeatureFolder:
         return alike[0] if alike and alike[0].is_file() else None
 
     def _listed(self) -> Iterator[tuple[str, Path]]:
-        for part, kind in itertools.product(_PARTS, ("", "rgb", "flow")):
-            folder = self.path / part / kind
+        for part, kind in itertools.product(_PARTS, ("", "rgb/", "flow/")):
+            folder = self.path / f"{part}{kind}"
             for file in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if file.suffix in ENDINGS:
-                    yield str(Path(part, kind, file.stem)), file
+                    yield f"{part}{kind}{file.stem}", file
 
     @cached_property
     def _by_stem(self) -> dict[str, Path]:
