@@ -291,7 +291,7 @@ def check_rounding(findings: Findings, nothing: int, one: int, total: int, *, ch
         chosen_by: the protocol that epochs are compared by.
     """
     if nothing or one:
-        detail = f"of {total}, {nothing} become nothing, which no detection can match, and {one} become one snippet"
+        detail = f"{nothing} of {total} become nothing, which no detection can match, and {one} one snippet"
         lost = chosen_by == "seconds"
         remedy = "so many are lost that the best epoch is chosen by the seconds protocol; compare methods by it, too"
         kind = "instances that the snippet protocol rounds to nothing or to one snippet"

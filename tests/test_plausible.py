@@ -168,7 +168,7 @@ def test_short_instances_are_counted():
     assert not findings.warnings
     check_rounding(findings, 2, 1, 4, chosen_by="seconds")
     (problem,) = findings.warnings.values()
-    assert "of 4, 2 become nothing" in problem.details[0] and "seconds protocol" in problem.remedy
+    assert "2 of 4 become nothing" in problem.details[0] and "seconds protocol" in problem.remedy
 
 
 def test_more_than_one_in_a_hundred_choose_by_seconds():
