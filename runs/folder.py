@@ -136,9 +136,11 @@ class RunFolder:
             checkpoint: the weights to start from, if any.
 
         Raises:
-            InputError: there is an earlier run, or `checkpoint` is among the files that would be removed.
+            InputError: there is an earlier run, or `checkpoint` is among the files that would be removed or replaced.
         """
-        if not (self.resume.exists() or (self.path / "metrics.jsonl").exists()):
+        if not self.holds_run:
+            if checkpoint and checkpoint.resolve() in (self.last.resolve(), self.best.resolve()):
+                raise InputError(f"training would replace {checkpoint}: choose another --exp_dir, or move it")
             return
         if not overwrite:
             goes_on = "--resume continues it, " if self.resume.exists() else ""
@@ -148,16 +150,24 @@ class RunFolder:
         if checkpoint and self.path.resolve() in checkpoint.resolve().parents:
             raise InputError(f"--overwrite would remove {checkpoint}: choose another --exp_dir, or move it")
 
+    @property
+    def holds_run(self) -> bool:
+        """Whether a training run has begun here."""
+        return self.resume.exists() or (self.path / "metrics.jsonl").exists()
+
     def clear(self) -> None:
-        """Remove a training run, its first phase, and the report on it. Files that the program did not write stay."""
+        """Remove a training run, its first phase, and the report on it. Files that the program did not write stay.
+
+        Where there is no training run, detections and results may be anyone's, and stay too.
+        """
         report = self.path / "report"
         for path in report_files(report):
             with writing(path):
                 path.unlink()
         with suppress(OSError):  # no such folder, or it has other files
             report.rmdir()
-        for folder in (self.path / HOLDOUT, self.path):
-            for path in itertools.chain.from_iterable(map(folder.glob, RUN_FILES)):
+        for phase in reversed([phase for phase in self.phases if phase.holds_run]):
+            for path in itertools.chain.from_iterable(map(phase.path.glob, RUN_FILES)):
                 with writing(path):
                     path.unlink()
 

@@ -17,6 +17,7 @@ from eval.results import Results, summary
 from eval.tables import rows_as_table
 from readers.features import Features
 from readers.source import DatasetFiles, ReadingSettings, Source
+from runs.folder import RunFolder
 from utils import InputError
 
 DATA = ("--dataset_name", "Own", "--feature_fps", 2, "--snippet_frames", 1, "--batch_size", 3)
@@ -169,3 +170,22 @@ def test_each_part_has_its_own_proposals(run_in, tmp_path):
     assert re.search(r"test \(subset training\): 6 videos, 180 snippets, 6 proposals\n", out)
     assert out.count("notice: training and test videos are the same, subset 'training'; ") == 1
     assert "training and test videos are the same" in run("--run_type", "check", *twice)[1]
+
+
+# ------------------------------------------------------------------------------------ two roles, two places
+
+
+def test_files_of_others_in_the_folder_of_a_run(tmp_path):
+    """`--overwrite` removes a training run, and nothing where there is none; weights to start from are not replaced."""
+    folder, weights = RunFolder(tmp_path), tmp_path / "ckpt" / "best_model.pkl"
+    weights.parent.mkdir()
+    for path in (weights, tmp_path / "detections.json"):
+        path.write_text("of another method")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"would replace .*best_model\.pkl: .*another --exp_dir"):
+            folder.require_free(overwrite, weights)
+    folder.clear()
+    assert weights.exists() and (tmp_path / "detections.json").exists()
+    (tmp_path / "metrics.jsonl").write_text("")
+    folder.clear()
+    assert not weights.exists() and not (tmp_path / "detections.json").exists()
