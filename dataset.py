@@ -345,5 +345,6 @@ def check_unit(segments_snip: np.ndarray, video: str, num_snippets: int, rate: f
         start, end = snippets_to_seconds(segments_snip[far][0], rate)
         raise InputError(
             f"proposals of video {video}: [{start:g}, {end:g}] s lies far outside the video, which has {num_snippets} "
-            f"snippets ({snippets_to_seconds(num_snippets, rate):g} s); proposals must be in seconds"
+            f"snippets ({snippets_to_seconds(num_snippets, rate):g} s); proposals must be in seconds, and "
+            "--feature_fps and --snippet_frames those of the features"
         )

@@ -6,6 +6,7 @@ Options of the authors' release keep their names; one with an opaque name also h
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,12 @@ class _Parser(argparse.ArgumentParser):
     """Reports errors in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
+        """End the program; for an option that there is not, the message names one that is spelled much alike."""
+        if message.startswith("unrecognized arguments:"):
+            typed = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+            found = [difflib.get_close_matches(word, self._option_string_actions, n=1) for word in typed]
+            if alike := [option for options in found for option in options]:
+                message = f"{message}; did you mean {', '.join(alike)}?"
         self.exit(2, f"error: {message} (python main.py --help lists the options)\n")
 
 
@@ -386,7 +393,7 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) ->
     for name in ("seeds", "curve_tiou"):
         values = getattr(options, name) or []
         if len(set(values)) < len(values):
-            parser.error(f"--{name} has a value twice")
+            parser.error(f"--{name} has a value twice; give each once")
     if options.resume and (options.run_type != "train" or options.overwrite):
         parser.error("--resume goes with --run_type train, and not with --overwrite, which replaces the run")
 

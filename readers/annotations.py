@@ -58,7 +58,7 @@ class Annotations:
         if not videos:
             raise InputError(
                 f"no video has subset {subset!r}; the annotations have {sorted(set(self.subsets))} "
-                "(--train_subset, --test_subset)"
+                "(choose with --train_subset and --test_subset)"
             )
         return videos
 
@@ -281,7 +281,7 @@ def _class_indices(
     unknown = [name for name in names if name not in index and not is_ambiguous(name)]
     if unknown:
         path, class_file = stored.files[field_name], stored.files["class_names"]
-        raise InputError(f"{path}: video {video}: not in {class_file.name}: {shorten_list(unknown)}")
+        raise InputError(f"{path}: video {video}: not in {class_file.name}: {shorten_list(unknown)}; add it there")
     return [index[name] for name in names if name in index]
 
 

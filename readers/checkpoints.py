@@ -38,12 +38,13 @@ def read_checkpoint(path: Path) -> Any:
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint; train one, or pass --pretrained_ckpt") from None
+        raise InputError(f"{path}: no such checkpoint; train one, or name one with --pretrained_ckpt") from None
     except Exception as error:  # damaged files raise many kinds
         if ran_out(error):
             raise
+        reason = _other_kind(path) or _reason(error)
         raise InputError(
-            f"{path}: not a readable checkpoint ({_reason(error)}); expected a file of torch.save that holds only "
+            f"{path}: not a readable checkpoint ({reason}); expected a file of torch.save that holds only "
             "tensors, numbers and text, since other objects could run code"
         ) from None
 
@@ -67,6 +68,23 @@ def _plain(value: Any, levels: int = _MAX_NESTING) -> Any:
     if levels and isinstance(value, (list, tuple)):
         return [_plain(part, levels - 1) for part in value]
     raise ValueError(f"unexpected or too deeply nested {type(value).__name__}")
+
+
+def _other_kind(path: Path) -> str | None:
+    """Says what a file is that is no checkpoint at all, by how it begins; None if that cannot be said."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    beside = path.with_suffix(".pkl")
+    weights = f", and the weights are in {beside.name}" if beside != path and beside.is_file() else ""
+    if start.lstrip()[:1] in (b"{", b"["):
+        return f"it is a JSON file{weights}"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30:
+        return "it is a safetensors file"
+    for magic, kind in ((b"\x93NUMPY", "a .npy file"), (b"\x89HDF", "an HDF5 file"), (b"\x1f\x8b", "a gzip file")):
+        if start.startswith(magic):
+            return f"it is {kind}"
+    is_text = bool(start) and not re.search(rb"[\x00-\x08\x0e-\x1f\x7f-\xff]", start)
+    return f"it is a text file{weights}" if is_text else None
 
 
 def _reason(error: Exception) -> str:

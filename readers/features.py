@@ -236,9 +236,10 @@ class Features:
         assert width is not None, "no width is required yet"
         if feature_size != width.size:
             turned = "; rows and columns may be exchanged" if num_snippets == width.size else ""
+            remedy = "leave it out" if width.source.startswith("--") else "extract one of them again, like the others"
             raise InputError(
                 f"{self.where(i)}: video {self.videos[i]}: features are {feature_size} wide, but {width.source} "
-                f"{width.size}{turned}"
+                f"{width.size}{turned}; {remedy}"
             )
 
     def _stored(self, i: int) -> Any:

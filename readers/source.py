@@ -131,7 +131,7 @@ class Source:
         annotations = read_annotations(files.annotations, files.class_list, on_error)
         num_class = len(annotations.class_names)
         if settings.num_class not in (None, num_class):
-            on_error(f"--num_class {settings.num_class}: {files.annotations} has {num_class} classes")
+            on_error(f"--num_class {settings.num_class}: {files.annotations} has {num_class} classes; leave it out")
         usual = usual_subsets(annotations.subsets)
         subsets = {
             "train": annotations.subset_named(settings.train_subset or usual["train"]),

@@ -90,7 +90,9 @@ def locate_run(folder: Path, dataset_name: str) -> LocatedRun:
     run = _locate_single_run(folder) if is_run else _locate_median_run(folder)
     name = read_run_options(run.folder).get("dataset_name", dataset_name)
     if name != dataset_name:
-        raise InputError(f"{run.folder}: the run is on --dataset_name {short_repr(name)}, not {dataset_name}")
+        raise InputError(
+            f"{run.folder}: the run is on --dataset_name {short_repr(name)}, not {dataset_name}; pass the run's"
+        )
     return run
 
 

@@ -154,7 +154,8 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
     if unknown := sorted(set(labels) - set(class_names)):
         raise InputError(
             f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: "
-            f"{shorten_list(unknown)}; the first is in video {labels[unknown[0]]}"
+            f"{shorten_list(unknown)}; the first is in video {labels[unknown[0]]}. Check --dataset_name, or name "
+            "them in the annotations or with --class_list"
         )
 
     index = {name: i for i, name in enumerate(class_names)}

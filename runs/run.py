@@ -205,7 +205,11 @@ class Run:
         epoch, steps = self.saved.epoch, len(self.saved.steps)
         if epoch + (steps > 0) > plan.last_epoch:
             rest = f" and {steps} steps of the next" if steps else ""
-            raise InputError(f"--max_epoch {plan.last_epoch}: the run to resume already has {epoch} epochs{rest}")
+            least = epoch + (steps > 0)
+            raise InputError(
+                f"--max_epoch {plan.last_epoch}: the run to resume already has {epoch} epochs{rest}; give {least} at "
+                "least"
+            )
         step = f", step {steps} of the next" if steps else ""
         log.info(f"resuming the run in {self.folder.path} after epoch {epoch}{step}")
         schedule_depends = self.saved.options.get("weight_sme", 1) > 0  # on --max_epoch
