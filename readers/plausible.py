@@ -293,7 +293,7 @@ def check_rounding(findings: Findings, nothing: int, one: int, total: int, *, ch
     if nothing or one:
         detail = f"{nothing} of {total} become nothing, which no detection can match, and {one} one snippet"
         lost = chosen_by == "seconds"
-        remedy = "so many are lost that the best epoch is chosen by the seconds protocol; compare methods by it, too"
+        remedy = "so many are short that the best epoch is chosen by the seconds protocol; compare methods by it, too"
         kind = "instances that the snippet protocol rounds to nothing or to one snippet"
         findings.warn(kind, detail, remedy if lost else "", weight=DOUBTFUL if lost else NOTED)
 

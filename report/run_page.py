@@ -105,8 +105,8 @@ def _show_map(page: Page, data: ReportData) -> None:
     ]
     if figures.chosen_by == "seconds":
         notes.append(
-            "More than 1% of the instances become nothing when rounded, so the best epoch is chosen, and the rest of "
-            "this page made, by the seconds protocol."
+            "Too many instances become nothing or one snippet when rounded, so the best epoch is chosen, and the rest "
+            "of this page made, by the seconds protocol."
         )
     if published:
         notes.append(

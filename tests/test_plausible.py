@@ -172,7 +172,8 @@ def test_short_instances_are_counted():
 
 
 def test_more_than_one_in_a_hundred_choose_by_seconds():
-    assert Rounding(1, 50, 100).chosen_by == "snippet" and Rounding(2, 0, 100).chosen_by == "seconds"
+    assert Rounding(1, 19, 100).chosen_by == "snippet" and Rounding(2, 0, 100).chosen_by == "seconds"
+    assert Rounding(0, 21, 100).chosen_by == "seconds"
     assert Rounding(0, 0, 0).chosen_by == "snippet"
 
 
