@@ -108,7 +108,7 @@ class Rounding(NamedTuple):
 
     @property
     def chosen_by(self) -> str:
-        """The protocol that epochs are compared by: `snippet`, as in the release, unless it loses too many instances."""
+        """The protocol that epochs are compared by: `snippet`, as in the release, unless it loses too many."""
         too_short = self.nothing + self.one > MAX_SHORT * self.total
         return "seconds" if too_short or self.nothing > MAX_NOTHING * self.total else "snippet"
 
