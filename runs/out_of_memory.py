@@ -35,11 +35,16 @@ class OutOfMemory(InputError):
             what = f"no more threads or processes can be started ({error_text(error)})"
             remedy = "Raise the limits of the job (ulimit -u and -v), or end other processes"
         else:
-            of_gpu = " of the GPU" if re.search("CUDA|CUBLAS|cuDNN|HIP|MPS", str(error)) else ""
+            of_gpu = " of the GPU" if is_of_gpu(error) else ""
             amount = re.search(r"allocate ([\d.,]+ ?[A-Za-z]+)", str(error))
             what = f"out of memory{of_gpu}" + (f", where {amount[1]} more were asked for" if amount else "")
         super().__init__(f"{what}. {remedy}")
         self.hint = hint
+
+
+def is_of_gpu(error: BaseException) -> bool:
+    """Whether it is a GPU's memory that ran out."""
+    return re.search("CUDA|CUBLAS|cuDNN|HIP|MPS", str(error)) is not None
 
 
 def with_nothing_kept(error: BaseException, options: Mapping[str, Any], argv: Sequence[str]) -> OutOfMemory:
@@ -51,7 +56,7 @@ def with_nothing_kept(error: BaseException, options: Mapping[str, Any], argv: Se
         argv: the command line.
     """
     less = LESS.get(options["run_type"]) or [*_smaller_steps(options), ONE_FILE]
-    hint = ""
+    less, hint = [*less, *(["--device cpu"] if is_of_gpu(error) else [])], ""
     if options["run_type"] in ("train", "test") and options["cache"] != "none":
         less, hint = ["--cache none", *less], f"try: {command_line([*without(argv, '--cache'), '--cache', 'none'])}"
     return OutOfMemory(error, f"What takes less: {'; '.join(less)}. Or give the job more memory", hint)
@@ -78,7 +83,7 @@ def in_training(
         words = [*without(without(argv, "--resume"), name), name, half, "--overwrite"]
         remedy = f"No epoch is over yet. What takes less: {'; '.join([*less, *_smaller_steps(options)])}"
         return OutOfMemory(error, f"{remedy}. Or give the job more memory", f"try: {command_line(words)}")
-    ways = [*less, *([] if options["device"] == "cpu" else ["--device cpu"]), "more memory for the job"]
+    ways = [*less, *(["--device cpu"] if is_of_gpu(error) else []), "more memory for the job"]
     remedy = (
         f"{kept} has the run up to epoch {epoch}, which can go on with {' or '.join(ways)}; --batch_size (now "
         f"{options['batch_size']}) and --max_proposal (now {options['max_proposal']}) can be lowered in another "
