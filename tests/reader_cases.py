@@ -200,7 +200,7 @@ def all_readers(folder: Path, shared: Path) -> dict[str, Reader]:
         "seeds": Reader(lambda f: seeds_table(read_seeds(f / "s.json")), {"s.json": json.dumps(seeds).encode()}),
     }
     if shared.is_dir():
-        real = sorted(shared.rglob("*.npy"))
+        real = [path for name in ("thumos14", "activitynet") for path in sorted((shared / name).rglob("*.npy"))]
         small = {path.name: path.read_bytes() for path in real if path.stat().st_size < 12_000}
         readers["real arrays"] = Reader(lambda f: [read_array(path) for path in f.iterdir()], small)
         proposals = json.loads((shared / "thumos14" / "Proposals_Thumos14reduced_test.json").read_text())
