@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,7 @@ def exit_status(command: Callable[[], int | None], options: Mapping[str, Any]) -
     except Interrupted as stopped:
         return say_end(f"stopped by {stopped}", stopped.hint, stopped.status)
     except (MemoryError, OSError, RuntimeError, ImportError, SystemError) as error:
+        traceback.clear_frames(error.__traceback__)  # what they hold may be all the memory that there is to say so
         return _of_system_error(error, options)
 
 
