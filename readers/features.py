@@ -28,6 +28,7 @@ from utils import InputError, is_plain_name, log, raise_input_error, release_mem
 
 MAX_FEATURE_SIZE = 8192  # the network has three times the square of that in weights
 I3D_STREAM = 1024  # width of its RGB, and of its flow
+RELEASED_AFTER = 1 << 24  # bytes read: often enough to limit the peak of memory, and too rare to cost time
 SIMULATED_MARK = "SIMULATED.txt"  # a file beside simulated features; reports say so wherever they show figures
 
 
@@ -84,7 +85,7 @@ class Features:
         self._files: dict[int, list[Path]] = {}  # found so far: on network file systems, looking for files is slow
         self._axes: dict[int, Axes] = {}  # by the number of axes of an array, but for D
         self._kept = KeptFeatures()
-        self._num_reads = 0
+        self._bytes_read = 0  # since memory was released
 
     @property
     def feature_size(self) -> int:
@@ -196,9 +197,10 @@ class Features:
         has_crops = any(axes.crops > 1 for axes in self._axes.values())
         if self.in_memory is None and (has_crops or any(file.suffix == ".npz" for file in files)):
             self._kept.keep(i, features)
-        self._num_reads += 1
-        if self._num_reads % 16 == 0:  # often enough to limit the peak of memory, and too rare to cost time
+        self._bytes_read += features.nbytes
+        if self._bytes_read >= RELEASED_AFTER:
             release_memory()
+            self._bytes_read = 0
         return features
 
     def report(self, findings: Findings) -> None:
