@@ -41,7 +41,7 @@ def build_descriptors(means: Tensor, labels: Tensor, weights: Tensor | None = No
 
 
 class PseudoLabels(NamedTuple):
-    """The pseudo-labels of videos; constant during training. One of a tie says nothing, see `tied_videos`."""
+    """The pseudo-labels of videos; constant during training. One of a tie says nothing, see `are_tied`."""
 
     label: Tensor  # [B] long, the pseudo-label
     consistent: Tensor  # [B] bool, appearance and motion agree on it; always, if there is one modality
@@ -63,7 +63,8 @@ def pseudo_labels(means: Tensor, descriptors: Tensor) -> PseudoLabels:
         The pseudo-label of each video, and whether its modalities are consistent or partially consistent; a tie is
         neither.
     """
-    similarity, untied = cosines(means, descriptors).softmax(-1), ~tied_videos(means, descriptors)
+    cosine = cosines(means, descriptors)
+    similarity, untied = cosine.softmax(-1), ~are_tied(cosine)
     best = similarity.argmax(-1)  # [m, B]
     label = similarity.mean(0).argmax(-1)  # [B]
     consistent = (best == best[0]).all(0)
@@ -76,13 +77,14 @@ def cosines(means: Tensor, descriptors: Tensor) -> Tensor:
     return F.normalize(parts, dim=-1, eps=1e-8) @ F.normalize(descriptors, dim=-1, eps=1e-8).mT
 
 
-def tied_videos(means: Tensor, descriptors: Tensor) -> Tensor:
+def are_tied(cosine: Tensor) -> Tensor:
     """Which videos two classes resemble most and equally, in a modality or in the mean over them: `[B]` bool.
 
-    Features that are all zero resemble every class alike; classes of the same videos have equal descriptors. The
-    arguments are those of `pseudo_labels`.
+    Features that are all zero resemble every class alike; classes of the same videos have equal descriptors.
+
+    Args:
+        cosine: `[m, B, C]`, see `cosines`.
     """
-    cosine = cosines(means, descriptors)
     compared = torch.cat([cosine, cosine.softmax(-1).mean(0, keepdim=True)])  # [m+1, B, C]
     first, second = F.pad(compared, (0, 1), value=-2).topk(2, dim=-1).values.unbind(-1)  # of one class, no tie
     # A matrix product may add up one column in another order than the next, so equal ones may differ in a last bit.
@@ -104,7 +106,7 @@ def pseudo_label_report(
         pseudo: of the videos.
         labels: `[B, C]` their true labels, 0 or 1; videos without labels are left out.
         class_names: C names.
-        tied: `[B]` see `tied_videos`; these have no pseudo-label. None if there are none.
+        tied: `[B]` see `are_tied`; these have no pseudo-label. None if there are none.
         modalities: m, which pseudo-labels were made from.
         most: confusions to list.
     """

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from descriptors import build_descriptors, pseudo_label_report, pseudo_labels, tied_videos
+from descriptors import are_tied, build_descriptors, cosines, pseudo_label_report, pseudo_labels
 from eval.recall import average_recall, recall_table
 from prepare.check import CheckSettings, check_dataset
 from prepare.snippet_proposals import ProposalSettings, make_results
@@ -62,8 +62,8 @@ def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:
     _say_of(features)
     write_descriptors(folder, descriptors, source.facts)
     log.info(f"descriptors of {len(annotations.class_names)} classes from {len(training)} videos: {folder}")
-    pseudo, tied, names = pseudo_labels(means, descriptors), tied_videos(means, descriptors), annotations.class_names
-    log.info(pseudo_label_report(pseudo, labels, names, tied=tied, modalities=features.modalities))
+    pseudo, tied = pseudo_labels(means, descriptors), are_tied(cosines(means, descriptors))
+    log.info(pseudo_label_report(pseudo, labels, annotations.class_names, tied=tied, modalities=features.modalities))
 
 
 def make_proposals(source: Source, settings: ProposalSettings, device: torch.device, *, overwrite: bool) -> None:

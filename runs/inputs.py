@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dataset import Batch, Video, load_videos, read_proposals, with_pseudo_instances
-from descriptors import ONE_MODALITY, PseudoLabels, pseudo_labels, tied_videos
+from descriptors import ONE_MODALITY, PseudoLabels, are_tied, cosines, pseudo_labels
 from eval.metrics import LeftOut
 from eval.segments import rounding
 from eval.tables import proposal_table
@@ -301,7 +301,7 @@ def read_pseudo_labels(
         log.info(ONE_MODALITY)
     means = torch.stack([video.mean for video in videos])
     descriptors = descriptors.to(means.device)
-    if tied := [videos[i].name for i in tied_videos(means, descriptors).nonzero().flatten().tolist()]:
+    if tied := [videos[i].name for i in are_tied(cosines(means, descriptors)).nonzero().flatten().tolist()]:
         log.info(
             f"notice: {len(tied)} training videos have no pseudo-label, since two classes resemble them alike: "
             f"{shorten_list(tied)}"

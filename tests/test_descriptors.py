@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from descriptors import build_descriptors, cosines, pseudo_label_report, pseudo_labels, tied_videos
+from descriptors import are_tied, build_descriptors, cosines, pseudo_label_report, pseudo_labels
 from readers.descriptor_files import read_descriptors, write_descriptors
 from readers.facts import Facts
 from utils import InputError
@@ -44,14 +44,16 @@ def test_a_tie_is_no_pseudo_label():
     twice = different.clone()
     twice[:, 32] = twice[:, 3]  # in another block of the matrix product
     after = pseudo_labels(means, twice)
-    best = (cosines(means, twice)[..., [3, 32]].amax(-1) >= cosines(means, twice).amax(-1) - 1e-6).any(0)
-    tied = tied_videos(means, twice)
-    assert 0 < tied.sum() < 50 and (tied >= best).all() and not tied_videos(means, different).any()
+    cosine = cosines(means, twice)
+    best = (cosine[..., [3, 32]].amax(-1) >= cosine.amax(-1) - 1e-6).any(0)
+    tied = are_tied(cosine)
+    assert 0 < tied.sum() < 50 and (tied >= best).all() and not are_tied(cosines(means, different)).any()
     assert not (after.consistent | after.partial)[tied].any()
 
     crossed = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])  # one for each modality
-    assert tied_videos(torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]]), crossed).tolist() == [True, False]
-    assert not tied_videos(torch.zeros(2, 4), crossed[:, :1]).any()  # there is no other class
+    means = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
+    assert are_tied(cosines(means, crossed)).tolist() == [True, False]
+    assert not are_tied(cosines(torch.zeros(2, 4), crossed[:, :1])).any()  # there is no other class
     report = pseudo_label_report(after, torch.eye(33)[after.label], [*map(str, range(33))], tied=tied)
     assert f"{50 - int(tied.sum())} are a true label" in report and f"  {int(tied.sum())} of them have none" in report
     assert "taken for" not in report
