@@ -87,7 +87,7 @@ def read_folder(folder: Path) -> StoredAnnotations:
 
 
 def _read_labels(listed: Any, spellings: Spellings) -> Any:
-    """The labels of a video as people read them; what is no text stays, for `check_labels` to report."""
+    """The labels of a video as people read them; what is no text stays, for `require_labels` to report."""
     labels = None if isinstance(listed, np.ndarray) and listed.ndim > 1 else _as_list(listed)
     return listed if labels is None else [_read_text(label, spellings) for label in labels]
 
@@ -218,7 +218,7 @@ def _class_names(path: Path, values: Sequence[Any], spellings: Spellings) -> lis
     return names if len(set(values)) < len(values) else [*dict.fromkeys(names)]
 
 
-def check_labels(path: Path, video: str, labels: Any) -> list[str]:
+def require_labels(path: Path, video: str, labels: Any) -> list[str]:
     """Check the labels of a video.
 
     Raises:

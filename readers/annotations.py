@@ -18,11 +18,11 @@ import pandas as pd
 
 from readers.annotation_files import (
     StoredAnnotations,
-    check_labels,
     read_ambiguous,
     read_database,
     read_folder,
     read_segments,
+    require_labels,
 )
 from readers.findings import Notices
 from readers.names import is_ambiguous
@@ -247,9 +247,9 @@ def _labels_and_instances(
     per_video = zip(labels, stored.videos, stored.labels_all, stored.labels, stored.segments, strict=True)
     for row, video, listed_all, listed, listed_segments in per_video:
         try:
-            names_all = check_labels(stored.files["labels_all"], video, listed_all)
+            names_all = require_labels(stored.files["labels_all"], video, listed_all)
             row[_class_indices(stored, "labels_all", video, names_all, index)] = 1
-            names = check_labels(stored.files["labels"], video, listed)
+            names = require_labels(stored.files["labels"], video, listed)
             classes = _class_indices(stored, "labels", video, names, index)
             segments = read_segments(stored.files["segments"], video, listed_segments)
             if len(names) != len(segments):

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from readers.facts import MAPPED, WeightsRecord, read_record, record_path, say_notice
+from readers.facts import MAPPED, WeightsRecord, read_record, record_path
+from readers.findings import say_notice
 from utils import InputError, error_text, ran_out, shorten_list
 
 _MAX_NESTING = 8  # of dicts and lists in a checkpoint; `resume.pt` has five levels

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from readers.arrays import read_array
-from readers.facts import MAPPED, Facts, say_notice
+from readers.facts import MAPPED, Facts
+from readers.findings import say_notice
 from utils import InputError, read_json, whole_file, write_json, writing
 
 CLASSES = "classes.json"  # what descriptors depend on, see `Facts`; only beside those that SEAL made

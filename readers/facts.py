@@ -19,7 +19,6 @@ from utils import (
     InputError,
     has_control_characters,
     is_finite_number,
-    log,
     read_json,
     readable_name,
     short_repr,
@@ -133,11 +132,6 @@ class Facts:
         elif gone:
             remedy = f"name all {len(theirs)} in the data's class list (--class_list, or classlist.npy), or {again}"
         raise InputError(f"{path}: made for other classes than the data's: {names}; {remedy}")
-
-
-def say_notice(kind: str, detail: str) -> None:
-    """Log a notice; `check` takes `Findings.warn` instead."""
-    log.info(f"notice: {kind}: {detail}")
 
 
 # ------------------------------------------------------------------------------------------------- weights

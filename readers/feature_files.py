@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from readers.arrays import archive_shapes, map_array, read_archive
+from readers.names import other_form
 from utils import InputError, error_text, is_plain_name, readable_name, shorten_list
 
 # The files of a video, with braces for its name; if there are two, they hold RGB and flow. Each ends in .npy or .npz.
@@ -57,7 +58,7 @@ class FeatureFolder:
             InputError: the name cannot be a file name, or several files have names that look like it.
         """
         feature_file(self.path, video)
-        other = video.removeprefix("v_") if video.startswith("v_") else f"v_{video}"
+        other = other_form(video)
         names = [video] if other in self._names else [video, other]  # another video has files of its own
         part_of: list[Path] = []
         for name, forms in itertools.product(names, _FORMS):

@@ -98,6 +98,11 @@ class Findings:
         return [f"to do first: {kind}: {problem.remedy or 'look at ' + _cut(problem.details[0], 300)}"]
 
 
+def say_notice(kind: str, detail: str) -> None:
+    """Log what a reader noticed at once; `check` passes `Findings.warn` instead."""
+    say_notices({kind: [detail]})
+
+
 def say_notices(notices: Notices, where: str = "") -> None:
     """Log a line for each kind of what a reader noticed; `where` goes in front of the kind."""
     findings = Findings()

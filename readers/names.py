@@ -21,6 +21,11 @@ def is_ambiguous(label: str) -> bool:
     return label.casefold() == "ambiguous"
 
 
+def other_form(video: str) -> str:
+    """A video's name without the `v_` that ActivityNet's files have in front, or with it where there is none."""
+    return video.removeprefix("v_") if video.startswith("v_") else f"v_{video}"
+
+
 class Spellings:
     """Counts the spellings of names in files.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from readers.facts import Facts
 from readers.findings import Notices, say_notices
-from readers.names import Spellings, spelled
+from readers.names import Spellings, other_form, spelled
 from utils import (
     InputError,
     has_control_characters,
@@ -89,12 +89,15 @@ def parse_results(
     facts = Facts.from_json(external, f"{path}: external_data", "correct it, or remove it")
     decimals = external.get("snippet_decimals")
     decimals = decimals if isinstance(decimals, int) and 0 <= decimals <= 15 else None
-    lengths = external.get("video_seconds")
-    lengths = lengths if isinstance(lengths, dict) else {}
-    lengths = {video: float(length) for video, length in lengths.items() if is_time(length) and length > 0}
-    lengths = {other_names.get(readable_name(name), readable_name(name)): value for name, value in lengths.items()}
-    left_out = external.get("videos_left_out") if isinstance(external, dict) else None
-    left_out = map(readable_name, left_out) if _is_texts(left_out) else ()
+
+    def dataset_name(video: str) -> str:
+        return other_names.get(readable_name(video), readable_name(video))
+
+    seconds = external.get("video_seconds")
+    seconds = seconds.items() if isinstance(seconds, dict) else ()
+    lengths = {dataset_name(video): float(length) for video, length in seconds if is_time(length) and length > 0}
+    left_out = external.get("videos_left_out")
+    left_out = map(dataset_name, left_out) if _is_texts(left_out) else ()
     left_out = tuple(video for video in left_out if video not in results)
     simulated = "(simulated)" in str(content.get("version"))
     return ResultFile(results, decimals, simulated, lengths, facts, notices, left_out)
@@ -127,16 +130,14 @@ def _other_names(listed: Mapping[str, Any], videos: Sequence[str]) -> tuple[dict
     """
     known, found = set(videos), {}
     for video in videos:
-        other = video.removeprefix("v_") if video.startswith("v_") else f"v_{video}"
+        other = other_form(video)
         if video not in listed and other in listed and other not in known:
             found[other] = video
-    notices = {
-        "videos named with v_ in front, unlike in the annotations": [name for name in found if name.startswith("v_")],
-        "videos named without v_ in front, unlike in the annotations": [
-            name for name in found if not name.startswith("v_")
-        ],
-    }
-    return found, {kind: names for kind, names in notices.items() if names}
+    notices: dict[str, list[str]] = {}
+    for name in found:
+        how = "with" if name.startswith("v_") else "without"
+        notices.setdefault(f"videos named {how} v_ in front, unlike in the annotations", []).append(name)
+    return found, notices
 
 
 def _lacking(results: Mapping[str, Sequence[Mapping[str, Any]]], field: str) -> dict[str, list[str]]:
