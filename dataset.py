@@ -25,8 +25,9 @@ from proposals import Proposals, pseudo_instances, roi_pool, seconds_to_snippets
 from readers.annotations import Annotations
 from readers.features import Features, check_range
 from readers.findings import say_notices
+from readers.free_memory import free_memory
 from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_entries, unknown_labels
-from utils import InputError, free_memory, log, release_memory, to_device
+from utils import InputError, log, release_memory, to_device
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ import random
 import re
 import reprlib
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -270,81 +269,6 @@ def unbreakable_output() -> Iterator[None]:
                 pass
 
 
-def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Bytes that can still be allocated: a GPU's own, else those of this machine, container, batch job or process.
-
-    Swap counts as no memory: training from it would be hundreds of times slower.
-
-    Args:
-        device: to allocate on.
-        root: where `/proc` and `/sys` are.
-
-    Returns:
-        None if the system does not say.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        known = re.search(r"MemAvailable: +(\d+) kB", (root / "proc/meminfo").read_text())
-    except OSError:  # not Linux
-        return None
-    if known is None:
-        return None
-    return max(0, min([1024 * int(known[1]), *_left_in_cgroups(root), *_left_to_process(root)]))
-
-
-def _left_in_cgroups(root: Path) -> Iterator[int]:
-    """Bytes below the memory limit of each cgroup of this process; a batch system may set it on any of those above.
-
-    Above `memory.high`, a process is slowed down rather than ended. What groups outside a container have is not seen,
-    but version 1 tells their limit in the group within.
-    """
-    for folder in _memory_cgroups(root):
-        statistics = ""
-        with suppress(OSError):
-            statistics = (folder / "memory.stat").read_text()
-        taken = sum(map(int, re.findall(r"^(?:anon|shmem|total_rss|total_shmem) (\d+)", statistics, re.MULTILINE)))
-        for limit in re.findall(r"^hierarchical_memory_limit (\d+)", statistics, re.MULTILINE):
-            yield int(limit) - taken
-        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):  # without a limit, or "max", which is none
-                yield int((folder / name).read_text()) - taken
-
-
-def _memory_cgroups(root: Path) -> Iterator[Path]:
-    """The folders of the cgroups, of version 2 and 1, that count this process's memory, and of those above them."""
-    mounts = [("cgroup2", "/", "/sys/fs/cgroup"), ("cgroup", "/", "/sys/fs/cgroup/memory")]  # kind, group there, folder
-    with suppress(OSError):
-        for line in (root / "proc/self/mountinfo").read_text().splitlines():
-            found = re.match(r"\S+ \S+ \S+ (\S+) (\S+) .* - (?:(cgroup2)|(cgroup) \S+ \S*\bmemory\b)", line)
-            if found:  # in a container, a group from within the tree may be mounted
-                mounts.append((found[3] or found[4], found[1], found[2]))
-    own: list[tuple[str, str]] = []  # kind and group
-    with suppress(OSError):
-        lines = (root / "proc/self/cgroup").read_text()
-        own = re.findall(r"^\d+:((?:[^:]*,)?memory(?:,[^:]*)?|):(/.*)$", lines, re.MULTILINE)
-    for controllers, name in own:
-        for kind, mounted, folder in mounts:
-            if kind == ("cgroup" if controllers else "cgroup2"):
-                group = PurePosixPath(name)
-                group = group.relative_to(mounted) if group.is_relative_to(mounted) else group.relative_to("/")
-                if ".." in group.parts:  # outside of the tree that can be seen
-                    group = PurePosixPath()
-                yield from (root / folder.lstrip("/") / part for part in (group, *group.parents))
-
-
-def _left_to_process(root: Path) -> Iterator[int]:
-    """Bytes below the limits of this process itself, as `ulimit -v` and `ulimit -d` set them."""
-    with suppress(ImportError, OSError):
-        import resource  # other systems have none
-
-        status = (root / "proc/self/status").read_text()
-        for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-            taken = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
-            if taken and (most := resource.getrlimit(limit)[0]) != resource.RLIM_INFINITY:
-                yield most - 1024 * int(taken[1])
-
-
 def release_memory() -> None:
     """Hand freed memory back to the system, where the C library (glibc) would keep it for itself."""
     with suppress(AttributeError, OSError, TypeError):  # other systems have other libraries
@@ -391,30 +315,6 @@ def shorten_list(names: Sequence[str], limit: int | None = 5) -> str:
 
 # Control characters, line separators, lone surrogates, and characters that set the direction of writing.
 _CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-
-
-# Characters that nobody sees: soft hyphen, grapheme joiner, spaces and operators of no width, byte order mark.
-_INVISIBLE = r"\u00ad\u034f\u200b\u2060-\u2064\ufeff"
-# The joiner and the non-joiner of zero width change how letters of these scripts (Arabic, Indic, Mongolian, …) and
-# pictographs look. Elsewhere, and at the ends of a word, nobody sees them either.
-_JOINED = r"\u0590-\u1cff\u2190-\u2bff\ua800-\uabff\ufe0f\U00010800-\U00011fff\U0001f000-\U0001faff"
-_UNSEEN = re.compile(f"[{_INVISIBLE}]|(?<![{_JOINED}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}])")
-_BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-# Marks of the direction of writing, which come along when a name is copied from a page or a window. Not those two that
-# override the direction, which change what is read.
-_AROUND = " \r\n\u061c\u200e\u200f\u202a-\u202c\u2066-\u2069"
-_ENDS = re.compile(f"^[{_AROUND}]+|[{_AROUND}]+$")
-
-
-def readable_name(text: str) -> str:
-    """A name as people read it, so that names which look the same are the same.
-
-    Accents are composed (Unicode's NFC); blanks of any kind become one space, and none at the ends; characters that
-    nobody sees are left out. Upper and lower case stay apart. Other control characters stay, to be refused.
-    """
-    if text.isascii() and text.isprintable() and "  " not in text:  # nearly all are
-        return text.strip()
-    return _ENDS.sub("", _BLANKS.sub(" ", _UNSEEN.sub("", unicodedata.normalize("NFC", text))))
 
 
 class _Shown(reprlib.Repr):

@@ -18,18 +18,8 @@ from typing import Any
 import numpy as np
 
 from readers.arrays import read_array
-from readers.names import Spellings, is_name
-from utils import (
-    InputError,
-    error_text,
-    is_plain_name,
-    raise_input_error,
-    read_json,
-    readable_name,
-    short_repr,
-    to_number,
-    to_time,
-)
+from readers.names import Spellings, is_name, readable_name
+from utils import InputError, error_text, is_plain_name, raise_input_error, read_json, short_repr, to_number, to_time
 
 MAX_INSTANCES = 50_000  # of a video
 ANNOTATION_FILES = ("videoname", "subset", "classlist", "labels_all", "labels", "segments")

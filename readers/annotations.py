@@ -25,8 +25,8 @@ from readers.annotation_files import (
     require_labels,
 )
 from readers.findings import Notices
-from readers.names import is_ambiguous
-from utils import InputError, is_plain_name, log, raise_input_error, readable_name, short_repr, shorten_list
+from readers.names import is_ambiguous, readable_name
+from utils import InputError, is_plain_name, log, raise_input_error, short_repr, shorten_list
 
 _MAX_CLASSES, _MAX_LABELS = 5_000, 1 << 29  # ActivityNet has 200 classes, and three million labels (V x C)
 _SAME_TIME = 1e-3  # seconds, as ActionFormer and OpenTAD have it
@@ -160,7 +160,7 @@ def read_annotations(
 ) -> Annotations:
     """Read the annotations of a dataset, in any of the forms in data/README.md. Strings may be bytes or unicode.
 
-    Names are compared as people read them, see `utils.readable_name`, and subsets in any case. The label `Ambiguous`
+    Names are compared as people read them, see `readers.names`, and subsets in any case. The label `Ambiguous`
     is no class: its segments are those in which detections do not count.
 
     Args:

@@ -15,15 +15,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from utils import (
-    InputError,
-    has_control_characters,
-    is_finite_number,
-    read_json,
-    readable_name,
-    short_repr,
-    shorten_list,
-)
+from readers.names import readable_name
+from utils import InputError, has_control_characters, is_finite_number, read_json, short_repr, shorten_list
 
 # The options that a network depends on; each is one of `WeightsRecord`, too.
 _OPTIONS = ("recipe", "hidden_size", "roi_size", "modalities")

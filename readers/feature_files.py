@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from readers.arrays import archive_shapes, map_array, read_archive
-from readers.names import other_form
-from utils import InputError, error_text, is_plain_name, readable_name, shorten_list
+from readers.names import other_form, readable_name
+from utils import InputError, error_text, is_plain_name, shorten_list
 
 # The files of a video, with braces for its name; if there are two, they hold RGB and flow. Each ends in .npy or .npz.
 LAYOUTS = (

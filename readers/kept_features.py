@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import free_memory, log
+from readers.free_memory import free_memory
+from utils import log
 
 _SHARE = 0.5  # of the memory that is free at first
 

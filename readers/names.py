@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from typing import Any
 
-from utils import has_control_characters, readable_name, short_repr
+from utils import has_control_characters, short_repr
 
 MAX_NAME_LENGTH = 200  # of a class or subset
+# Characters that nobody sees: soft hyphen, grapheme joiner, spaces and operators of no width, byte order mark.
+_INVISIBLE = r"\u00ad\u034f\u200b\u2060-\u2064\ufeff"
+# The joiner and the non-joiner of zero width change how letters of these scripts (Arabic, Indic, Mongolian, …) and
+# pictographs look. Elsewhere, and at the ends of a word, nobody sees them either.
+_JOINED = r"\u0590-\u1cff\u2190-\u2bff\ua800-\uabff\ufe0f\U00010800-\U00011fff\U0001f000-\U0001faff"
+_UNSEEN = re.compile(f"[{_INVISIBLE}]|(?<![{_JOINED}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}])")
+_BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+# Marks of the direction of writing, which come along when a name is copied from a page or a window. Not those two that
+# override the direction, which change what is read.
+_AROUND = " \r\n\u061c\u200e\u200f\u202a-\u202c\u2066-\u2069"
+_ENDS = re.compile(f"^[{_AROUND}]+|[{_AROUND}]+$")
+
+
+def readable_name(text: str) -> str:
+    """A name as people read it, so that names which look the same are the same.
+
+    Accents are composed (Unicode's NFC); blanks of any kind become one space, and none at the ends; characters that
+    nobody sees are left out. Upper and lower case stay apart. Other control characters stay, to be refused.
+    """
+    if text.isascii() and text.isprintable() and "  " not in text:  # nearly all are
+        return text.strip()
+    return _ENDS.sub("", _BLANKS.sub(" ", _UNSEEN.sub("", unicodedata.normalize("NFC", text))))
 
 
 def is_name(text: Any) -> bool:

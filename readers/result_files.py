@@ -11,7 +11,7 @@ import numpy as np
 
 from readers.facts import Facts
 from readers.findings import Notices, say_notices
-from readers.names import Spellings, other_form, spelled
+from readers.names import Spellings, other_form, readable_name, spelled
 from utils import (
     InputError,
     has_control_characters,
@@ -20,7 +20,6 @@ from utils import (
     log,
     raise_input_error,
     read_json,
-    readable_name,
     short_repr,
     shorten_list,
     to_number,

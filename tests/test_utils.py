@@ -16,18 +16,17 @@ from model import NetworkSettings, build_network, scores
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
 from readers.facts import WeightsRecord
-from readers.names import Spellings
+from readers.free_memory import free_memory
+from readers.names import Spellings, readable_name
 from runs.console import in_utf8
 from runs.weights import save_weights
 from utils import (
     InputError,
-    free_memory,
     has_control_characters,
     is_finite_number,
     is_plain_name,
     keep_previous,
     pick_device,
-    readable_name,
     to_number,
     to_time,
     whole_file,
