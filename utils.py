@@ -384,7 +384,29 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         if ran_out(error):
             raise
-        raise InputError(f"{path}: not a readable JSON file ({error_text(error)})") from None
+        raise InputError(f"{path}: not a readable JSON file ({_not_json(path) or error_text(error)})") from None
+
+
+_OTHER_FORMATS = {
+    b"\xff\xfe": "it is text in UTF-16: save it in UTF-8",
+    b"\x1f\x8b": "it is packed with gzip: unpack it",
+    b"PK\x03\x04": "it is a zip archive: unpack it",
+    b"\x80": "it is a pickle, which could run code: write its content as JSON",
+    b"\x93NUMPY": "it is an array of numpy's: write its content as JSON",
+}
+
+
+def _not_json(path: Path) -> str:
+    """What a file is that is not JSON, and what to do; empty if it may be damaged JSON."""
+    start = b""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(1000)
+    for other, text in _OTHER_FORMATS.items():
+        if start.startswith(other):
+            return text
+    line = start.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").partition("\n")[0]
+    is_other = line and not line.startswith(("{", "[", "\ufffd"))
+    return f"it begins with {short_repr(line)}, and JSON with {{" if is_other else ""
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -146,8 +146,9 @@ def _are_entries(content: Any) -> bool:
 
 
 def _duration(entry: Mapping[str, Any], where: str, on_error: Callable[[str], None]) -> float:
-    """Seconds of a video; nan if its entry does not say."""
-    found = next((entry[name] for name in ("duration", "duration_second") if entry.get(name) is not None), None)
+    """Seconds of a video; nan if its entry does not say, or says null or NaN."""
+    values = (entry.get(name) for name in ("duration", "duration_second"))
+    found = next((value for value in values if value is not None and value == value), None)
     if found is not None:
         if (seconds := to_time(found)) is not None:
             return seconds

@@ -173,6 +173,8 @@ def _problem(entry: Any, labels: Spellings) -> str | None:
     if not isinstance(entry, dict):
         return f'bad segment {short_repr(entry)}; expected {{"segment": [start, end], …}}'
     segment, score, label = entry.get("segment"), entry.get("score"), entry.get("label")
+    if segment is None:
+        return f'no segment in {short_repr(entry)}; expected {{"segment": [start, end], …}}, in seconds'
     if isinstance(segment, list) and any(isinstance(time, str) for time in segment):
         entry["segment"] = [to_time(time) for time in segment]
     if not _is_segment(entry.get("segment")):

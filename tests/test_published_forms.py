@@ -1,6 +1,9 @@
 """Annotations and result files as other projects publish them, against the same data in our own form."""
 
+import gzip
 import json
+import math
+import pickle
 import re
 
 import numpy as np
@@ -355,7 +358,7 @@ def test_v_in_front_where_two_videos_could_be_meant(tmp_path):
         ({"segment": [1, 2], "label": 7}, "label 7 is not a class name"),
         ({"segment": ["1", "two"]}, r"bad segment \['1', 'two'\]"),
         ({"segment": ["2", "1"]}, r"bad segment \['2', '1'\]"),
-        ({"label": "Jump", "score": 0.5}, "bad segment None"),
+        ({"label": "Jump", "score": 0.5}, r"no segment in \{'label': 'Jump', 'score': 0.5\}; expected .* in seconds"),
         ([1, 2, 0.5], r"bad segment \[1, 2, 0.5\]"),
     ],
 )
@@ -365,6 +368,34 @@ def test_entries_that_cannot_be_used(tmp_path, entry, message):
     for read in (parse_results, lambda path: merge_results([path], 1), lambda path: read_proposals(path, ["v"], 1)):
         with pytest.raises(InputError, match=f"p.json: video v: {message}"):
             read(path)
+
+
+def test_marks_and_line_ends_of_other_systems(tmp_path):
+    path = tmp_path / "a.json"
+    videos = {"é": {"subset": "train", "duration": math.nan, "annotations": [{"label": "Jump"}]}}
+    text = json.dumps({"database": videos}, ensure_ascii=False, indent=1)
+    path.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    annotations = read_annotations(path)
+    assert annotations.videos == ["é"] and np.isnan(annotations.durations).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"{}"), "gzip: unpack it"),
+        (pickle.dumps({"t-start": [1.0]}), "pickle.*as JSON"),
+        (b"PK\x03\x04", "zip archive: unpack it"),
+        (b"video,start,end\nv,1,2\n", r"begins with 'video,start,end', and JSON with \{"),
+        (b"<!DOCTYPE html>", "begins with '<!DOCTYPE html>'"),
+        ("{}".encode("utf-16"), "UTF-16: save it in UTF-8"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_files_that_are_not_json_say_what_they_are(tmp_path, content, message):
+    path = tmp_path / "eval_results.pkl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"eval_results.pkl: not a readable JSON file \(.*{message}"):
+        parse_results(path)
 
 
 def test_proposals_with_text_for_numbers_and_labels_that_are_no_class(tmp_path, caplog):
