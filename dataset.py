@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from proposals import Proposals, pseudo_instances, roi_pool, seconds_to_snippets, snippets_to_seconds
 from readers.annotations import Annotations
-from readers.features import Features, check_range
+from readers.feature_checks import check_range
+from readers.features import Features
 from readers.findings import say_notices
 from readers.free_memory import free_memory
 from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_entries, unknown_labels

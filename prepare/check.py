@@ -26,7 +26,8 @@ from proposals import seconds_to_snippets
 from readers.annotations import Annotations, require_trained
 from readers.checkpoints import load_weights
 from readers.descriptor_files import expected_files, read_descriptors
-from readers.features import Features, check_range
+from readers.feature_checks import check_range
+from readers.features import Features
 from readers.findings import Findings
 from readers.plausible import (
     check_ambiguous,

@@ -20,13 +20,12 @@ from tqdm import tqdm
 
 from readers.arrays import read_array
 from readers.feature_axes import Axes, find_axes, one_crop, without_trailing
+from readers.feature_checks import FeatureCheck, as_tensor, check_features, check_modality_lengths
 from readers.feature_files import EXPECTED, FeatureFolder, arrays_in, feature_file, shapes_in
 from readers.findings import Findings
 from readers.kept_features import KeptFeatures
-from readers.plausible import FeatureCheck, check_modality_lengths
 from utils import InputError, is_plain_name, log, raise_input_error, release_memory, shorten_list
 
-MAX_FEATURE_SIZE = 8192  # the network has three times the square of that in weights
 I3D_STREAM = 1024  # width of its RGB, and of its flow
 RELEASED_AFTER = 1 << 24  # bytes read: often enough to limit the peak of memory, and too rare to cost time
 SIMULATED_MARK = "SIMULATED.txt"  # a file beside simulated features; reports say so wherever they show figures
@@ -368,53 +367,3 @@ def _join(parts: Sequence[np.ndarray], where: str, video: str, *, equal: bool) -
         raise InputError(f"{where}: video {video}: expected RGB and flow of equal width, found {shapes}")
     length = min(len(part) for part in parts)
     return np.concatenate([part[:length] for part in parts], axis=1)
-
-
-def check_features(array: Any, where: str, video: str, modalities: int | None = None) -> Tensor:
-    """Check one video's features, and convert them to float32 `[T, D]`.
-
-    Raises:
-        InputError: not a `[T, D]` array of finite numbers with T >= 1 and D >= 2, or D is odd and `modalities` is 2.
-    """
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array):
-        kind = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{where}: video {video}: expected a [T, D] array of numbers, found {kind}")
-    if array.shape[1] < 2:
-        raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected at least 2")
-    if array.shape[1] % 2 and modalities == 2:
-        raise InputError(
-            f"{where}: video {video}: width {array.shape[1]}; expected RGB and flow of equal width, since --modalities "
-            "is 2; --modalities 1 takes features of any width"
-        )
-    if array.shape[1] > MAX_FEATURE_SIZE:
-        raise InputError(
-            f"{where}: video {video}: width {array.shape[1]}; a network for more than {MAX_FEATURE_SIZE} is too large"
-        )
-    features = as_tensor(array)
-    finite = features.isfinite().all(1)
-    if not finite.all():
-        snippet = int((~finite).nonzero()[0])
-        raise InputError(
-            f"{where}: video {video}: snippet {snippet} is not finite in float32; extract this video again"
-        )
-    return features
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """Copy to float32; values outside its range become inf."""
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-
-
-def check_range(features: Tensor, where: str, video: str, pooled_dtype: torch.dtype) -> None:
-    """Check that differences of features fit in the type that pooled proposals are kept in.
-
-    Raises:
-        InputError: that type is float16, and they may not.
-    """
-    limit = torch.finfo(torch.float16).max / 2
-    if pooled_dtype == torch.float16 and (largest := float(features.abs().max())) > limit:
-        raise InputError(
-            f"{where}: video {video}: features reach {largest:g}, but --pooled_dtype float16 holds only differences "
-            f"up to {limit:g}; choose float32"
-        )

@@ -1,9 +1,11 @@
-"""Whether what was read can be right: labels, lengths, times, features. Pure functions that add to `Findings`.
+"""Whether what was read can be right: labels, lengths, times. Pure functions that add to `Findings`.
 
 `check` and the runs use the same ones, so that a run says in a line what `check` lists. What cannot be used at all is
 an error of the readers, not a finding.
 
-Axes: T snippets, D features, V videos.
+Features are looked at while they are read, see `readers.feature_checks`.
+
+Axes: T snippets, V videos.
 """
 
 from __future__ import annotations
@@ -17,15 +19,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from readers.annotation_files import AMBIGUOUS_FILE
 from readers.annotations import Annotations, are_doubled, uninformative_labels, untrained_classes
+from readers.feature_checks import LENGTH_TOLERANCE
 from readers.findings import DOUBTFUL, NOTED, USELESS, Findings
-from utils import shorten_list
 
-# Features and duration of a video, or its RGB and flow, may differ by a snippet, and by this share of the longer.
-LENGTH_TOLERANCE = 0.02
 # Times are taken for another unit than seconds if in this share of the videos some end after their video, the last ones
 # by this factor or more. Real annotations and detections have some that end later, and durations may be a little off.
 MIN_OUTSIDE, MIN_REACH = 0.25, 1.15
@@ -350,74 +349,3 @@ def _plain(name: str) -> str:
     name = name.rsplit("/", 1)[-1].casefold().removeprefix("v_")
     stem, dot, ending = name.rpartition(".")
     return stem if dot and ending.isalnum() and len(ending) <= 4 else name
-
-
-# ----------------------------------------------------------------------------------------- features
-
-
-class FeatureCheck:
-    """Notices features that do not vary, and equal features of different videos, while videos are read one by one.
-
-    Args:
-        modalities: 2 if features are RGB and flow, each of which must vary, 1 if they are one kind; None takes 2 unless
-            D is odd, as `readers.features.Features` does.
-    """
-
-    SAMPLED = 4  # rows that are compared for equality, beside T
-
-    def __init__(self, modalities: int | None = None) -> None:
-        self._modalities = modalities
-        self._constant: dict[str, str] = {}  # video -> what is constant
-        self._alike: dict[int, dict[str, None]] = {}  # hash of some rows -> videos, in order
-
-    def add(self, video: str, features: Tensor) -> None:
-        """Look at the features `[T, D]` of a video."""
-        is_one = self._modalities == 1 or features.shape[1] % 2
-        parts = (features,) if is_one else features.chunk(2, dim=1)
-        constant = [_is_constant(part) for part in parts]
-        if any(constant):
-            which = "" if all(constant) else "RGB " if constant[0] else "flow "
-            is_zero = not any(part[0].any() for part, same in zip(parts, constant, strict=True) if same)
-            self._constant[video] = which + ("all zero" if is_zero else f"the same in all {len(features)} snippets")
-        if not all(constant):
-            rows = features[:: max(1, len(features) // self.SAMPLED)].numpy()
-            self._alike.setdefault(hash((features.shape, rows.tobytes())), {})[video] = None
-
-    def report(self, findings: Findings) -> None:
-        """Add what was noticed."""
-        for video, text in self._constant.items():
-            findings.warn(
-                "features that do not vary over time, so nothing can be found in them",
-                f"{video}: {text}",
-                "make the features of these videos again, or leave the videos out",
-                weight=USELESS,
-            )
-        for videos in self._alike.values():
-            if len(videos) > 1:
-                findings.warn(
-                    "equal features of different videos",
-                    shorten_list([*videos]),
-                    "make their features again, or leave all but one out",
-                    weight=USELESS,
-                )
-
-
-def _is_constant(features: Tensor) -> bool:
-    """Whether all T rows are equal: of several rows, or of one that is zero."""
-    first = features[0]
-    if len(features) == 1:
-        return not first.any()
-    return bool((features[len(features) // 2] == first).all()) and bool((features == first).all())
-
-
-def check_modality_lengths(modality_lengths: Mapping[str, tuple[int, int]], findings: Findings) -> None:
-    """Warn of videos whose RGB and flow differ in length.
-
-    Args:
-        modality_lengths: T of RGB and of flow, of the videos in which the two differ.
-        findings: takes the warnings.
-    """
-    for video, (rgb, flow) in modality_lengths.items():
-        if abs(rgb - flow) > max(1, LENGTH_TOLERANCE * max(rgb, flow)):
-            detail = f"{video}: {rgb} and {flow} snippets; the first {min(rgb, flow)} are used"
-            findings.warn("RGB and flow of different length", detail)

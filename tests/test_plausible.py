@@ -17,17 +17,10 @@ from eval.results import ChosenEpoch, EpochResults, ProtocolResult, Results
 from eval.segments import Rounding, rounding
 from proposals import SNIPPETS_PER_SECOND
 from readers.annotations import read_annotations
+from readers.feature_checks import FeatureCheck
 from readers.features import Features
 from readers.findings import USELESS, Findings
-from readers.plausible import (
-    FeatureCheck,
-    check_ambiguous,
-    check_lengths,
-    check_rounding,
-    check_segments,
-    likely_name,
-    segment_table,
-)
+from readers.plausible import check_ambiguous, check_lengths, check_rounding, check_segments, likely_name, segment_table
 
 THUMOS = TIOU_PROTOCOLS["thumos14"]
 
