@@ -1,7 +1,7 @@
 """Finds what is wrong with a dataset, for `--run_type check`: errors that stop a run, and warnings that do not.
 
-Errors come from the readers themselves, so a run stops with the same words. Warnings are those of `readers.plausible`,
-of which a run says a line each.
+Errors come from the readers themselves, so a run stops with the same words. Warnings are those of `readers.plausible`
+and `readers.feature_checks`, of which a run says a line each.
 
 Axes: M proposals of a video, I instances.
 """
@@ -84,7 +84,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
     for part, videos in parts.items():
         instances = _instances_of(annotations, videos)
         check_segments("instances", instances, lengths, settings.rate, findings)
-        instances = annotations.instances[annotations.instances["video"].isin(videos)]
+        instances = annotations.instances_of(videos)
         if part == "test":
             rounded = rounding(instances, settings.rate)
             check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)

@@ -127,11 +127,11 @@ def _write_proposals(
 ) -> None:
     """Write the proposal file of each part; log how many proposals they have, their recall, and odd times in both."""
     targets, findings = source.files.proposals, Findings()
-    durations, instances = source.annotations.duration_of(), source.annotations.instances
+    annotations, durations = source.annotations, source.annotations.duration_of()
     for entries in results_of.values():
         lengths = source.known_lengths([*entries], durations)
-        check_segments("instances", instances[instances["video"].isin(list(entries))], lengths, rate, findings)
-        check_segments("proposals", segment_table(entries), lengths, rate, findings, instances)
+        check_segments("instances", annotations.instances_of(entries), lengths, rate, findings)
+        check_segments("proposals", segment_table(entries), lengths, rate, findings, annotations.instances)
     findings.say()
     # A target may be one of the files that the proposals come from. It is left alone if it would stay the same.
     changed = [part for part, path in targets.items() if overwrite or not _holds(path, results_of[part], source.facts)]

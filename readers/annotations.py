@@ -9,7 +9,7 @@ Axes: V videos of the dataset, C classes without background.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,6 +71,10 @@ class Annotations:
         """Seconds of each video; nan if unknown."""
         return dict(zip(self.videos, self.durations.tolist(), strict=True))
 
+    def instances_of(self, videos: Collection[str]) -> pd.DataFrame:
+        """The instances of some videos that count as ground truth."""
+        return self.instances[self.instances["video"].isin(videos)].reset_index(drop=True)
+
     def ground_truth(self, subset: str) -> pd.DataFrame:
         """The instances of a subset's videos; empty and doubled ones are left out, with a notice."""
         videos = self.videos_of(subset)
@@ -85,7 +89,7 @@ class Annotations:
                     f"instance{'s' if len(left_out) > 1 else ''} {what}, in "
                     f"{shorten_list(left_out['video'].unique().tolist())}"
                 )
-        return self.instances[self.instances["video"].isin(videos)].reset_index(drop=True)
+        return self.instances_of(videos)
 
 
 def untrained_classes(annotations: Annotations, training: Sequence[str]) -> list[str]:

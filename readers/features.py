@@ -203,7 +203,7 @@ class Features:
         return features
 
     def report(self, findings: Findings) -> None:
-        """Add what was noticed of the videos read so far, see `readers.plausible`."""
+        """Add what was noticed of the videos read so far, see `readers.feature_checks`."""
         lengths = {self.videos[i]: both for i, both in self.modality_lengths.items()}
         check_modality_lengths(lengths, findings)
         self.content.report(findings)

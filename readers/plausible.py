@@ -305,8 +305,7 @@ def check_truth(
     The arguments are those of `check_ambiguous`.
     """
     check_evaluated(annotations, videos, findings)
-    instances = annotations.instances
-    check_segments("instances", instances[instances["video"].isin(videos)], lengths, rate, findings)
+    check_segments("instances", annotations.instances_of(videos), lengths, rate, findings)
     check_ambiguous(annotations, videos, lengths, rate, findings)
 
 

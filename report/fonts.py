@@ -23,12 +23,8 @@ from utils import log, shorten_list
 SUPPLIED = "DejaVu Sans"  # comes with matplotlib
 _GENERIC = ("serif", "sans-serif", "cursive", "fantasy", "monospace")
 _BOX = "\N{WHITE SQUARE}"
-_USELESS = (
-    "Last Resort",
-    "LastResort",
-    "Adobe Blank",
-    "Color Emoji",
-)  # boxes, nothing, or pictures instead of outlines
+# These have boxes, nothing, or pictures in place of outlines.
+_USELESS = ("Last Resort", "LastResort", "Adobe Blank", "Color Emoji")
 _LESS_READABLE = ("Mono", "Serif", "Display", "Unifont", "Condensed", "Script")
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH")
 

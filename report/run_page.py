@@ -242,8 +242,8 @@ def _map_over_epochs(evaluations: Mapping[int, Results]) -> pd.DataFrame:
 def _show_videos(page: Page, data: ReportData, figures: Mapping[str, float]) -> None:
     """Timelines of the best, median and worst videos by a figure, their mAP or, without ground truth, best score."""
     page.section("Videos")
-    average, by_score = figures, data.analysis is None
-    ranked = sorted(average, key=lambda name: (-average[name], name))
+    by_score = data.analysis is None
+    ranked = sorted(figures, key=lambda name: (-figures[name], name))
     grey = " Grey area: number of proposals over time." if data.proposals else ""
     if by_score:
         shown = (
@@ -264,24 +264,22 @@ def _show_videos(page: Page, data: ReportData, figures: Mapping[str, float]) -> 
         videos = [name for name in names if name not in drawn]
         drawn |= set(videos)
         if videos:
-            figure = timelines(_timelines(data, videos, average), simulated=page.simulated)
+            figure = timelines(_timelines(data, videos, figures), simulated=page.simulated)
             page.picture(f"videos_{group}", figure, f"The {group} by {measure} the video: {', '.join(videos)}.")
 
 
-def _timelines(data: ReportData, videos: Sequence[str], average: Mapping[str, float]) -> list[Timeline]:
+def _timelines(data: ReportData, videos: Sequence[str], figures: Mapping[str, float]) -> list[Timeline]:
     detections, truth = (table[table["video"].isin(videos)] for table in (data.detections, data.truth))
     shown, instances = timeline_detections(detections, truth, data.class_names), timeline_truth(truth, data.class_names)
-    lines = []
+    lines, by_score = [], data.analysis is None
     for video in videos:
         proposals = data.proposals.get(video, np.empty((0, 2)))
         length = data.lengths.get(video, np.nan)
         if np.isnan(length):  # unknown: up to the end of the last segment
             ends = [table.loc[table["video"] == video, "end_sec"].max() for table in (detections, truth)]
             length = float(np.nanmax([*ends, proposals.max(initial=0.0)]))
-        title = f"{video}: average mAP {100 * average[video]:.1f}"
-        if data.analysis is None:
-            title = f"{video}: best score {average[video]:.3f}"
-        lines.append(Timeline(title, length, instances.get(video, {}), shown.get(video, {}), proposals))
+        figure = f"best score {figures[video]:.3f}" if by_score else f"average mAP {100 * figures[video]:.1f}"
+        lines.append(Timeline(f"{video}: {figure}", length, instances.get(video, {}), shown.get(video, {}), proposals))
     return lines
 
 

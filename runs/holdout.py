@@ -125,10 +125,10 @@ def hold_out(data: Data, share: float, seed: int, batch_size: int) -> Data:
             f"--holdout {share:g}: leaves {len(kept)} of {len(labels)} training videos, which do not fill a batch; "
             f"choose a smaller share, or a --batch_size below {batch_size}"
         )
-    instances = data.annotations.instances
-    have_times = {*instances["video"], *data.annotations.empty_instances["video"]}
+    annotations = data.annotations
+    have_times = {*annotations.instances["video"], *annotations.empty_instances["video"]}
     names = [data.train[i].name for i in held_out]
-    truth = instances[instances["video"].isin(names)].reset_index(drop=True)
+    truth = annotations.instances_of(names)
     if without := sum(labels[i].any() and data.train[i].name not in have_times for i in held_out):
         truth = truth.iloc[:0]
     by = f"by labels alone ({without} have no times)" if truth.empty else f"by mAP ({len(truth)} instances)"

@@ -325,7 +325,7 @@ def notice_implausible(
     used = [video for videos in parts.values() for video in videos]
     lengths = check_lengths(annotations, {video.name: video.num_snippets for video in used}, rate, findings)
     tested = [video.name for video in parts["test"]]
-    truth = annotations.instances[annotations.instances["video"].isin(tested)]
+    truth = annotations.instances_of(tested)
     if len(truth):
         check_truth(annotations, tested, lengths, rate, findings)
         rounded = rounding(truth, rate)
