@@ -204,7 +204,7 @@ def check_features(
     if features.width is None and shapes:  # the most frequent width is the right one, whichever video is read first
         usual = Counter(size for _, size in shapes.values()).most_common(1)[0][0]
         first = next(i for i, (_, size) in shapes.items() if size == usual)
-        features.require_width(features.width_of(first, usual))
+        features.require_width(features.width_of(first, shapes[first]))
     for i, shape in shapes.items():
         with findings.collecting():
             features.check_width(i, shape)

@@ -210,7 +210,8 @@ def _read_plain_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], boo
     """The same, for an array of numbers or text that fits in a file of `size` bytes."""
     shape, fortran, dtype = _read_header(file)
     if dtype.kind not in "biufSU" or not dtype.itemsize:
-        raise ValueError(f"unexpected kind of array {dtype}")
+        objects = ", which could run code: save the array of numbers itself" if dtype.hasobject else ""
+        raise ValueError(f"unexpected kind of array {dtype}{objects}")
     if dtype.itemsize * math.prod(shape) > size:
         raise ValueError(f"it ends before its {shape} array does")
     return shape, fortran, dtype

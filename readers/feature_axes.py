@@ -141,7 +141,9 @@ def one_crop(array: np.ndarray, axes: Axes, crop: int | None, where: str) -> np.
     """
     array = np.moveaxis(array, axes.snippets, 0)  # [T, ..., D]
     if sum(length > 1 for length in array.shape[1:-1]) > 1:
-        raise InputError(f"{where}: its arrays {axes.as_text()} have more axes than crops, snippets and features")
+        raise InputError(
+            f"{where}: its arrays {axes.as_text()} have more axes than crops, snippets and features; save [T, D]"
+        )
     array = array.reshape(len(array), -1, array.shape[-1])  # [T, crops, D]
     count = array.shape[1]
     if crop is not None and crop >= count:

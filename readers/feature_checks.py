@@ -28,7 +28,9 @@ def check_features(array: Any, where: str, video: str, modalities: int | None = 
     """
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array):
         kind = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{where}: video {video}: expected a [T, D] array of numbers, found {kind}")
+        empty = isinstance(array, np.ndarray) and array.ndim == 2 and not len(array)
+        remedy = "; extract it again, or remove the file and pass --missing_features skip" if empty else ""
+        raise InputError(f"{where}: video {video}: expected a [T, D] array of numbers, found {kind}{remedy}")
     if array.shape[1] < 2:
         raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected at least 2")
     if array.shape[1] % 2 and modalities == 2:

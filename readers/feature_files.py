@@ -147,7 +147,9 @@ def _names_in(path: Path) -> list[str]:
     arrays = [name for name, shape in shapes.items() if len(shape) > 1] or [*shapes]
     if len(arrays) != 1:
         found = error_text(shorten_list(arrays)) if arrays else "none"
-        raise InputError(f"{path}: expected one array, an array `{EXTRACTED}`, or `rgb` and `flow`; found {found}")
+        raise InputError(
+            f"{path}: expected one array, an array `{EXTRACTED}`, or `rgb` and `flow`; found {found}; keep one"
+        )
     return arrays
 
 

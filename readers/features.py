@@ -36,6 +36,7 @@ class Width(NamedTuple):
 
     size: int  # D
     source: str  # what says so, for messages
+    num_snippets: int | None = None  # T of the video that says so
 
 
 class Features:
@@ -156,13 +157,20 @@ class Features:
             names = shorten_list([self.videos[i] for i in missing], 5 if on_error is raise_input_error else None)
             what = "features" if self.in_memory is not None else "file"
             expected = "" if self.in_memory is not None else f"; expected {EXPECTED}"
-            on_error(
-                f"{self.path}: {len(missing)} of {len(chosen)} videos have no {what}: {names}{expected}; add them, or "
-                "leave these videos out with --missing_features skip"
-            )
+            remedy = "add them, or leave these videos out with --missing_features skip"
+            if len(missing) == len(chosen):
+                remedy = self.instead()
+            on_error(f"{self.path}: {len(missing)} of {len(chosen)} videos have no {what}: {names}{expected}; {remedy}")
         for i in set(range(len(self.videos))) - set(chosen):
             self.forget(i)
         return [i for i in named if i not in set(missing)]
+
+    def instead(self) -> str:
+        """What is in the folder, for a message that it has no features of any video."""
+        if self.in_memory is not None:
+            return "the array has no features of any"
+        files = sorted(file.name for file in self.path.iterdir())
+        return f"the folder has {shorten_list(files, 3)}: rename or convert them" if files else "the folder is empty"
 
     def _has_nothing(self, i: int) -> bool:
         """Whether a video has no features at all; of one modality alone, reading says so."""
@@ -190,7 +198,7 @@ class Features:
         features = check_features(self._stored(i), self.where(i), self.videos[i], self._modalities)
         if not any_size:
             if self.width is None:
-                self.require_width(self.width_of(i, features.shape[1]))
+                self.require_width(self.width_of(i, features.shape))
             self.check_width(i, features.shape)
         self.content.add(self.videos[i], features)
         has_crops = any(axes.crops > 1 for axes in self._axes.values())
@@ -219,9 +227,9 @@ class Features:
         if self.in_memory is not None:
             self.in_memory[i] = None
 
-    def width_of(self, i: int, feature_size: int) -> Width:
-        """The width of a video, as a requirement for others."""
-        return Width(feature_size, f"those of {self.videos[i]} are")
+    def width_of(self, i: int, shape: Sequence[int]) -> Width:
+        """The width of a video with features of this shape `[T, D]`, as a requirement for others."""
+        return Width(shape[1], f"those of {self.videos[i]} are", shape[0])
 
     def check_width(self, i: int, shape: Sequence[int]) -> None:
         """Check the width of a video.
@@ -236,11 +244,12 @@ class Features:
         (num_snippets, feature_size), width = shape, self.width
         assert width is not None, "no width is required yet"
         if feature_size != width.size:
-            turned = "; rows and columns may be exchanged" if num_snippets == width.size else ""
             remedy = "leave it out" if width.source.startswith("--") else "extract one of them again, like the others"
+            if num_snippets in (width.size, width.num_snippets):
+                remedy = f"rows and columns may be exchanged: save features as [T, D], or {remedy}"
             raise InputError(
                 f"{self.where(i)}: video {self.videos[i]}: features are {feature_size} wide, but {width.source} "
-                f"{width.size}{turned}; {remedy}"
+                f"{width.size}; {remedy}"
             )
 
     def _stored(self, i: int) -> Any:

@@ -183,7 +183,7 @@ class Source:
         if self.without_features.keys() >= set(videos):
             raise InputError(
                 f"{self.files.features}: none of the {len(videos)} videos of subset {self.subsets[part]!r} has "
-                f"features: {shorten_list(videos)}; expected {EXPECTED}"
+                f"features: {shorten_list(videos)}; expected {EXPECTED}; " + self.features().instead()
             )
         return [video for video in videos if video not in self.without_features]
 

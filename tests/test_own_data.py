@@ -116,6 +116,37 @@ def test_rows_and_columns_exchanged(tmp_path):
     np.save(tmp_path / "v.npy", np.ones((8, 6), np.float32))
     with pytest.raises(InputError, match=r"features .*6 .*--feature_size .*8; rows and columns"):
         Features(tmp_path, ["v"], feature_size=8).read(0)
+    np.save(tmp_path / "w.npy", np.ones((8, 7), np.float32))  # both are [D, T]
+    features = Features(tmp_path, ["v", "w"])
+    features.read(0)
+    with pytest.raises(InputError, match=r"video w: features are 7 wide, .* v are 6; rows and columns .* \[T, D\]"):
+        features.read(1)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "the folder is empty"),
+        (("v.pt",), r"the folder has v\.pt: rename or convert"),
+        (("v_i3d.npy",), r"the folder has v_i3d\.npy"),
+    ],
+)
+def test_features_in_files_of_other_names(tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"1 of 1 videos have no file: v; expected .*; {message}"):
+        Features(tmp_path, ["v"]).require([0])
+
+
+def test_features_that_are_objects_or_none(tmp_path):
+    objects = np.array([{"rgb": 1}], dtype=object)
+    np.save(tmp_path / "v.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "w.npz", feats=objects)
+    np.save(tmp_path / "x.npy", np.ones((0, 8)))
+    messages = ["v.npy: .*could run code: save the array of", "w.npz: .*could run code", "video x: .*missing_features"]
+    for i, message in enumerate(messages):
+        with pytest.raises(InputError, match=message):
+            Features(tmp_path, ["v", "w", "x"]).read(i)
 
 
 # --------------------------------------------------------------------------------------- annotations as JSON
