@@ -175,10 +175,10 @@ def _problem(entry: Any, labels: Spellings) -> str | None:
     segment, score, label = entry.get("segment"), entry.get("score"), entry.get("label")
     if segment is None:
         return f'no segment in {short_repr(entry)}; expected {{"segment": [start, end], …}}, in seconds'
-    if isinstance(segment, list) and any(isinstance(time, str) for time in segment):
-        entry["segment"] = [to_time(time) for time in segment]
-    if not _is_segment(entry.get("segment")):
-        return f"bad segment {short_repr(segment)}; expected [start, end] seconds, start <= end"
+    if not _is_segment(segment):
+        entry["segment"] = [to_time(time) for time in segment] if isinstance(segment, list) else None
+        if not _is_segment(entry["segment"]):
+            return f"bad segment {short_repr(segment)}; expected [start, end] seconds, start <= end"
     if isinstance(score, str):
         entry["score"] = to_number(score)
     if score is not None and not is_finite_number(entry["score"]):
@@ -192,7 +192,10 @@ def _problem(entry: Any, labels: Spellings) -> str | None:
 
 
 def _is_segment(segment: Any) -> bool:
-    return isinstance(segment, list) and len(segment) == 2 and all(map(is_time, segment)) and segment[0] <= segment[1]
+    if not isinstance(segment, list) or len(segment) != 2:
+        return False
+    start, end = segment
+    return is_time(start) and is_time(end) and start <= end
 
 
 def unknown_labels(results: Mapping[str, Sequence[Mapping[str, Any]]], class_names: Sequence[str]) -> Notices:
