@@ -44,6 +44,12 @@ def is_ambiguous(label: str) -> bool:
     return label.casefold() == "ambiguous"
 
 
+def letters_of(name: str) -> str:
+    """The letters, digits and symbols of a name, with no regard to case, width and ligatures."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(one for one in plain if unicodedata.category(one)[0] not in "PZ") or name
+
+
 def other_form(video: str) -> str:
     """A video's name without the `v_` that ActivityNet's files have in front, or with it where there is none."""
     return video.removeprefix("v_") if video.startswith("v_") else f"v_{video}"

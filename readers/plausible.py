@@ -24,6 +24,7 @@ from readers.annotation_files import AMBIGUOUS_FILE
 from readers.annotations import Annotations, are_doubled, uninformative_labels, untrained_classes
 from readers.feature_checks import LENGTH_TOLERANCE
 from readers.findings import DOUBTFUL, NOTED, USELESS, Findings
+from readers.names import letters_of
 
 # Times are taken for another unit than seconds if in this share of the videos some end after their video, the last ones
 # by this factor or more. Real annotations and detections have some that end later, and durations may be a little off.
@@ -59,10 +60,10 @@ def check_labels(annotations: Annotations, parts: Mapping[str, Sequence[str]], f
             if video in classes_shown and classes_shown[video] != classes:
                 detail = f"{video}: {as_text(classes)} against {as_text(classes_shown[video])}"
                 findings.warn("video-level labels differ from those of instances", detail)
-    same_letters = Counter(name.casefold() for name in names)
+    same_letters = Counter(map(letters_of, names))
     for name in names:
-        if same_letters[name.casefold()] > 1:
-            findings.warn("classes whose names differ only in upper and lower case", name)
+        if same_letters[letters_of(name)] > 1:
+            findings.warn("classes whose names differ only in case, blanks, punctuation or width of letters", name)
     if not (training := parts.get("train")):
         return
     if (text := uninformative_labels(annotations, training)) is not None:
@@ -324,13 +325,18 @@ def check_ambiguous(
     known = set(annotations.videos)
     for video in annotations.ambiguous:
         if video not in known:
-            likely = likely_name(video, annotations.videos)
-            detail = f"{AMBIGUOUS_FILE}: {video}" + ("" if likely is None else f" (did you mean {likely}?)")
+            detail = f"{AMBIGUOUS_FILE}: {with_likely(video, annotations.videos)}"
             findings.warn("ambiguous segments of videos that the annotations do not have", detail)
     rows = [(video, *row) for video in videos for row in annotations.ambiguous.get(video, np.empty((0, 2))).tolist()]
     if rows:
         table = pd.DataFrame(rows, columns=["video", "start_sec", "end_sec"])
         check_segments("ambiguous segments", table, lengths, rate, findings)
+
+
+def with_likely(name: str, known: Iterable[str]) -> str:
+    """An unknown name, and what was probably meant."""
+    likely = likely_name(name, known)
+    return name if likely is None else f"{name} (did you mean {likely}?)"
 
 
 def likely_name(name: str, known: Iterable[str]) -> str | None:
@@ -347,4 +353,4 @@ def likely_name(name: str, known: Iterable[str]) -> str | None:
 def _plain(name: str) -> str:
     name = name.rsplit("/", 1)[-1].casefold().removeprefix("v_")
     stem, dot, ending = name.rpartition(".")
-    return stem if dot and ending.isalnum() and len(ending) <= 4 else name
+    return letters_of(stem if dot and ending.isalnum() and len(ending) <= 4 else name)

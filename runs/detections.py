@@ -15,6 +15,7 @@ from eval.tables import rows_as_table, without_ambiguous
 from readers.facts import Facts
 from readers.findings import say_notices
 from readers.names import is_ambiguous
+from readers.plausible import with_likely
 from readers.result_files import MAX_PER_VIDEO, parse_results
 from utils import InputError, as_json, log, short_repr, shorten_list, without_collection, write_beside_earlier
 
@@ -147,15 +148,17 @@ def read_detections(path: Path, videos: Sequence[str], class_names: Sequence[str
         kind = "videos with detections labelled Ambiguous, which are left out"
         say_notices({kind: [f"{video}: {count}" for video, count in left_out.items()]}, f"{path}: ")
     if unknown := sorted(set(content.results) - set(videos)):
+        names = [with_likely(name, videos) for name in unknown[:6]]
         raise InputError(
-            f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {shorten_list(unknown)}; "
-            "check --dataset_name and --test_subset"
+            f"{path}: unknown videos, {len(unknown)} that are not in the evaluated subset: {shorten_list(names)}; "
+            "check --dataset_name and --test_subset, or remove them from the file"
         )
     if unknown := sorted(set(labels) - set(class_names)):
+        names = [with_likely(name, class_names) for name in unknown[:6]]
         raise InputError(
-            f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: "
-            f"{shorten_list(unknown)}; the first is in video {labels[unknown[0]]}. Check --dataset_name, or name "
-            "them in the annotations or with --class_list"
+            f"{path}: unknown classes, {len(unknown)} that are not in the dataset's class list: {shorten_list(names)}; "
+            f"the first is in video {labels[unknown[0]]}. Check --dataset_name, or name them in the annotations or "
+            "with --class_list"
         )
 
     index = {name: i for i, name in enumerate(class_names)}

@@ -271,7 +271,9 @@ def test_the_csv_changes_nothing_and_says_so(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ({"w": []}, r"unknown videos, 1 that are not in the evaluated subset: w"),
+        ({"w": []}, r"unknown videos, 1 that are not in the evaluated subset: w; .* or remove them"),
+        ({"v.mp4": []}, r"subset: v\.mp4 \(did you mean v\?\); check"),
+        ({"v": [{"segment": [0, 1], "label": "A", "score": 1}]}, r"list: A \(did you mean a\?\); the first"),
         (
             {"v": [{"segment": [0, 1], "label": "z", "score": 1}]},
             r"unknown classes, 1 that .* class list: z; .*video v",

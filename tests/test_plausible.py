@@ -331,6 +331,8 @@ def test_ambiguous_segments_are_checked(tmp_path):
         ("videos/Clip_8.avi", ["clip_8"], "clip_8"),
         ("video_test_0000001", ["video_test_0000002"], None),
         ("archery", ["Archery"], "Archery"),
+        ("Ａrchery.", ["Archery"], "Archery"),
+        ("HighJump", ["High_Jump", "Long_Jump"], "High_Jump"),
         ("long jump 3", ["long_jump_3", "high_jump_3"], "long_jump_3"),
         ("something", ["else"], None),
     ],
