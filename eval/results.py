@@ -80,7 +80,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class LeftOutResults:
-    """Test videos that are not evaluated, since they have no features, and what they are worth.
+    """Test videos that are not evaluated, since they have no features, and the mAP that counts them.
 
     Attributes:
         videos: their names.

@@ -15,7 +15,6 @@ MOST_LINES = 10  # of a problem in `check`
 MOST_TEXT = 1000  # characters of an error in `check`
 EXAMPLES_TEXT = 160  # characters of the examples in a run's line
 
-
 Notices = Mapping[str, Sequence[str]]  # what was read otherwise than it is stored: a kind, and a text for each case
 
 

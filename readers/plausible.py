@@ -198,10 +198,10 @@ def check_unit_of(
     """Warn of times that are not in seconds, going by how far into their videos they reach.
 
     Args:
-        what: see `check_segments`, as are `table` and `rate`.
-        table: see above.
+        what: see `check_segments`, likewise `table` and `rate`.
+        table: as there.
         length: seconds of the video of each row; nan where unknown.
-        rate: see above.
+        rate: as there.
         findings: takes the warning.
         instances_reach: how far into its video the ground truth reaches, as a share of it; None if it is not known.
 
