@@ -176,12 +176,15 @@ def check(files: DatasetFiles, reading: ReadingSettings, settings: CheckSettings
     Returns:
         The exit status: 1 if there are errors, else 0.
     """
-    findings = Findings()
-    with findings.collecting():
+    findings, missing = Findings(), Findings()
+    with missing.collecting():
         files.require(features=True, proposals=PARTS, descriptors=True, modalities=reading.modalities, others=others)
     if all(path.is_file() for path in files.annotation_files()):
         with findings.collecting():
             source = Source.read(files, reading, findings.error)
             log.info(check_dataset(source, settings, findings))
+    # Proposals and descriptors are made of annotations and features, in which errors are mended first.
+    of_data, errors = files.annotations.exists() and files.features.exists(), (missing.errors, findings.errors)
+    findings.errors = [*errors[of_data], *errors[not of_data]]
     log.info(findings.report(verbose=settings.verbose))
     return 1 if findings.errors else 0

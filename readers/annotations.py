@@ -83,13 +83,17 @@ class Annotations:
             ("listed twice", self.doubled_instances),
         ):
             left_out = table[table["video"].isin(videos)]
+            backwards = (left_out["end_sec"] < left_out["start_sec"]).any()
             if len(left_out):
                 log.info(
                     f"notice: left out of the ground truth: {len(left_out)} "
                     f"instance{'s' if len(left_out) > 1 else ''} {what}, in "
-                    f"{shorten_list(left_out['video'].unique().tolist())}"
+                    f"{shorten_list(left_out['video'].unique().tolist())}{TIMES_ARE if backwards else ''}"
                 )
         return self.instances_of(videos)
+
+
+TIMES_ARE = "; times must be [start, end] in seconds, not [end, start] or [start, duration]"
 
 
 def untrained_classes(annotations: Annotations, training: Sequence[str]) -> list[str]:
@@ -188,6 +192,10 @@ def read_annotations(
     empty = table["end_sec"] <= table["start_sec"]
     doubled = are_doubled(table) & ~empty
     usual = stored.subset_spellings.usual()
+    without_length = stored.durations <= 0  # False for nan
+    if without_length.any():
+        names = np.array(stored.videos, dtype=object)[without_length].tolist()
+        notices["videos with a duration of 0 or less, which is taken as unknown"] = names
     return Annotations(
         stored.class_names,
         stored.videos,
@@ -197,7 +205,7 @@ def read_annotations(
         table[empty].reset_index(drop=True),
         table[doubled].reset_index(drop=True),
         ambiguous,
-        stored.durations,
+        np.where(without_length, np.nan, stored.durations),
         stored.label_spellings.notices() | stored.subset_spellings.notices() | notices,
     )
 

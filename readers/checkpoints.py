@@ -131,6 +131,8 @@ def load_weights(
         on_notice(
             "weights that do not say for which classes they are, taken for those of the data in this order", str(path)
         )
+    if now is not None and None not in (record.dataset, now.dataset) and record.dataset != now.dataset:
+        on_notice(f"weights that were trained on dataset {record.dataset}, not on {now.dataset}", str(path))
     if now is not None and record.simulated and not now.simulated:
         on_notice("weights that were trained on simulated features", str(path))
     if order is not None:

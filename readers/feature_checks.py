@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from readers.findings import USELESS, Findings
+from readers.findings import DOUBTFUL, USELESS, Findings
 from utils import InputError, shorten_list
 
 MAX_FEATURE_SIZE = 8192  # the network has three times the square of that in weights
@@ -85,6 +85,7 @@ class FeatureCheck:
     def __init__(self, modalities: int | None = None) -> None:
         self._modalities = modalities
         self._constant: dict[str, str] = {}  # video -> what is constant
+        self._doubled: dict[str, None] = {}  # videos whose RGB and flow are equal
         self._alike: dict[int, dict[str, None]] = {}  # hash of some rows -> videos, in order
 
     def add(self, video: str, features: Tensor) -> None:
@@ -96,6 +97,8 @@ class FeatureCheck:
             which = "" if all(constant) else "RGB " if constant[0] else "flow "
             is_zero = not any(part[0].any() for part, same in zip(parts, constant, strict=True) if same)
             self._constant[video] = which + ("all zero" if is_zero else f"the same in all {len(features)} snippets")
+        elif len(parts) == 2 and torch.equal(parts[0][0], parts[1][0]) and torch.equal(*parts):
+            self._doubled[video] = None
         if not all(constant):
             rows = features[:: max(1, len(features) // self.SAMPLED)].numpy()
             self._alike.setdefault(hash((features.shape, rows.tobytes())), {})[video] = None
@@ -109,6 +112,9 @@ class FeatureCheck:
                 "make the features of these videos again, or leave the videos out",
                 weight=USELESS,
             )
+        for video in self._doubled:
+            remedy = "make the features again, or keep one half and pass --modalities 1"
+            findings.warn("features whose RGB and flow are equal", video, remedy, weight=DOUBTFUL)
         for videos in self._alike.values():
             if len(videos) > 1:
                 findings.warn(

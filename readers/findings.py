@@ -89,12 +89,13 @@ class Findings:
         """A line on what to do first, if anything was found."""
         if self.errors:
             first = _alike(self.errors)[0]
+            lines = " ".join(line.strip() for line in first[0].splitlines()[:2])  # of a list the first, with its remedy
             others = f", and {len(first) - 1} more like it" if len(first) > 1 else ""
-            return [f"to do first: this error{others}: {_cut(first[0].splitlines()[0], 300)}"]
+            return [f"to do first: this error{others}: {_cut(lines, 300)}"]
         if not self.warnings:
             return []
         kind, problem = max(self.warnings.items(), key=lambda item: item[1].weight)  # of equal ones the first
-        return [f"to do first: {kind}: {problem.remedy or 'look at ' + _cut(problem.details[0], 300)}"]
+        return [f"to do first: {kind}: {problem.remedy or _cut(problem.details[0], 300)}"]
 
 
 def say_notice(kind: str, detail: str) -> None:

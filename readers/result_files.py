@@ -12,6 +12,7 @@ import numpy as np
 from readers.facts import Facts
 from readers.findings import Notices, say_notices
 from readers.names import Spellings, other_form, readable_name, spelled
+from readers.plausible import with_likely
 from utils import (
     InputError,
     has_control_characters,
@@ -254,9 +255,11 @@ def require_entries(
     """
     absent = [video for video in videos if video not in results]
     if results and videos and len(absent) == len(videos):
+        others = [with_likely(name, videos) for name in sorted(results)[:6]]
         on_error(
             f"{path}: none of the {len(videos)} videos has an entry; the file has other videos: "
-            f"{shorten_list(sorted(results))}"
+            f"{shorten_list(others)}; check whose file it is (another "
+            "dataset's, or that of the other part), and take the right one, or make it again"
         )
         return
     names = shorten_list(absent, most)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from eval.errors import ErrorAnalysis
 from eval.evaluation import diagnose
+from eval.exchanged import exchanged_text
 from eval.metrics import EvaluationInput, LeftOut
 from eval.protocols import TiouProtocol
 from eval.results import DAMAGED, ChosenEpoch, EpochResults, Results, whole_number
@@ -192,6 +193,8 @@ def read_to_evaluate(
             "testing"
         )
     inputs = EvaluationInput(detections, truth, annotations.class_names, tiou_protocol, rate, left_out=missed)
+    if (exchanged := exchanged_text(inputs)) is not None:
+        log.info(f"warning: {path}: {exchanged}; write the names in the order in which the classes were numbered")
     return Evaluable(inputs, videos, lengths, source.simulated or file.simulated)
 
 

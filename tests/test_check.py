@@ -347,7 +347,7 @@ def test_a_proposal_file_of_other_videos_is_refused(home, run_in, tmp_path):
     change_proposals(home, "test", lambda results: (results.clear(), results.update(other=[])))
     run = run_in(home)
     status, out = check(run, "--missing_proposals", "empty")
-    message = "Proposals_Demo_test.json: none .* 60 .*: other\n"
+    message = "Proposals_Demo_test.json: none .* 60 .*: other; check whose"
     assert status == 1 and re.search(message, out)
     status, _, err = run("--dataset_name", "Demo", "--missing_proposals", "empty", "--exp_dir", tmp_path / "run")
     assert status == 2 and re.search(message, err)

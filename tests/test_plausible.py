@@ -11,6 +11,7 @@ from building import own_dataset, proposals_of
 
 from eval.baselines import as_detections, warnings_of
 from eval.evaluation import detection_results
+from eval.exchanged import exchanged_text
 from eval.metrics import EvaluationInput
 from eval.protocols import TIOU_PROTOCOLS
 from eval.results import ChosenEpoch, EpochResults, ProtocolResult, Results
@@ -231,7 +232,7 @@ def test_features_that_do_not_vary():
     assert features_noticed({"a": torch.zeros(1, 3)}) == ["a: all zero"]
     assert features_noticed({"a": varying[:1]}) == []  # of one snippet, nothing can vary
     late = torch.zeros(20, 4)
-    late[13] = 1
+    late[13] = torch.arange(4)
     assert features_noticed({"a": late}) == []
 
 
@@ -341,6 +342,23 @@ def test_likely_names(name, known, likely):
     assert likely_name(name, known) == likely
 
 
+def test_exchanged_class_names():
+    """Of three classes two are exchanged; nothing is said where they are right, or where only one is mistaken."""
+    rows = [(f"v{i}", i % 3, 2.0 + i, 6.0 + i) for i in range(9)]
+    truth = pd.DataFrame(rows, columns=["video", "class_idx", "start_sec", "end_sec"])
+    found = truth.assign(score=0.9, start_snip=truth["start_sec"], end_snip=truth["end_sec"])
+
+    def text(place):
+        detections = found.assign(class_idx=found["class_idx"].map(place))
+        return exchanged_text(EvaluationInput(detections, truth, ["a", "b", "c"], THUMOS, 1.0))
+
+    assert text({0: 1, 1: 0, 2: 2}) == (
+        "names of classes seem to be exchanged (a for b, b for a): put right, the average mAP is 100.0, not 33.3"
+    )
+    assert "a for b, b for c, c for a" in text({0: 2, 1: 0, 2: 1})
+    assert text({0: 0, 1: 1, 2: 2}) is None and text({0: 1, 1: 1, 2: 2}) is None
+
+
 # -------------------------------------------------------------------------------------------- saying it
 
 
@@ -363,13 +381,37 @@ def test_ten_lines_a_problem():
     assert "…" not in filled(10).report()
 
 
+def test_equal_modalities_are_noticed():
+    half = torch.rand(5, 4)
+    for features, modalities, count in ((half.repeat(1, 2), 2, 1), (half.repeat(1, 2), 1, 0), (torch.rand(5, 8), 2, 0)):
+        check, findings = FeatureCheck(modalities), Findings()
+        check.add("v", features)
+        check.report(findings)
+        assert len(findings.warnings) == count
+
+
+def test_durations_of_nothing_are_unknown(tmp_path, caplog):
+    """Unknown, as if they were not there, with a notice; times that end before they start are said to be so."""
+    segments = [{"label": "a", "segment": [3.0, 2.0]}, {"label": "a", "segment": [1.0, 2.0]}]
+    entry = {"subset": "test", "annotations": segments}
+    database = {f"v{i}": entry | {"duration": duration} for i, duration in enumerate((0, -1, "0", 5))}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"database": database}))
+    annotations = read_annotations(path)
+    assert np.isnan(annotations.durations[:3]).all() and annotations.durations[3] == 5
+    assert annotations.notices == {"videos with a duration of 0 or less, which is taken as unknown": ["v0", "v1", "v2"]}
+    assert len(annotations.ground_truth("test")) == 4
+
+
 def test_what_to_do_first():
     findings = Findings()
     assert findings.report() == "errors: 0, warnings: 0; a run would accept this dataset"
     findings.warn("odd videos", "a", "look at them")
     assert findings.report().endswith("to do first: odd videos: look at them")
     findings.warn("useless things", "all of them", weight=USELESS)
-    assert findings.report().endswith("to do first: useless things: look at all of them")
+    assert findings.report().endswith("to do first: useless things: all of them")
+    findings.error("2 files are missing (from /x):\n  a.json: annotations\n  b.json: proposals")
+    assert findings.report().endswith("to do first: this error: 2 files are missing (from /x): a.json: annotations")
 
 
 def test_long_errors_are_cut_in_the_middle():
