@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from readers.arrays import read_array
-from readers.names import Spellings, is_name, readable_name
+from readers.names import MAX_NAME_LENGTH, Spellings, is_name, readable_name
 from utils import InputError, error_text, is_plain_name, raise_input_error, read_json, short_repr, to_number, to_time
 
 MAX_INSTANCES = 50_000  # of a video
@@ -160,8 +160,10 @@ def _duration(entry: Mapping[str, Any], where: str, on_error: Callable[[str], No
 def _add_labels(stored: StoredAnnotations, listed: Any, where: str, on_error: Callable[[str], None]) -> None:
     """Add what the annotations of one video say."""
     annotations = [] if listed is None else listed
-    if not isinstance(annotations, list) or not all(_has_label(one) for one in annotations):
-        on_error(f'{where}: expected "annotations": [{{"label": text, …}}, …], found {short_repr(annotations)}')
+    bad = [one for one in annotations if not _has_label(one)] if isinstance(annotations, list) else [annotations]
+    if bad:
+        text = f"text of at most {MAX_NAME_LENGTH} characters"
+        on_error(f'{where}: expected "annotations": [{{"label": {text}, …}}, …], found {short_repr(bad[0])}')
         annotations = []
     labels = [stored.label_spellings.read(one["label"]) for one in annotations]
     located = [i for i, one in enumerate(annotations) if one.get("segment") not in (None, [])]

@@ -136,7 +136,7 @@ def require_trained(annotations: Annotations, training: Sequence[str]) -> None:
     if lacking := untrained_classes(annotations, training):
         raise InputError(
             f"no training video has the label {shorten_list(lacking, None)}, so it would have no descriptor; check its "
-            "spelling, add a video, or remove the class from the annotations and the class list"
+            "spelling, add a video of it that has features, or remove the class from the annotations and the class list"
         )
 
 
@@ -214,15 +214,18 @@ def _check_names(stored: StoredAnnotations, on_error: Callable[[str], None]) -> 
     """Settle the class names; check that names are unique, can name files, and are not too many."""
     if (twice := _repeated(stored.videos)) is not None:
         spelled = stored.video_spellings.shown(twice)
-        raise InputError(f"{stored.files['videos']}: {twice} is listed more than once, as {spelled}")
+        raise InputError(
+            f"{stored.files['videos']}: {twice} is listed more than once, as {spelled}; rename or remove one"
+        )
     class_file = stored.files["class_names"]
     if (twice := _repeated(stored.class_names)) is not None:
-        raise InputError(f"{class_file}: {twice} is listed more than once")
+        raise InputError(f"{class_file}: {twice} is listed more than once; remove all but one")
     stored.class_names = [name for name in stored.class_names if not is_ambiguous(name)]
     if not stored.class_names:
-        raise InputError(
-            f"{class_file}: it names no class; if no video has a label, give the class names with --class_list FILE"
-        )
+        remedy = "name one at least"
+        if class_file == stored.files["labels"]:
+            remedy = "if no video has a label, give the class names with --class_list FILE"
+        raise InputError(f"{class_file}: it names no class; {remedy}")
     for video in stored.videos:
         if not is_plain_name(video):
             on_error(

@@ -265,8 +265,8 @@ def require_entries(
     names = shorten_list(absent, most)
     if absent and missing == "error":
         on_error(
-            f"{path}: {len(absent)} of {len(videos)} videos have no entry: {names}; add them, or pass "
-            "--missing_proposals empty"
+            f"{path}: {len(absent)} of {len(videos)} videos have no entry: {names}; add them, make all "
+            "again with --run_type proposals --overwrite, or pass --missing_proposals empty"
         )
     elif absent:
         log.info(f"notice: {path}: {len(absent)} of {len(videos)} videos have no entry: {names}")

@@ -200,6 +200,7 @@ def test_empty_instances_are_left_out_with_a_notice(tmp_path, caplog):
         ({"subset": "validation", "annotations": {"label": "x"}}, r"video bad: .*\"annotations\""),
         ({"subset": "validation", "annotations": {}}, r"video bad: .*\"annotations\""),
         ({"subset": "validation", "annotations": [{"label": ""}]}, r"video bad: .*\"annotations\""),
+        ({"subset": "validation", "annotations": [{"label": "x" * 201}]}, r"video bad: .*at most 200 characters"),
         ({"subset": "validation", "annotations": [{"segment": [0, 1]}]}, r"video bad: .*\"annotations\""),
         (
             {"subset": "validation", "annotations": [{"label": "Jump", "segment": [1]}]},

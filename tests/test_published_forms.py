@@ -190,7 +190,7 @@ def test_labels_that_look_alike_are_one_class(tmp_path):
     annotations = read_annotations(tmp_path / "a.json", tmp_path / "classes.txt")
     assert annotations.class_names == ["Throw", "Caf\u00e9", "throw", "Jump up"]
     (tmp_path / "classes.txt").write_text("Throw\nThrow\n")
-    with pytest.raises(InputError, match=r"classes.txt: Throw is listed more than once$"):
+    with pytest.raises(InputError, match=r"classes.txt: Throw is listed more than once; remove all but one$"):
         read_annotations(tmp_path / "a.json", tmp_path / "classes.txt")
 
 

@@ -112,6 +112,13 @@ CASES = {
         "--missing_proposals empty",
         "+ --missing_proposals empty",
     ),
+    "a video without proposals, made again": Case(
+        edit("proposals", lambda results: results.pop("b0")),
+        TEST,
+        "--run_type proposals --overwrite, or",
+        "--run_type proposals --overwrite --proposal_epochs 1",
+        "+",
+    ),
     "a video without features": Case(
         unlink("data/T/features/b0.npy"), TEST, "--missing_features skip", "+ --missing_features skip"
     ),
