@@ -45,10 +45,13 @@ def bootstrap(matched: Matched, drawn: np.ndarray) -> np.ndarray:
     """
     precision = np.full((len(drawn), matched.num_class, len(matched.thresholds)), np.nan)
     present = np.flatnonzero(matched.num_instances)
+    # A row for each video, so that those of a class are copied fast. Sums of whole numbers are exact in float32.
+    most = drawn.max(initial=0) * len(matched.ranked)
+    by_video = np.ascontiguousarray(drawn.T, dtype=np.float32 if most < 1 << 24 else np.float64)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:  # numpy computes outside of the interpreter lock
 
         def of_class(class_idx: int) -> None:
-            precision[:, class_idx] = _bootstrap_class(matched, class_idx, drawn)
+            precision[:, class_idx] = _bootstrap_class(matched, class_idx, by_video)
 
         done = workers.map(of_class, present)
         for _ in tqdm(done, desc="bootstrap", total=len(present), unit="class", leave=False):
@@ -57,7 +60,7 @@ def bootstrap(matched: Matched, drawn: np.ndarray) -> np.ndarray:
 
 
 def _bootstrap_class(matched: Matched, class_idx: int, drawn: np.ndarray) -> np.ndarray:
-    """Average precision of a class in each draw, `[S, K]` percent; nan where no instance is drawn.
+    """Average precision of a class in each draw, `[S, K]` percent; nan where no instance is drawn; `drawn` is `[V, S]`.
 
     Precision changes for the better at a hit alone, so it is computed there. How many detections are listed up to a hit
     is the sum over videos of their numbers up to there, times how often each video is drawn: a matrix product.
@@ -70,13 +73,13 @@ def _bootstrap_class(matched: Matched, class_idx: int, drawn: np.ndarray) -> np.
     cells = (until * len(videos) + place)[until < len(rows)]
     numbers = np.bincount(cells, minlength=len(rows) * len(videos)).reshape(len(rows), len(videos)).cumsum(0)  # [H, v]
     with_instance = matched.ground_truth.video[matched.ground_truth.class_idx == class_idx]
-    areas = np.full((len(drawn), hits.shape[1]), np.nan)
-    for part in chunks(len(drawn), max(1, len(rows)), MAX_NUMBERS):
-        weight = drawn[part][:, videos].T.astype(np.float64)  # [v, s]
-        listed = (numbers.astype(np.float64) @ weight).clip(min=1)  # [H, s], whole numbers, so exact
-        instances = drawn[part][:, with_instance].sum(1)
+    areas = np.full((drawn.shape[1], hits.shape[1]), np.nan)
+    for part in chunks(drawn.shape[1], max(len(rows), len(videos), 1), MAX_NUMBERS):
+        weight = drawn[:, part][videos]  # [v, s]
+        listed = (numbers.astype(drawn.dtype) @ weight).astype(np.float64).clip(min=1)  # [H, s]
+        instances = drawn[:, part][with_instance].sum(0)
         for k, hit in enumerate(hits[rows].T):
-            of_hits = weight[place[rows[hit]]]  # [h, s]
+            of_hits = weight[place[rows[hit]]].astype(np.float64)  # [h, s]
             area = (interpolated(of_hits.cumsum(0) / listed[hit]) * of_hits).sum(0)
             areas[part, k] = np.where(instances > 0, 100 * area / instances.clip(min=1), np.nan)
     return areas
