@@ -116,7 +116,7 @@ def test_missing_videos(tmp_path):
         read_proposals(path, ["a", "b", "c"], SNIPPETS_PER_SECOND)
     found = read_proposals(path, ["a", "b"], SNIPPETS_PER_SECOND, missing="empty")
     assert found["a"].segments_snip.tolist() == found["b"].segments_snip.tolist() == [[0.0, 0.0]]
-    with pytest.raises(InputError, match=r"p.json: none .*2 videos .*: a$"):
+    with pytest.raises(InputError, match=r"p.json: none .*2 videos .*: a; check whose"):
         read_proposals(path, ["b", "c"], SNIPPETS_PER_SECOND, missing="empty")
 
 
