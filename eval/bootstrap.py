@@ -63,23 +63,21 @@ def _bootstrap_class(matched: Matched, class_idx: int, drawn: np.ndarray) -> np.
     """Average precision of a class in each draw, `[S, K]` percent; nan where no instance is drawn; `drawn` is `[V, S]`.
 
     Precision changes for the better at a hit alone, so it is computed there. How many detections are listed up to a hit
-    is the sum over videos of their numbers up to there, times how often each video is drawn: a matrix product.
+    is the sum of how often the video of each is drawn.
     """
     of_class = matched.ranked.class_idx == class_idx
-    videos, place = np.unique(matched.ranked.video[of_class], return_inverse=True)
-    hits = matched.true_positive[of_class]  # [n, K]
+    video, hits = matched.ranked.video[of_class], matched.true_positive[of_class]  # [n], [n, K]
     rows = np.flatnonzero(hits.any(1))  # [H] where any threshold has a hit
-    until = np.searchsorted(rows, np.arange(len(place)))  # the next of these rows, H after the last
-    cells = (until * len(videos) + place)[until < len(rows)]
-    numbers = np.bincount(cells, minlength=len(rows) * len(videos)).reshape(len(rows), len(videos)).cumsum(0)  # [H, v]
+    until_last = video[: rows.max(initial=-1) + 1]
+    after_previous = np.append(0, rows + 1)[:-1]  # [H] the first row that each hit adds
     with_instance = matched.ground_truth.video[matched.ground_truth.class_idx == class_idx]
     areas = np.full((drawn.shape[1], hits.shape[1]), np.nan)
-    for part in chunks(drawn.shape[1], max(len(rows), len(videos), 1), MAX_NUMBERS):
-        weight = drawn[:, part][videos]  # [v, s]
-        listed = (numbers.astype(drawn.dtype) @ weight).astype(np.float64).clip(min=1)  # [H, s]
-        instances = drawn[:, part][with_instance].sum(0)
+    for part in chunks(drawn.shape[1], len(until_last), MAX_NUMBERS):
+        weight = drawn[:, part]  # [V, s]
+        listed = np.add.reduceat(weight[until_last], after_previous, axis=0).astype(np.float64).cumsum(0).clip(min=1)
+        instances = weight[with_instance].sum(0)
         for k, hit in enumerate(hits[rows].T):
-            of_hits = weight[place[rows[hit]]].astype(np.float64)  # [h, s]
+            of_hits = weight[video[rows[hit]]].astype(np.float64)  # [h, s]
             area = (interpolated(of_hits.cumsum(0) / listed[hit]) * of_hits).sum(0)
             areas[part, k] = np.where(instances > 0, 100 * area / instances.clip(min=1), np.nan)
     return areas
