@@ -35,6 +35,7 @@ from readers.plausible import (
     check_labels,
     check_lengths,
     check_rounding,
+    check_scores,
     check_segments,
     segment_table,
 )
@@ -258,5 +259,6 @@ def check_proposals(
                 segments = seconds_to_snippets([entry["segment"] for entry in results[video]], settings.rate)
                 check_unit(segments, video, num_snippets[video], settings.rate)
     of_videos = {video: results.get(video, []) for video in videos}
+    check_scores({video: [entry.get("score") for entry in entries] for video, entries in of_videos.items()}, findings)
     check_segments("proposals", segment_table(of_videos), lengths, settings.rate, findings, annotations.instances)
     return {video: ranked_segments(entries) for video, entries in of_videos.items()}

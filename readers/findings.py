@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from utils import InputError, log
 
-# How much a warning matters: what is worth knowing; what makes figures doubtful; what makes results useless.
-NOTED, DOUBTFUL, USELESS = range(3)
+# How much a warning matters: what was read as meant; what is worth a look; what makes figures doubtful, or useless.
+TOLD, NOTED, DOUBTFUL, USELESS = range(4)
 MOST_LINES = 10  # of a problem in `check`
 MOST_TEXT = 1000  # characters of an error in `check`
 EXAMPLES_TEXT = 160  # characters of the examples in a run's line
@@ -22,7 +22,7 @@ Notices = Mapping[str, Sequence[str]]  # what was read otherwise than it is stor
 class Problem:
     """The warnings of a kind."""
 
-    weight: int  # NOTED, DOUBTFUL or USELESS
+    weight: int  # TOLD, NOTED, DOUBTFUL or USELESS
     remedy: str  # may be empty
     details: list[str] = field(default_factory=list)  # a line each, mostly of one video
 
@@ -53,7 +53,7 @@ class Findings:
         """Add what a reader noticed as warnings; `where` goes in front of each detail."""
         for kind, details in notices.items():
             for detail in details:
-                self.warn(kind, where + detail)
+                self.warn(kind, where + detail, weight=TOLD)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -86,15 +86,16 @@ class Findings:
         return "\n".join([*lines, f"{counts}; {verdict}", *self._first_step()])
 
     def _first_step(self) -> list[str]:
-        """A line on what to do first, if anything was found."""
+        """A line on what to do first, if there is anything to do."""
         if self.errors:
             first = _alike(self.errors)[0]
             lines = " ".join(line.strip() for line in first[0].splitlines()[:2])  # of a list the first, with its remedy
             others = f", and {len(first) - 1} more like it" if len(first) > 1 else ""
             return [f"to do first: this error{others}: {_cut(lines, 300)}"]
-        if not self.warnings:
+        to_do = [item for item in self.warnings.items() if item[1].weight > TOLD]
+        if not to_do:
             return []
-        kind, problem = max(self.warnings.items(), key=lambda item: item[1].weight)  # of equal ones the first
+        kind, problem = max(to_do, key=lambda item: item[1].weight)  # of equal ones the first
         return [f"to do first: {kind}: {problem.remedy or _cut(problem.details[0], 300)}"]
 
 

@@ -134,6 +134,8 @@ def check_lengths(
             lengths[video] = count / rate
     if abs(usual / rate - 1) > 0.1:
         detail = f"most videos have about {usual:.3f}; see --feature_fps and --snippet_frames, or the durations"
+        if len(pairs) > 1 and len(set(of_features)) == 1:
+            detail += "; or, since all videos have as many snippets, are they stored as [D, T]? [T, D] is read"
         findings.warn(f"features do not have {rate:g} snippets a second", detail, weight=DOUBTFUL)
     return lengths
 
@@ -155,6 +157,19 @@ def segment_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.Data
     videos = np.repeat(np.array([*results], dtype=object), [len(listed) for listed in results.values()])
     table = pd.DataFrame({"video": videos, "start_sec": segments[:, 0], "end_sec": segments[:, 1]})
     return table.assign(label=np.array([entry.get("label") for entry in entries], dtype=object))
+
+
+def check_scores(scores: Mapping[str, Sequence[float | None]], findings: Findings) -> None:
+    """Warn of proposals with negative scores, which `eval.postprocess.fuse_scores` cannot tell apart.
+
+    Args:
+        scores: of the proposals of each video; None or nan where unknown.
+        findings: takes the warning.
+    """
+    kind = "videos with negative scores of proposals, which all count as 1e-6"
+    for video, listed in scores.items():
+        if negative := sum(score is not None and score < 0 for score in listed):
+            findings.warn(kind, f"{video}: {negative} of {len(listed)}", "turn logits into probabilities")
 
 
 def check_segments(

@@ -24,7 +24,7 @@ from readers.descriptor_files import order_in_descriptors, read_descriptors
 from readers.facts import WeightsRecord, require_fitting
 from readers.features import Features
 from readers.findings import Findings, say_notices
-from readers.plausible import check_labels, check_lengths, check_rounding, check_segments, check_truth
+from readers.plausible import check_labels, check_lengths, check_rounding, check_scores, check_segments, check_truth
 from readers.source import PART_NAMES, PARTS, DatasetFiles, ReadingSettings, Source
 from runs.folder import RESUME
 from utils import log, pick_device, shorten_list
@@ -331,6 +331,7 @@ def notice_implausible(
         rounded = rounding(truth, rate)
         check_rounding(findings, *rounded, chosen_by=rounded.chosen_by)
     for videos in parts.values():
+        check_scores({video.name: video.listed.score.tolist() for video in videos}, findings)
         table = proposal_table({video.name: video.listed for video in videos}, rate)
         columns = ["video", "class_idx", "start_sec", "end_sec"]
         stands_for_none = (table["start_sec"] == 0) & (table["end_sec"] == 0)  # see `dataset.read_proposals`

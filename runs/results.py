@@ -119,7 +119,10 @@ def read_typed(path: Path, from_json: Callable[[Any], T], kind: str, remedy: str
     Raises:
         InputError: it is missing or damaged.
     """
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
     try:
         return from_json(content)
     except DAMAGED as error:

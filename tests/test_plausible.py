@@ -21,7 +21,15 @@ from readers.annotations import read_annotations
 from readers.feature_checks import FeatureCheck
 from readers.features import Features
 from readers.findings import USELESS, Findings
-from readers.plausible import check_ambiguous, check_lengths, check_rounding, check_segments, likely_name, segment_table
+from readers.plausible import (
+    check_ambiguous,
+    check_lengths,
+    check_rounding,
+    check_scores,
+    check_segments,
+    likely_name,
+    segment_table,
+)
 
 THUMOS = TIOU_PROTOCOLS["thumos14"]
 
@@ -144,6 +152,8 @@ def test_lengths_of_features_stand_in_for_durations(tmp_path):
     annotations.durations[:] = 16.5
     check_lengths(annotations, dict.fromkeys(annotations.videos, 60), 2.0, findings := Findings())
     assert [*findings.warnings] == ["features and duration disagree", "features do not have 2 snippets a second"]
+    # All of one length: rows and columns may be exchanged.
+    assert "[D, T]" in findings.warnings["features do not have 2 snippets a second"].details[0]
 
 
 # ------------------------------------------------------------------------------------------ rounding
@@ -408,6 +418,9 @@ def test_what_to_do_first():
     assert findings.report() == "errors: 0, warnings: 0; a run would accept this dataset"
     findings.warn("odd videos", "a", "look at them")
     assert findings.report().endswith("to do first: odd videos: look at them")
+    read_as_meant = Findings()
+    read_as_meant.notice({"labels taken as one": ["a and b"]})
+    assert read_as_meant.report().endswith("warnings: 1; a run would accept this dataset")
     findings.warn("useless things", "all of them", weight=USELESS)
     assert findings.report().endswith("to do first: useless things: all of them")
     findings.error("2 files are missing (from /x):\n  a.json: annotations\n  b.json: proposals")
@@ -466,3 +479,9 @@ def test_eval_compares_with_features_where_there_are_no_durations(own, run_in):
     (own / "data/Own/features/b0.npy").write_text("damaged")  # which is no matter for eval
     _, out = average_of(own, run_in(own))
     assert re.search(r"notice: detections look like shares of the video, not seconds: all 6 end by .* 15.00 s", out)
+
+
+def test_negative_scores_of_proposals():
+    findings = Findings()
+    check_scores({"logits": [-2.0, 0.5, -1], "unknown": [None, float("nan")], "fine": [0, 0.3, 70]}, findings)
+    assert [problem.details for problem in findings.warnings.values()] == [["logits: 2 of 3"]]
