@@ -10,14 +10,15 @@ from runs.folder import command_line
 from utils import InputError, error_text, ran_out
 
 ONE_FILE = "features in a file for each video, where one file has them all (python -m prepare.split_features)"
+SHORTER = "long videos cut into shorter ones"
 FEWER = "fewer detections (test with a larger --threshold_cls)"
 LESS = {  # by --run_type, but for `train`
     "test": ["--precision bfloat16", "a larger --threshold_cls", "fewer proposals of a video", ONE_FILE],
     "eval": [FEWER],
     "report": [FEWER],
     "check": ["fewer proposals", ONE_FILE],
-    "descriptors": [ONE_FILE],
-    "proposals": [ONE_FILE],
+    "descriptors": [SHORTER, ONE_FILE],
+    "proposals": [SHORTER, ONE_FILE],
 }
 
 
