@@ -80,11 +80,12 @@ class FeatureCheck:
             D is odd, as `readers.features.Features` does.
     """
 
-    SAMPLED = 4  # rows that are compared for equality, beside T
+    SAMPLED = 4  # rows that are compared for equality, beside T and the sum over all
 
     def __init__(self, modalities: int | None = None) -> None:
         self._modalities = modalities
-        self._constant: dict[str, str] = {}  # video -> what is constant
+        self._constant: dict[str, str] = {}  # video -> how
+        self._half_constant: dict[str, str] = {}  # likewise, where one of two modalities is
         self._doubled: dict[str, None] = {}  # videos whose RGB and flow are equal
         self._alike: dict[int, dict[str, None]] = {}  # hash of some rows -> videos, in order
 
@@ -94,14 +95,17 @@ class FeatureCheck:
         parts = (features,) if is_one else features.chunk(2, dim=1)
         constant = [_is_constant(part) for part in parts]
         if any(constant):
-            which = "" if all(constant) else "RGB " if constant[0] else "flow "
             is_zero = not any(part[0].any() for part, same in zip(parts, constant, strict=True) if same)
-            self._constant[video] = which + ("all zero" if is_zero else f"the same in all {len(features)} snippets")
+            how = "all zero" if is_zero else f"the same in all {len(features)} snippets"
+            if all(constant):
+                self._constant[video] = how
+            else:
+                self._half_constant[video] = f"{'RGB' if constant[0] else 'flow'} {how}"
         elif len(parts) == 2 and torch.equal(parts[0][0], parts[1][0]) and torch.equal(*parts):
             self._doubled[video] = None
         if not all(constant):
-            rows = features[:: max(1, len(features) // self.SAMPLED)].numpy()
-            self._alike.setdefault(hash((features.shape, rows.tobytes())), {})[video] = None
+            rows, total = features[:: max(1, len(features) // self.SAMPLED)].numpy(), float(features.sum())
+            self._alike.setdefault(hash((features.shape, rows.tobytes(), total)), {})[video] = None
 
     def report(self, findings: Findings) -> None:
         """Add what was noticed."""
@@ -110,6 +114,13 @@ class FeatureCheck:
                 "features that do not vary over time, so nothing can be found in them",
                 f"{video}: {text}",
                 "make the features of these videos again, or leave the videos out",
+                weight=USELESS,
+            )
+        for video, text in self._half_constant.items():
+            findings.warn(
+                "features of which one modality does not vary over time",
+                f"{video}: {text}",
+                "make the features of these videos again, unless there was nothing to see or no motion",
                 weight=USELESS,
             )
         for video in self._doubled:

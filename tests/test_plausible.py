@@ -238,6 +238,9 @@ def test_features_that_do_not_vary():
     assert features_noticed({"a": torch.zeros(20, 4)}) == ["a: all zero"]
     assert features_noticed({"a": varying[:1].expand(20, 4)}) == ["a: the same in all 20 snippets"]
     assert features_noticed({"a": half}) == ["a: flow the same in all 20 snippets"]
+    between = varying.clone()
+    between[1] += 1  # a row that is not looked at
+    assert features_noticed({"a": varying, "b": between}) == []
     assert features_noticed({"a": half}, modalities=1) == []
     assert features_noticed({"a": torch.zeros(1, 3)}) == ["a: all zero"]
     assert features_noticed({"a": varying[:1]}) == []  # of one snippet, nothing can vary
