@@ -68,7 +68,7 @@ def find_fonts(names: Iterable[str]) -> Fonts:
     fonts = Fonts((*families, *found), frozenset(missing))
     if lacking := [name for name in dict.fromkeys(names) if _BOX in fonts.drawable(name) and _BOX not in name]:
         log.info(
-            f"notice: no font has all characters of {len(lacking)} names, so pictures show boxes: "
+            f"notice: pictures show boxes where no font has the characters of names ({len(lacking)}): "
             f"{shorten_list(lacking)}; install {what_to_install(missing.intersection(''.join(lacking)))}"
         )
     return fonts

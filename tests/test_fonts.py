@@ -53,7 +53,7 @@ def test_fonts_of_the_system(monkeypatch, caplog):
     assert Path(supplied).is_file() and find_fonts(["かな", "Jump"]).families == (SUPPLIED, "Kana") and not caplog.text
     found = find_fonts(["かな", "Jump 跳", "跳\u200d🤾"])
     assert found.families == (SUPPLIED, "Kana") and found.missing == {"跳", "🤾"}
-    assert "characters of 2 names" in caplog.text and "Jump 跳, " in caplog.text and "fonts-noto-cjk" in caplog.text
+    assert "characters of names (2)" in caplog.text and "Jump 跳, " in caplog.text and "fonts-noto-cjk" in caplog.text
     with styled(found):
         assert mpl.rcParams["font.family"] == [SUPPLIED, "Kana"] and short("Jump 跳") == "Jump □"
     assert short("Jump 跳") == "Jump 跳"
