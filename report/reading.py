@@ -142,7 +142,10 @@ def require_results(folder: Path) -> None:
     results, detections = folder / "results.json", folder / "detections.json"
     file = read_results(results).detections if results.is_file() else None
     if file is not None:
-        raise InputError(f"{results}: written by --run_type eval; report on its file with --detections {file}")
+        raise InputError(
+            f"{results}: written by --run_type eval; report on its file with --detections {file}; "
+            "--compare takes runs of train or test"
+        )
     if not detections.is_file():
         if (folder / "metrics.jsonl").is_file():
             weights = folder / "ckpt" / "last_model.pkl"
@@ -151,9 +154,10 @@ def require_results(folder: Path) -> None:
                 f"{folder}: the training run is not finished, or was not evaluated; finish it with --resume, or "
                 f"evaluate its weights with {tested} --exp_dir {folder}"
             )
+        one = next((f", for example {path}" for path in sorted(folder.glob("seed_*"))), "")
         raise InputError(
             f"{folder}: neither results.json nor detections.json, so no run to report on; name the folder of one with "
-            "--exp_dir"
+            f"--exp_dir{one}"
         )
 
 

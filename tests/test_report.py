@@ -23,6 +23,7 @@ from report.command import write_folder
 from report.fonts import SUPPLIED_FONT, find_fonts
 from report.page import Page, escape, signed
 from report.pictures import WIDTH, as_files, class_bars, confusion, difference_bars, styled, training_curves
+from report.reading import require_results
 from runs.detections import write_detections
 from runs.folder import RunFolder, report_files
 from runs.log import read_metrics
@@ -367,7 +368,7 @@ def test_results_of_other_commands(run, finished, tmp_path):
     argv = ("--dataset_name", "Demo", "--detections", file, "--exp_dir", finished / "seed_3")
     assert run("--run_type", "eval", *argv)[0] == 0
     status, _, err = run(*REPORT, "--exp_dir", finished / "seed_3")
-    assert status == 2 and "--run_type eval" in err and f"--detections {file}" in err
+    assert status == 2 and "--run_type eval" in err and f"--detections {file}" in err and "--compare takes" in err
     run.train(tmp_path / "run", "--max_epoch", 1, "--interval", 0)
     status, _, err = run(*REPORT, "--exp_dir", tmp_path / "run")
     assert status == 2 and re.search(f"{tmp_path / 'run'}: .*training run .*finished", err)
@@ -760,3 +761,9 @@ def test_the_legend_of_differences_does_not_cover_the_label(rows):
         legend = figure.legends[0].get_window_extent()
         labels = [ax.xaxis.label.get_window_extent() for ax in figure.axes if ax.get_xlabel()]
     assert labels and not any(legend.overlaps(label) for label in labels)
+
+
+def test_a_folder_of_several_seeds_names_one_of_its_runs(tmp_path):
+    (tmp_path / "seed_1").mkdir()
+    with pytest.raises(InputError, match=r"no run to report on; .*--exp_dir, for example .*seed_1$"):
+        require_results(tmp_path)
