@@ -69,10 +69,10 @@ def marked_ambiguous(detections: pd.DataFrame, ambiguous_sec: Mapping[str, np.nd
         rate: snippets per second.
     """
     marked = np.zeros(len(detections), dtype=bool)
+    segments_snip = detections[["start_snip", "end_snip"]].to_numpy(np.float64)
     for video, rows in detections.groupby("video").indices.items():
         if (segments_sec := ambiguous_sec.get(str(video))) is not None:
-            segments_snip = detections[["start_snip", "end_snip"]].to_numpy(np.float64)[rows].round(2)
-            marked[rows] = overlaps_ambiguous(segments_snip, segments_sec, rate)
+            marked[rows] = overlaps_ambiguous(segments_snip[rows].round(2), segments_sec, rate)
     return detections.assign(ambiguous=marked)
 
 

@@ -72,6 +72,17 @@ def check_range(features: Tensor, where: str, video: str, pooled_dtype: torch.dt
         )
 
 
+# Kinds of features that are the same in all snippets, and what to do.
+_CONSTANT = (
+    "features that do not vary over time, so nothing can be found in them",
+    "make the features of these videos again, or leave the videos out",
+)
+_HALF_CONSTANT = (
+    "features of which one modality does not vary over time",
+    "make the features of these videos again, unless there was nothing to see or no motion",
+)
+
+
 class FeatureCheck:
     """Notices features that do not vary, and equal features of different videos, while videos are read one by one.
 
@@ -84,8 +95,7 @@ class FeatureCheck:
 
     def __init__(self, modalities: int | None = None) -> None:
         self._modalities = modalities
-        self._constant: dict[str, str] = {}  # video -> how
-        self._half_constant: dict[str, str] = {}  # likewise, where one of two modalities is
+        self._constant: dict[str, tuple[tuple[str, str], str]] = {}  # video -> which of the two kinds, and how
         self._doubled: dict[str, None] = {}  # videos whose RGB and flow are equal
         self._alike: dict[int, dict[str, None]] = {}  # hash of some rows -> videos, in order
 
@@ -97,10 +107,8 @@ class FeatureCheck:
         if any(constant):
             is_zero = not any(part[0].any() for part, same in zip(parts, constant, strict=True) if same)
             how = "all zero" if is_zero else f"the same in all {len(features)} snippets"
-            if all(constant):
-                self._constant[video] = how
-            else:
-                self._half_constant[video] = f"{'RGB' if constant[0] else 'flow'} {how}"
+            half = f"{'RGB' if constant[0] else 'flow'} {how}"
+            self._constant[video] = (_CONSTANT, how) if all(constant) else (_HALF_CONSTANT, half)
         elif len(parts) == 2 and torch.equal(parts[0][0], parts[1][0]) and torch.equal(*parts):
             self._doubled[video] = None
         if not all(constant):
@@ -109,20 +117,8 @@ class FeatureCheck:
 
     def report(self, findings: Findings) -> None:
         """Add what was noticed."""
-        for video, text in self._constant.items():
-            findings.warn(
-                "features that do not vary over time, so nothing can be found in them",
-                f"{video}: {text}",
-                "make the features of these videos again, or leave the videos out",
-                weight=USELESS,
-            )
-        for video, text in self._half_constant.items():
-            findings.warn(
-                "features of which one modality does not vary over time",
-                f"{video}: {text}",
-                "make the features of these videos again, unless there was nothing to see or no motion",
-                weight=USELESS,
-            )
+        for video, ((kind, remedy), how) in self._constant.items():
+            findings.warn(kind, f"{video}: {how}", remedy, weight=USELESS)
         for video in self._doubled:
             remedy = "make the features again, or keep one half and pass --modalities 1"
             findings.warn("features whose RGB and flow are equal", video, remedy, weight=DOUBTFUL)

@@ -153,6 +153,7 @@ class Features:
         """
         named = [i for i in chosen if is_plain_name(self.videos[i])]  # others: see the reader of annotations
         missing = [i for i in named if self._has_nothing(i)]
+        absent = set(missing)
         if missing:
             names = shorten_list([self.videos[i] for i in missing], 5 if on_error is raise_input_error else None)
             what = "features" if self.in_memory is not None else "file"
@@ -163,7 +164,7 @@ class Features:
             on_error(f"{self.path}: {len(missing)} of {len(chosen)} videos have no {what}: {names}{expected}; {remedy}")
         for i in set(range(len(self.videos))) - set(chosen):
             self.forget(i)
-        return [i for i in named if i not in set(missing)]
+        return [i for i in named if i not in absent]
 
     def instead(self) -> str:
         """What is in the folder, for a message that it has no features of any video."""
