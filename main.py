@@ -33,10 +33,9 @@ from eval.protocols import TIOU_PROTOCOLS
 from eval.results import ChosenEpoch, summary
 from losses import TERMS, Criterion, LossSettings, mean_prediction
 from options import Options, describe, parse_options, resume_options
-from prepare.check import CheckSettings
 from prepare.commands import check, make_descriptors, make_proposals, take_proposals
 from prepare.make_demo import make_demo_once
-from prepare.snippet_proposals import ProposalSettings
+from prepare.settings import check_settings, proposal_settings
 from report.dashboard import Dashboard
 from report.requirements import require_matplotlib
 from report.settings import dashboard_settings, report_settings
@@ -241,18 +240,7 @@ def report(options: Options) -> None:
 
 def check_data(options: Options) -> int:
     """`--run_type check`: list what is wrong with a dataset; returns 1 if a run would stop."""
-    settings = CheckSettings(
-        rate=options.rate,
-        batch_size=options.batch_size,
-        pooled_dtype=getattr(torch, options.pooled_dtype),
-        missing_proposals=options.missing_proposals,
-        checkpoint=options.pretrained_ckpt,
-        hidden_size=options.hidden_size,
-        recipe=options.recipe,
-        roi_size=options.roi_size,
-        verbose=options.verbose,
-    )
-    return check(dataset_files(options), reading_settings(options), settings, other_files(options))
+    return check(dataset_files(options), reading_settings(options), check_settings(options), other_files(options))
 
 
 def prepare_descriptors(options: Options) -> None:
@@ -269,14 +257,7 @@ def prepare_proposals(options: Options) -> None:
         missing, overwrite = options.missing_proposals, options.overwrite
         take_proposals(source, options.proposals_from, rate=options.rate, missing=missing, overwrite=overwrite)
     else:
-        settings = ProposalSettings(
-            recipe=options.recipe,
-            rate=options.rate,
-            epochs=options.proposal_epochs,
-            per_video=options.proposals_per_video,
-            seed=options.seed,
-        )
-        make_proposals(source, settings, choose_device(options), overwrite=options.overwrite)
+        make_proposals(source, proposal_settings(options), choose_device(options), overwrite=options.overwrite)
 
 
 RUN_TYPES: dict[str, Callable[[Options], int | None]] = {

@@ -72,8 +72,18 @@ MAY_CHANGE = frozenset({
     "max_epoch", "interval", "device", "cache", "exp_dir", "resume", "overwrite",
     "dataset_root", "annotations", "class_list", "features", "proposals_root", "descriptors_root",
     "num_class", "feature_size", "modalities", "missing_features", "seeds", "detections", "compare", "curve_tiou",
-    "proposals_from", "proposal_epochs", "proposals_per_video", "descriptor_pooling",
+    "proposals_from", "proposal_epochs", "proposals_per_video", "descriptor_pooling", "lac_ckpt",
+    "videos", "i3d_weights", "feature_format", "shard", "workers", "half", "model", "input",
 })  # fmt: skip
+
+
+# What `--run_type detect` takes; all else is as the model was trained.
+OF_DETECT = frozenset({
+    "run_type", "model", "input", "exp_dir", "device", "videos", "i3d_weights", "lac_ckpt", "workers", "half",
+})  # fmt: skip
+
+
+CROPS = ("center", "resize", "ten")  # of frames, that features are made of; see prepare/clips.py
 
 
 class Options(argparse.Namespace):
@@ -107,6 +117,20 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _crop(text: str) -> int | str:
+    """An argparse type: a crop that is taken of features, or that features are made of."""
+    return text if text in CROPS else _number(int, 0, 1e9)(text)
+
+
+def _shard(text: str) -> str:
+    """An argparse type: a share of the work, as `3/16`."""
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part of several, such as 1/4, 2/4, 3/4 and 4/4")
+    return text
+
+
+_crop.__name__ = f"number or one of {', '.join(CROPS)}"
 _count = _number(int, 1, 1e9)
 _weight = _number(float, 0, 1e9)
 _positive = _number(float, 0, 1e9, open_low=True)
@@ -142,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
         "data": _add_data_options,
         "optimisation": _add_optimisation_options,
         "losses (SPEC section 5)": _add_loss_options,
-        "making proposals and descriptors": _add_making_options,
+        "making features, proposals and descriptors": _add_making_options,
         "evaluation": _add_evaluation_options,
     }
     for title, add_options in groups.items():
@@ -155,16 +179,16 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         "--run_type",
         choices=("train", "test", "eval", "report", "check", "descriptors", "proposals"),
         default="train",
-        help="train, test weights, evaluate detections, report on a run; check a dataset, make its "
-        "descriptors, make its proposals",
+        help="train, test weights, evaluate detections, report on a run; check a "
+        "dataset, make its descriptors, its proposals",
     )
     add(
         "--recipe",
         choices=("paper", "own"),
         help="the published method, or ours for own data (paper for THUMOS14, ActivityNet and the demo, else own)",
     )
-    add("--exp_dir", type=_path, default=Path("outputs"), help="folder for what training, testing and evaluating write")
-    add("--overwrite", action="store_true", help="replace an earlier training run, descriptors or proposals")
+    add("--exp_dir", type=_path, help="folder for what a run writes (outputs; for detect outputs/detect)")
+    add("--overwrite", action="store_true", help="replace an earlier training run, features, descriptors or proposals")
     add(
         "--resume",
         nargs="?",
@@ -175,6 +199,8 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add("--pretrained_ckpt", type=_path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
     add("--detections", type=_path, help="for eval and report: detections in ActivityNet result format")
     add("--compare", type=_path, nargs="+", help="for report: folders of runs, each compared with the first")
+    add("--model", type=_path, help="for detect: folder of a training run, or a copy of its folder model")
+    add("--input", type=_path, nargs="+", help="for detect: videos or their features, files or folders")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU), or a PyTorch device")
     add("--verbose", action="store_true", help="for check: every line of a problem, not ten")
     add("--deterministic", action="store_true", help="use only PyTorch's deterministic algorithms, see docs/runs.md")
@@ -198,7 +224,12 @@ def _add_data_options(add: Callable[..., argparse.Action]) -> None:
     add("--annotations", type=_path, help="folder of .npy files, or JSON file (see data/README.md when not given)")
     add("--class_list", type=_path, help="class names, one a line (labels of a JSON file, sorted, when not given)")
     add("--features", type=_path, help="file of all videos, or folder (see data/README.md when not given)")
-    add("--crop", type=_number(int, 0, 1e9), help="crop of the features to take (their mean when not given)")
+    add(
+        "--crop",
+        type=_crop,
+        help="crop of the features to take (their mean when not given); for features: of frames, center, resize or ten "
+        "(center when not given)",
+    )
     add(
         "--crop_axis",
         type=int,
@@ -303,7 +334,19 @@ def _add_loss_options(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_making_options(add: Callable[..., argparse.Action]) -> None:
+    add("--videos", type=_path, help="for features: folder of videos or of frames; for detect: those to show")
+    add("--i3d_weights", type=_path, help="folder of rgb_imagenet.pt and flow_imagenet.pt, or random to try it out")
+    add(
+        "--feature_format",
+        choices=("npz", "npy"),
+        default="npz",
+        help="npz: <video>-rgb.npz and <video>-flow.npz, npy: one <video>.npy",
+    )
+    add("--shard", type=_shard, help="for features: this share of the videos, as 3/16 is the third of 16")
+    add("--workers", type=_count, help="threads for decoding and optical flow (one a core when not given)")
+    add("--half", action="store_true", help="for features: the I3D network in float16 (CUDA and MPS)")
     add("--proposals_from", type=_path, nargs="+", help="result files to take, instead of making proposals")
+    add("--lac_ckpt", type=_path, help="checkpoint of LAC, to make proposals with its network")
     add(
         "--proposal_epochs",
         type=_count,
@@ -381,6 +424,15 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) ->
         parser.error("--run_type eval needs --detections FILE.json")
     if options.run_type != "proposals" and options.proposals_from:
         parser.error("--proposals_from goes with --run_type proposals, which writes the files that other runs read")
+    if options.lac_ckpt and (options.run_type not in ("proposals", "detect") or options.proposals_from):
+        parser.error("--lac_ckpt goes with --run_type proposals or detect, and not with --proposals_from")
+    if options.run_type == "features" and (options.videos is None or options.i3d_weights is None):
+        parser.error("--run_type features needs --videos FOLDER and --i3d_weights FOLDER (or random, to try it out)")
+    if options.crop is not None and (options.crop in CROPS) != (options.run_type == "features"):
+        names = ", ".join(CROPS)
+        parser.error(f"--crop {options.crop}: a number takes a crop of features; --run_type features makes {names}")
+    if options.run_type == "detect":
+        _refuse_of_detect(parser, options)
     if options.compare and (options.run_type != "report" or options.detections):
         parser.error("--compare goes with --run_type report, and without --detections")
     if options.compare and len(options.compare) < 2:
@@ -398,9 +450,18 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: Options) ->
         parser.error("--resume goes with --run_type train, and not with --overwrite, which replaces the run")
 
 
+def _refuse_of_detect(parser: argparse.ArgumentParser, options: Options) -> None:
+    """End the program if options do not go with `--run_type detect`."""
+    if options.model is None or options.input is None:
+        parser.error("--run_type detect needs --model FOLDER of a training run and --input FILE_OR_FOLDER")
+    if others := [f"--{name}" for name in _typed_values(options.argv) if name not in OF_DETECT]:
+        parser.error(f"{', '.join(others)}: --run_type detect takes this from --model; leave it out")
+
+
 def _derived_defaults(options: Options) -> dict[str, Any]:
     """The defaults that follow from other options."""
     derived = {
+        "exp_dir": Path("outputs/detect" if options.run_type == "detect" else "outputs"),
         "recipe": recipe_of(options.dataset_name),
         "dataset_root": Path("data") / options.dataset_name,
         "pooled_dtype": "float32" if options.recipe == "own" else options.precision,  # own takes the mean off later

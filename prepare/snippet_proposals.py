@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ class ProposalSettings:
     epochs: int | None  # to train; None, for `own` only, trains until the loss has settled
     per_video: int  # proposals at most
     seed: int = 0  # of the network's initial weights, of dropout, and of the order of videos
+    lac_ckpt: Path | None = None  # makes them with LAC's network instead
 
 
 def make_results(

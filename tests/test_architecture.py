@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "losses": ("dataset", "descriptors", "proposals", "utils"),  # of the first two, the types of its arguments
     "eval": ("proposals", "utils"),
     "options": ("eval", "utils"),  # of eval, its tables of protocols and of NMS
-    "prepare": ("readers", *METHOD, "eval", "utils"),
-    "runs": ("readers", *METHOD, "eval", "utils", "options"),
+    "prepare": ("readers", *METHOD, "eval", "utils", "options"),
+    "runs": ("prepare", "readers", *METHOD, "eval", "utils", "options"),
     "report": ("runs", "eval", "readers", "proposals", "utils", "options"),
 }
 MAY_IMPORT["main"] = tuple(MAY_IMPORT)
@@ -85,7 +85,8 @@ def test_namespaces_of_options_stop_at_main():
         for path in PRODUCT
         if any(isinstance(node, ast.alias) and node.name == "Options" for node in ast.walk(tree(path)))
     }
-    assert with_options == {"main.py", "runs/inputs.py", "runs/setup.py", "report/settings.py"}  # translate them
+    translators = {f"{room}.py" for room in ("runs/inputs", "runs/setup", "report/settings", "prepare/settings")}
+    assert with_options == {"main.py", *translators}
 
 
 def test_the_main_file_is_short():

@@ -1,0 +1,36 @@
+"""What making and checking a dataset needs to know of the options."""
+
+from __future__ import annotations
+
+import torch
+
+from options import Options
+from prepare.check import CheckSettings
+from prepare.snippet_proposals import ProposalSettings
+
+
+def check_settings(options: Options) -> CheckSettings:
+    """How a run with these options would use the data that `check` looks at."""
+    return CheckSettings(
+        rate=options.rate,
+        batch_size=options.batch_size,
+        pooled_dtype=getattr(torch, options.pooled_dtype),
+        missing_proposals=options.missing_proposals,
+        checkpoint=options.pretrained_ckpt,
+        hidden_size=options.hidden_size,
+        recipe=options.recipe,
+        roi_size=options.roi_size,
+        verbose=options.verbose,
+    )
+
+
+def proposal_settings(options: Options) -> ProposalSettings:
+    """How proposals are made."""
+    return ProposalSettings(
+        recipe=options.recipe,
+        rate=options.rate,
+        epochs=options.proposal_epochs,
+        per_video=options.proposals_per_video,
+        seed=options.seed,
+        lac_ckpt=options.lac_ckpt,
+    )
