@@ -119,7 +119,7 @@ def _path(text: str) -> Path:
 
 def _crop(text: str) -> int | str:
     """An argparse type: a crop that is taken of features, or that features are made of."""
-    return text if text in CROPS else _number(int, 0, 1e9)(text)
+    return text if text in CROPS else int(_number(int, 0, 1e9)(text))
 
 
 def _shard(text: str) -> str:
