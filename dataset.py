@@ -111,12 +111,14 @@ def load_videos(
             pooled.copy_(roi_pool(raw, torch.from_numpy(segments), roi_size))
             features.forget(i)
         pool = None if kept else partial(_pool, features, i, roi_size, pooled_dtype)
-        videos[part].append(_video(name, torch.from_numpy(annotations.labels[i]), listed, raw, pooled, pool, device))
+        videos[part].append(
+            make_video(name, torch.from_numpy(annotations.labels[i]), listed, raw, pooled, pool, device)
+        )
     release_memory()
     return videos
 
 
-def _video(
+def make_video(
     name: str,
     labels: Tensor,
     listed: Proposals,
@@ -125,7 +127,7 @@ def _video(
     pool: Callable[[np.ndarray], Tensor] | None,
     device: torch.device,
 ) -> Video:
-    """A video with the features `raw`, `[T, D]`; see `Video` for the others."""
+    """A video with the features `raw`, `[T, D]`, on the CPU; see `Video` for the others."""
     return Video(
         name=name,
         labels=labels.to(device),
@@ -317,11 +319,15 @@ def read_proposals(
     results = {video: content.results.get(video, []) for video in videos}
     say_notices({**content.notices, **(unknown_labels(results, class_names) if class_names else {})}, f"{path}: ")
     index = {name: i for i, name in enumerate(class_names)}
-    return {video: _listed(entries or [{"segment": [0, 0]}], index, rate) for video, entries in results.items()}
+    return {video: listed_proposals(entries, index, rate) for video, entries in results.items()}
 
 
-def _listed(entries: Sequence[Mapping[str, Any]], index: Mapping[Any, int], rate: float) -> Proposals:
-    """The entries of a video in a result file, with their labels by their place in `index`."""
+def listed_proposals(entries: Sequence[Mapping[str, Any]], index: Mapping[Any, int], rate: float) -> Proposals:
+    """The entries of a video in a result file, with their labels by their place in `index`.
+
+    Of none, the one proposal [0, 0] is made.
+    """
+    entries = entries or [{"segment": [0, 0]}]
     scores, labels = ([entry.get(name) for entry in entries] for name in ("score", "label"))
     return Proposals(
         segments_snip=seconds_to_snippets([entry["segment"] for entry in entries], rate),

@@ -72,6 +72,25 @@ class FeatureFolder:
                 part_of = [file for file in found if file] if alone else [*wanted]
         return part_of
 
+    def names(self) -> list[str]:
+        """The names of all videos that have files in the folder."""
+        return [*dict.fromkeys(map(self.name_of, self._by_stem))]
+
+    def name_of(self, stem: str) -> str:
+        """The name of the video that a file in the folder is of; one of a pair without the other is a file by itself.
+
+        Args:
+            stem: of the file, relative to the folder.
+        """
+        pairs = [layout for layout in reversed(_FORMS) if len(layout) > 1]
+        for layout in pairs:
+            for form in layout:
+                start, _, end = form.partition("{}")
+                name = stem.removeprefix(start).removesuffix(end)
+                if form.format(name) == stem and all(form.format(name) in self._by_stem for form in layout):
+                    return name
+        return stem.rpartition("/")[2]
+
     def _file(self, stem: str) -> Path | None:
         """The file with a name, but for its ending, relative to the folder."""
         if (file := self._by_stem.get(stem)) is not None:

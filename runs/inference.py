@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from dataset import evaluation_batches
+from dataset import Batch, Video, evaluation_batches
 from eval.baselines import as_detections, whole_videos
 from eval.classification import classification_figures
 from eval.evaluation import detection_results, evaluate
@@ -27,6 +27,22 @@ from proposals import Proposals
 from runs.inputs import Data
 from runs.results import RunResults, write_evaluation, write_found
 from utils import InputError, keep_previous, log, shorten_list
+
+
+NOT_FINITE = "outputs of the network are not finite"
+CHECK_FEATURES = "check their features, and the weights"
+
+
+def logits_of(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The outputs of a network that detections are made of, see `eval.postprocess`."""
+    outputs = scores(network, batch)
+    return {name: outputs[name] for name in LOGITS}
+
+
+def are_finite(logits: Mapping[str, Tensor], videos: Sequence[Video]) -> list[bool]:
+    """For each video, whether the outputs for its proposals are finite; `logits` are of all videos, see `logits_of`."""
+    finite = torch.stack([values.view(len(values), -1).sum(1) for values in logits.values()]).isfinite().all(0)
+    return [bool(of_video.all()) for of_video in finite.cpu().split([len(video.proposals) for video in videos])]
 
 
 class Evaluation(NamedTuple):
@@ -90,16 +106,11 @@ class Evaluator:
         videos, parts = self.data.test, []
         with tqdm(total=len(videos), desc="testing", unit="video", leave=False) as progress:
             for batch in evaluation_batches(videos, dtype=self.precision):
-                outputs = scores(network, batch)
-                parts.append({name: outputs[name] for name in LOGITS})
+                parts.append(logits_of(network, batch))
                 progress.update(len(batch.videos))
         logits = {name: torch.cat([part[name] for part in parts]) for name in LOGITS}
-        finite = torch.stack([values.view(len(values), -1).sum(1) for values in logits.values()]).isfinite().all(0)
-        sizes = [len(video.proposals) for video in videos]
-        if bad := [video.name for video, ok in zip(videos, finite.split(sizes), strict=True) if not ok.all()]:
-            raise InputError(
-                f"outputs of the network are not finite on {shorten_list(bad)}; check their features, and the weights"
-            )
+        if bad := [video.name for video, ok in zip(videos, are_finite(logits, videos), strict=True) if not ok]:
+            raise InputError(f"{NOT_FINITE} on {shorten_list(bad)}; {CHECK_FEATURES}")
         ambiguous = [self.data.annotations.ambiguous.get(video.name) for video in videos]
         detected = self.post_process(logits, [video.listed for video in videos], ambiguous)
         return detected, detection_table([video.name for video in videos], detected, self.post_process.rate)
