@@ -16,6 +16,7 @@ import os
 import random
 import re
 import reprlib
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ import torch
 from torch import Tensor
 
 __version__ = "0.2.0"
+
+if sys.platform != "win32":
+    import fcntl
 
 log = logging.getLogger("seal")
 
@@ -472,6 +476,75 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class FileLock:
+    """A lock file, which the system frees when the process that holds it ends, in whatever way.
+
+    Attributes:
+        holder: who holds it, when it could not be taken; may be empty.
+        failure: why it keeps nobody out although it was taken, as on network file systems without locks; empty if it
+            does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.holder = self.failure = ""
+        self._descriptor: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has taken it."""
+        return self._descriptor is not None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the lock file is still the one that was taken."""
+        assert self._descriptor is not None, "only while it is held"
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        return False
+
+    def take(self) -> bool:
+        """Take it, in a folder that exists; False if another process holds it, and is not waited for.
+
+        Raises:
+            OSError: the lock file cannot be written.
+        """
+        while self._descriptor is None:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            try:
+                self._lock(descriptor)
+            except BlockingIOError:
+                self.holder = error_text(os.read(descriptor, 200).decode(errors="replace"))
+                os.close(descriptor)
+                return False
+            except OSError as error:
+                self.failure = error_text(error)
+            if os.fstat(descriptor).st_nlink:
+                self._descriptor = descriptor
+            else:  # the process that held it has just removed it
+                os.close(descriptor)
+        with suppress(OSError):  # a full disk; the lock works without
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        return True
+
+    @staticmethod
+    def _lock(descriptor: int) -> None:
+        if sys.platform == "win32":
+            raise OSError("this program has no locks on Windows")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Let others take it, and remove the lock file; nothing happens if it is not held."""
+        if self._descriptor is None:
+            return
+        with suppress(OSError):
+            if self.is_there:
+                self.path.unlink()  # while it is still locked
+        os.close(self._descriptor)
+        self._descriptor = None
 
 
 def append_line(path: Path, line: str) -> None:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shlex
 import shutil
-import socket
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from utils import InputError, as_json, error_text, log, whole_file, writing
-
-HAS_LOCKS = sys.platform != "win32"
-if HAS_LOCKS:
-    import fcntl
+from utils import FileLock, InputError, as_json, log, whole_file, writing
 
 RESUME = Path("ckpt") / "resume.pt"
 HOLDOUT = "holdout"  # the folder of the first phase of a run with --holdout, inside that of the run
@@ -60,27 +53,22 @@ class RunFolder:
         self.path, self.resume = path, path / RESUME
         self.last, self.best = (path / "ckpt" / name for name in ("last_model.pkl", "best_model.pkl"))
         self._made: list[Path] = []
-        self._lock: int | None = None
+        self._lock = FileLock(path / ".lock")
 
     def __enter__(self) -> RunFolder:
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
-            while self._lock is None:  # another run that ends may remove the folder or the lock file
-                with suppress(FileNotFoundError):
+            while not self._lock.is_held:
+                with suppress(FileNotFoundError):  # another run that ends may remove the folder
                     self.path.mkdir(parents=True, exist_ok=True)
-                    self._lock = self._try_lock()
+                    self._take()
         except OSError as error:
             self._remove_if_empty()
             raise InputError(f"--exp_dir {self.path}: not a folder that can be written to ({error})") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError, InputError):
-            self.require_held()
-            (self.path / ".lock").unlink()  # while it is still locked
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
+        self._lock.release()
         self._remove_if_empty()
 
     @property
@@ -88,26 +76,14 @@ class RunFolder:
         """This folder, and that of the run's first phase, which a run with `--holdout` has."""
         return self, RunFolder(self.path / HOLDOUT)
 
-    def _try_lock(self) -> int | None:
-        """The descriptor of the lock file, or None to try again. The system unlocks it when the process ends."""
-        path = self.path / ".lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            if HAS_LOCKS:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = error_text(os.read(descriptor, 200).decode(errors="replace")) or "another run"
-            os.close(descriptor)
-            raise InputError(f"--exp_dir {self.path} is in use by {holder}; wait for it, or choose another") from None
-        except OSError as error:  # some network file systems have no locks
-            log.info(f"notice: {self.path} cannot be locked ({error}); make sure that no other run uses it")
-        if not os.fstat(descriptor).st_nlink:  # the run that held it has just removed it
-            os.close(descriptor)
-            return None
-        with suppress(OSError):  # a full disk; the lock works without
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        return descriptor
+    def _take(self) -> None:
+        if not self._lock.take():
+            holder = self._lock.holder or "another run"
+            raise InputError(f"--exp_dir {self.path} is in use by {holder}; wait for it, or choose another")
+        if self._lock.failure:
+            log.info(
+                f"notice: {self.path} cannot be locked ({self._lock.failure}); make sure that no other run uses it"
+            )
 
     def _remove_if_empty(self) -> None:
         for folder in self._made:
@@ -122,10 +98,8 @@ class RunFolder:
         Raises:
             InputError: it was moved or removed, and another run may have started there.
         """
-        assert self._lock is not None, "only inside the `with` block"
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").stat()):
-                return
+        if self._lock.is_there:
+            return
         raise InputError(f"--exp_dir {self.path} was moved or removed while this run used it; the run ends here")
 
     def require_free(self, overwrite: bool, checkpoint: Path | None) -> None:
