@@ -75,13 +75,14 @@ def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> A
     return inter / union.clip(min=1e-30)  # the bound matters only for two empty segments
 
 
-def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) -> np.ndarray:
+def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None, *, closed: bool = False) -> np.ndarray:
     """Greedy non-maximum suppression.
 
     Args:
         segments: `[M, 2]`, highest score first.
         max_tiou: of two segments that are kept.
         limit: how many to keep at most; None for all.
+        closed: see `tiou`.
 
     Returns:
         The indices of the segments kept, in order.
@@ -91,7 +92,7 @@ def nms(segments: np.ndarray, max_tiou: float = 0.75, limit: int | None = None) 
     while len(remaining) and len(kept) != limit:  # a loop, since a removed segment removes no other
         best, remaining = int(remaining[0]), remaining[1:]
         kept.append(best)
-        remaining = remaining[tiou(segments[remaining], segments[best]) <= max_tiou]
+        remaining = remaining[tiou(segments[remaining], segments[best], closed=closed) <= max_tiou]
     return np.array(kept, dtype=np.int64)
 
 

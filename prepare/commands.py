@@ -17,6 +17,7 @@ import torch
 from descriptors import are_tied, build_descriptors, cosines, pseudo_label_report, pseudo_labels
 from eval.recall import average_recall, recall_table
 from prepare.check import CheckSettings, check_dataset
+from prepare.kept_network import keep_network, kept_from, network_files, remove_network
 from prepare.snippet_proposals import ProposalSettings, make_results
 from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
@@ -67,24 +68,29 @@ def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:
 
 
 def make_proposals(source: Source, settings: ProposalSettings, device: torch.device, *, overwrite: bool) -> None:
-    """`--run_type proposals`: make proposals from features and video-level labels, and log their recall.
+    """`--run_type proposals`: make proposals from features and video-level labels, or by LAC's network.
+
+    Their recall is logged, and the network kept beside them, see `prepare.kept_network`.
 
     Args:
         source: the dataset.
         settings: of the snippet network and its proposals.
-        device: to train the snippet network on.
-        overwrite: whether existing proposal files may be replaced.
+        device: for the snippet network.
+        overwrite: whether existing proposal files and their network may be replaced.
 
     Raises:
-        InputError: features cannot be used, or proposal files exist already.
+        InputError: features or LAC's network cannot be used, or these files exist already.
     """
-    check_targets(source.files.proposals.values(), "--proposals_root", overwrite)
+    files = source.files
+    check_targets([*network_files(files.network), *files.proposals.values()], "--proposals_root", overwrite)
     training, testing = (source.indices(source.videos(part)) for part in PARTS)
     features = source.features()
     features.require([*training, *testing])
-    results = make_results(features, source.annotations, settings, training=training, testing=testing, device=device)
+    made = make_results(features, source.annotations, settings, training=training, testing=testing, device=device)
     _say_of(features)
-    _write_proposals(source, results, rate=settings.rate, overwrite=overwrite)
+    _write_proposals(source, made.results, rate=settings.rate, overwrite=overwrite)
+    keep_network(files.network, kept_from(source, features, settings, made), files.proposals)
+    log.info(f"\nthe network that made them, for detection in other videos: {files.network}")
 
 
 def _say_of(features: Features) -> None:
@@ -135,7 +141,10 @@ def _write_proposals(
     findings.say()
     # A target may be one of the files that the proposals come from. It is left alone if it would stay the same.
     changed = [part for part, path in targets.items() if overwrite or not _holds(path, results_of[part], source.facts)]
-    check_targets([targets[part] for part in changed], "--proposals_root", overwrite)
+    if changed:  # the network that is there has not made what is written now
+        network = network_files(source.files.network)
+        check_targets([*network, *(targets[part] for part in changed)], "--proposals_root", overwrite)
+        remove_network(source.files.network)
     for part in changed:
         version = f"SEAL {__version__}, {source.files.name}"
         external = source.facts.to_json()

@@ -23,8 +23,12 @@ _MAX_NESTING = 8  # of dicts and lists in a checkpoint; `resume.pt` has five lev
 _WRAPPERS = ("weights", "state_dict", "model")  # where `resume.pt` and common training loops keep the weights
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path, remedy: str = "train one, or name one with --pretrained_ckpt") -> Any:
     """Read a file of `torch.save`, of any PyTorch version; its tensors come on the CPU.
+
+    Args:
+        path: of the file.
+        remedy: what to do if there is none, for messages.
 
     Returns:
         Tensors, numbers, text and None, and dicts and lists of these. Tuples are returned as lists.
@@ -39,7 +43,7 @@ def read_checkpoint(path: Path) -> Any:
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint; train one, or name one with --pretrained_ckpt") from None
+        raise InputError(f"{path}: no such checkpoint; {remedy}") from None
     except Exception as error:  # damaged files raise many kinds
         if ran_out(error):
             raise
@@ -118,15 +122,10 @@ def load_weights(
     Raises:
         InputError: see `read_checkpoint`, `readers.facts` and `use_weights`.
     """
-    state = read_checkpoint(path)
-    where, record = _recorded(path, state)
+    content = read_checkpoint(path)
+    where, record = _recorded(path, content)
     order = None if now is None else record.require_fit(where, now)
-    for wrapper in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if isinstance(state, dict) and all(str(name).startswith("module.") for name in state):
-        state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    use_weights(model, state, path)
+    use_weights(model, state_dict_of(content), path)
     if now is not None and record.class_names is None:
         on_notice(
             "weights that do not say for which classes they are, taken for those of the data in this order", str(path)
@@ -138,6 +137,16 @@ def load_weights(
     if order is not None:
         on_notice(MAPPED, str(path))
     return order
+
+
+def state_dict_of(content: Any) -> Any:
+    """The state dict in the content of a checkpoint, which may be under a name, or of `torch.nn.DataParallel`."""
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if isinstance(content, dict) and all(str(name).startswith("module.") for name in content):
+        content = {str(name).removeprefix("module."): value for name, value in content.items()}
+    return content
 
 
 def _recorded(path: Path, state: Any) -> tuple[Path, WeightsRecord]:

@@ -186,6 +186,23 @@ class WeightsRecord(Facts):
         return self.class_order(path, now.class_names or (), again)
 
 
+@dataclass(frozen=True)
+class NetworkRecord(Facts):
+    """What the JSON file beside a network that makes proposals holds; None where it does not say."""
+
+    kind: str | None = None  # `own`, `paper` or `lac`
+    feature_size: int | None = None  # D, RGB and flow together
+    modalities: int | None = None  # of the features
+    hidden_size: int | None = None  # width of its hidden layers
+    members: int | None = None  # how many networks it is made of
+    per_video: int | None = None  # proposals at most
+    simulated: bool | None = None  # whether the features are
+    version: str | None = None  # of this program
+    dataset: str | None = None  # its name
+    checksum: str | None = None  # of the weights, see `checksum_of`
+    proposals: Mapping[str, str] | None = None  # `content_checksum` of the proposal file of each part made with it
+
+
 def record_path(weights: Path) -> Path:
     """Where the record of weights is: beside them."""
     return weights.with_suffix(".json")
@@ -229,6 +246,15 @@ def checksum_of(weights: Path) -> str | None:
         return None
 
 
+def content_checksum(path: Path) -> str:
+    """A checksum of all that is in a file; raises OSError if it cannot be read."""
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            checksum = zlib.crc32(part, checksum)
+    return f"{checksum:08x}"
+
+
 def _is_positive(value: Any) -> bool:
     return is_finite_number(value) and 0 < value <= 1e9
 
@@ -248,8 +274,11 @@ def _are_names(value: Any) -> bool:
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     "class_names": _are_names,
     **dict.fromkeys(("feature_fps", "snippet_frames"), _is_positive),
-    **dict.fromkeys(("feature_size", "modalities", "hidden_size", "roi_size", "epoch"), _is_count),
-    **dict.fromkeys(("recipe", "version", "dataset", "evaluated_on", "checksum"), _is_text),
+    **dict.fromkeys(
+        ("feature_size", "modalities", "hidden_size", "roi_size", "epoch", "members", "per_video"), _is_count
+    ),
+    **dict.fromkeys(("recipe", "version", "dataset", "evaluated_on", "checksum", "kind"), _is_text),
+    "proposals": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
     "simulated": lambda value: isinstance(value, bool),
     "evaluation": lambda value: isinstance(value, dict),
 }

@@ -34,6 +34,11 @@ class DatasetFiles:
     proposals: Mapping[str, Path]  # of each of `PARTS`
     class_list: Path | None = None  # of a JSON file, see `read_annotations`
 
+    @property
+    def network(self) -> Path:
+        """The network that proposals are made with, beside them; its record is beside it."""
+        return self.proposals["train"].with_name(f"Proposals_{self.name}_network.pkl")
+
     def annotation_files(self) -> list[Path]:
         """The files that `read_annotations` reads."""
         folder = self.annotations

@@ -74,6 +74,8 @@ def weights_record(options: Options, source: Source, features: Features | None =
 def other_files(options: Options) -> dict[Path, str]:
     """The files that a run reads beside the dataset's own, and what each is."""
     files = dict.fromkeys(options.proposals_from or (), "a result file to take proposals from")
+    if options.run_type == "proposals" and options.lac_ckpt:
+        files[options.lac_ckpt] = "the checkpoint of LAC that --lac_ckpt names"
     if options.run_type in ("eval", "report") and options.detections:
         files[options.detections] = "the detections to evaluate"
     resumed = options.resume and (options.exp_dir / RESUME).is_file()  # such a run has its weights in resume.pt
