@@ -134,6 +134,7 @@ def test_the_most_likely_class_is_taken_alone_or_all_that_are_likely():
 
 def test_outputs_that_are_not_finite_are_told_by_the_score():
     network = LacNetwork(**SMALL).eval()
+    network.cls_module["conv_1"][0].weight.data.fill_(1)
     assert np.isnan(lac.propose(network, torch.full((9, 6), 3e38), rate=2.0).score).any()
 
 
