@@ -1,7 +1,8 @@
 """The frames of a video at a constant rate, 340 x 256, as I3D features are made of them.
 
 Frame k of the output is the frame that is shown at k / fps seconds, counted from the first frame's timestamp. A frame
-is shown until the next one's timestamp, and the last for its own duration. So the rate of the video may vary.
+is shown until the next one's timestamp, and the last for its own duration. So the rate of the video may vary. Where
+timestamps are rounded, as to milliseconds in .mkv files, they count half a unit early.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from prepare.video_packages import require_video_packages
 from utils import InputError, error_text, ran_out, short_repr
 
 WIDTH, HEIGHT = 340, 256
-_ROUNDING = 0.002  # seconds: many containers round timestamps to milliseconds
-_BACK = 1.0  # seconds that a timestamp may go back without being a new beginning
+_ROUNDED = 0.001  # seconds: a longer unit of time is that of the frames, and exact
+_BACK = 0.5  # seconds that a timestamp may go back without being a new beginning
 _GAP, _GAP_OF_BROADCASTS = 3600.0, 10.0  # seconds from one frame to the next; more is a jump of the clock
 _MISSING = 0.02, 0.5  # share and seconds of the stated length that may be missing
 
@@ -43,6 +44,7 @@ class VideoFile:
         self.seconds, self.is_plain = 0.0, True
         self.stated_seconds: float | None = None
         self.damage: str | None = None
+        self._late = 0.0  # seconds that rounding may add to a timestamp
 
     def frames(self) -> Iterator[np.ndarray]:
         """Decode the video: uint8 RGB `[256, 340, 3]`, one frame after another; a frame that lasts comes repeatedly.
@@ -52,11 +54,11 @@ class VideoFile:
         Raises:
             InputError: nothing of it can be read; the message says why.
         """
-        scale, slack = _Scaler(), min(_ROUNDING, 0.1 / self.fps)
+        scale = _Scaler()
         number, picture = 0, None
         shown: Any = None
         for time, frame in self._timed_frames():
-            while number / self.fps + slack < time:
+            while number / self.fps + self._late < time:
                 if picture is None:
                     picture = scale(shown)
                     self.is_plain = self.is_plain and bool((np.ptp(picture, axis=(0, 1)) <= 8).all())
@@ -72,6 +74,7 @@ class VideoFile:
             stream.codec_context.thread_count = 1  # several may conceal damage otherwise each time
             self.stated_seconds = _stated_seconds(container, stream)
             discontinuous = container.format.flags & 0x0200  # AVFMT_TS_DISCONT
+            self._late = float(stream.time_base / 2) if stream.time_base <= _ROUNDED else 0.0
             clock = _Clock(_usual_step(stream), _GAP_OF_BROADCASTS if discontinuous else _GAP)
             decoding = _Decoding(container, stream)
             for frame in decoding.frames():
@@ -79,7 +82,7 @@ class VideoFile:
             if clock.end is None:
                 cause = f" ({decoding.cause})" if decoding.cause else ""
                 raise InputError(f"{self.path}: no frame can be decoded{cause}; get the video again")
-            yield clock.end, None
+            yield clock.end - self._late, None  # the sum of a timestamp and a duration
         self.damage = "; ".join(filter(None, (decoding.damage, clock.damage or self._missing(clock.end)))) or None
 
     def _missing(self, end: float) -> str | None:
@@ -240,10 +243,12 @@ def _require_file(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: {'a folder' if path.is_dir() else 'no ordinary file'}, not a video")
     try:
-        if not path.open("rb").read(1):
-            raise InputError(f"{path}: an empty file; get the video again")
+        with open(path, "rb") as file:
+            is_empty = not file.read(1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if is_empty:
+        raise InputError(f"{path}: an empty file; get the video again")
 
 
 def _what_it_is(path: Path) -> str | None:

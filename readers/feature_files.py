@@ -6,15 +6,17 @@ data/README.md lists what has been met.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from readers.arrays import archive_shapes, map_array, read_archive
 from readers.names import other_form, readable_name
-from utils import InputError, error_text, is_plain_name, shorten_list
+from utils import InputError, error_text, is_plain_name, read_json, shorten_list
 
 # The files of a video, with braces for its name; if there are two, they hold RGB and flow. Each ends in .npy or .npz.
 LAYOUTS = (
@@ -178,3 +180,35 @@ def shapes_in(path: Path) -> list[tuple[tuple[int, ...], bool]]:
         return [(map_array(path).shape, False)]
     names, shapes = _names_in(path), archive_shapes(path)
     return [(shapes[name], name == EXTRACTED) for name in names]
+
+
+def made_by(path: Path) -> dict[str, Any] | None:
+    """What `--run_type features` says of how it made a file of features; None for files of other programs.
+
+    An archive holds it as `made_by`, the text of a JSON object; an array has a JSON file of its name beside it. Of it,
+    `readers.facts.Facts` reads the rate.
+
+    Args:
+        path: of an `.npz` or `.npy` file.
+
+    Returns:
+        Plain values: `version` of this program; `video`, the name of its file, and `bytes`, its size; `feature_fps`,
+        `snippet_frames`, `crop`, `weights` and `half`, with which it was made; `frames` that were used; `seconds` of
+        the video; `damage` of the video, or None.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if path.suffix == ".npy":
+        beside = path.with_suffix(".json")
+        content = read_json(beside) if beside.is_file() else None
+        return content["made_by"] if isinstance(content, dict) and isinstance(content.get("made_by"), dict) else None
+    if "made_by" not in archive_shapes(path):
+        return None
+    try:
+        content = json.loads(str(read_archive(path, "made_by")))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: damaged: `made_by` is not a JSON object; make it again")
+    return content
