@@ -1,4 +1,4 @@
-"""Frames to I3D features: snippets of 16 frames, their crops, and batches of these through the network.
+"""Frames to I3D features: snippets of 16 frames, their crops, and these through the network.
 
 See SPEC-inputs, A1 to A3. Axes: F frames, K crops, T snippets, N crops in a batch.
 """
@@ -6,7 +6,9 @@ See SPEC-inputs, A1 to A3. Axes: F frames, K crops, T snippets, N crops in a bat
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from prepare.i3d import FEATURE_SIZE, I3D, SIDE, SNIPPET_FRAMES
 from utils import InputError, to_device
 
 CROPS_OF = dict(zip(CROPS, (1, 1, 10), strict=True))  # K of each way to crop
-_BATCH = 16  # crops that a GPU gets at once; the CPU is fastest with one, which stays in its cache
+_GPU_BATCH = 16  # crops that a GPU gets at once
 
 
 def crop_clips(clip: np.ndarray, crop: str) -> np.ndarray:
@@ -59,6 +61,10 @@ def as_input(crops: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 class Extractor:
     """Makes features with both networks.
 
+    On the CPU each thread works on a crop of its own. Threads that share one wait for each other all the time: with
+    optical flow beside them on the same cores, a crop took ten times as long. A GPU gets larger batches, from two
+    threads, so that one is under way while the results of the other are taken.
+
     Args:
         networks: of `rgb` and `flow`; they are moved to the device.
         crop: see `crop_clips`.
@@ -76,11 +82,15 @@ class Extractor:
         if half and self.device.type not in ("cuda", "mps"):
             raise InputError(f"--half: float16 needs CUDA or MPS, and I3D runs on the {self.device} here; leave it out")
         self.dtype = torch.float16 if half else torch.float32
-        self.batch = 1 if self.device.type == "cpu" else _BATCH
         self.networks = {name: network.to(self.device, self.dtype) for name, network in networks.items()}
-        if self.device.type == "cpu":  # oneDNN is a fifth faster if the channels of a pixel are beside each other
-            for network in self.networks.values():
+        if self.device.type == "cpu":
+            self.most, self.threads, begin = 1, torch.get_num_threads(), partial(torch.set_num_threads, 1)
+            for network in self.networks.values():  # a fifth faster if the channels of a pixel are beside each other
                 network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        else:
+            self.most, self.threads, begin = _GPU_BATCH, 2, None
+        self.clips = max(1, self.most // CROPS_OF[crop])  # that a thread is given at once
+        self._pool = ThreadPoolExecutor(self.threads, initializer=begin)
 
     def stream(self, kind: str, frequency: int = SNIPPET_FRAMES) -> Stream:
         """Begin a video, whose frames or clips are then added one by one; several may be under way.
@@ -98,11 +108,21 @@ class Extractor:
             stream.add_clip(clip)
         return stream.features()
 
+    def start(self, kind: str, clips: list[np.ndarray]) -> Future[np.ndarray]:
+        """Have a thread make the features of a few clips, float32 `[T, K, 1024]`."""
+        return self._pool.submit(self._run, self.networks[kind], clips)
+
+    @torch.inference_mode()
+    def _run(self, network: Callable[[Tensor], Tensor], clips: list[np.ndarray]) -> np.ndarray:
+        crops = torch.from_numpy(np.concatenate([crop_clips(clip, self.crop) for clip in clips]))
+        parts = [network(as_input(to_device(some, self.device), self.dtype)) for some in crops.split(self.most)]
+        return torch.cat(parts).float().cpu().numpy().reshape(len(clips), -1, FEATURE_SIZE)
+
 
 class Stream:
     """The RGB or the optical flow of a video on its way through the network.
 
-    It holds 16 frames and two batches. A GPU is waited for only once the next batch is under way.
+    It holds 16 frames, and for each thread of the extractor what that has in work and as much that waits.
 
     Args:
         extractor: the networks and their settings.
@@ -117,9 +137,9 @@ class Stream:
         self.extractor, self.kind, self.frequency = extractor, kind, frequency
         self.count = 0
         self._frames: deque[np.ndarray] = deque(maxlen=SNIPPET_FRAMES)
-        self._waiting: list[np.ndarray] = []  # crops, [K, 16, 224, 224, channels] each
-        self._under_way: list[Tensor] = []  # [N, 1024], on the device
-        self._done = [np.empty((0, FEATURE_SIZE), np.float32)]
+        self._clips: list[np.ndarray] = []
+        self._started: deque[Future[np.ndarray]] = deque()
+        self._done = [np.empty((0, CROPS_OF[extractor.crop], FEATURE_SIZE), np.float32)]
 
     def add_frame(self, frame: np.ndarray) -> None:
         """Add a frame, uint8 `[256, 340, channels]`. Snippets start at 0, `frequency`, 2 `frequency`, …"""
@@ -129,25 +149,16 @@ class Stream:
             self.add_clip(np.stack(self._frames))
 
     def add_clip(self, clip: np.ndarray) -> None:
-        """Add a snippet, uint8 `[16, 256, 340, channels]`."""
-        self._waiting.append(crop_clips(clip, self.extractor.crop))
-        if sum(map(len, self._waiting)) >= self.extractor.batch:
-            self._run()
+        """Add a snippet, uint8 `[16, 256, 340, channels]`; waits while there is too much to do."""
+        self._clips.append(clip)
+        if len(self._clips) == self.extractor.clips:
+            self._start()
+        if len(self._started) > 2 * self.extractor.threads:
+            self._done.append(self._started.popleft().result())
 
-    def _run(self) -> None:
-        """Give the network what is waiting, then collect what it had before."""
-        crops = torch.from_numpy(np.concatenate(self._waiting))
-        self._waiting = []
-        network, device = self.extractor.networks[self.kind], self.extractor.device
-        size = 1 if device.type == "cpu" else len(crops)
-        with torch.inference_mode():
-            started = [network(as_input(to_device(some, device), self.extractor.dtype)) for some in crops.split(size)]
-        self._collect()
-        self._under_way = started
-
-    def _collect(self) -> None:
-        self._done += [features.float().cpu().numpy() for features in self._under_way]
-        self._under_way = []
+    def _start(self) -> None:
+        self._started.append(self.extractor.start(self.kind, self._clips))
+        self._clips = []
 
     def features(self) -> np.ndarray:
         """Those of all snippets, float32 `[K, T, 1024]`; last frames that fill no snippet are left out.
@@ -155,13 +166,12 @@ class Stream:
         Raises:
             InputError: a value is not finite, which happens in float16.
         """
-        if self._waiting:
-            self._run()
-        self._collect()
-        features = np.concatenate(self._done)  # [T K, 1024]
+        if self._clips:
+            self._start()
+        while self._started:
+            self._done.append(self._started.popleft().result())
+        features = np.concatenate(self._done)  # [T, K, 1024]
         if not np.isfinite(features).all():
             advice = "; leave out --half" if self.extractor.dtype == torch.float16 else ": are the weights damaged?"
             raise InputError(f"{self.kind} features with values that are not finite{advice}")
-        return np.ascontiguousarray(
-            features.reshape(-1, CROPS_OF[self.extractor.crop], FEATURE_SIZE).swapaxes(0, 1)
-        )  # [K, T, 1024]
+        return np.ascontiguousarray(features.swapaxes(0, 1))  # [K, T, 1024]

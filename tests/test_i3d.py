@@ -209,16 +209,28 @@ def test_snippets_start_every_so_many_frames(count, frequency, starts):
     assert shown(stream.features()) == [[[start, start + 15] for start in starts]]
 
 
-@pytest.mark.parametrize("batch", [1, 7, 16, 100])
-def test_batches_change_nothing(batch):
+@pytest.mark.parametrize("threads, clips, most", [(1, 1, 1), (3, 1, 1), (2, 2, 16), (2, 100, 7)])
+def test_batches_and_threads_change_nothing(monkeypatch, threads, clips, most):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     extractor = Extractor({"rgb": FirstPixel(), "flow": FirstPixel()}, "ten")
-    extractor.batch = batch
+    assert extractor.threads == threads
+    extractor.clips, extractor.most = clips, most
     rgb, flow = extractor.stream("rgb"), extractor.stream("flow", 8)
     for frame in frames(80):  # two under way at once
         rgb.add_frame(frame)
         flow.add_frame(frame[..., :2])
     assert shown(rgb.features()) == [[[start, start + 15] for start in range(0, 65, 16)]] * CROPS_OF["ten"]
     assert shown(flow.features()) == [[[start, start + 15] for start in range(0, 65, 8)]] * CROPS_OF["ten"]
+
+
+def test_other_threads_keep_their_settings():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Extractor({"rgb": FirstPixel()}, "center").extract("rgb", [np.stack(frames(16))])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_clips_can_be_given_whole():
