@@ -1,5 +1,6 @@
-"""The run types that prepare a dataset: check it, make its descriptors, make or take its proposals.
+"""The run types that prepare a dataset: make features of its videos, check it, make its descriptors, its proposals.
 
+python main.py --run_type features --videos videos --i3d_weights models
 python main.py --run_type check
 python main.py --run_type proposals
 python main.py --run_type descriptors
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ import torch
 from descriptors import are_tied, build_descriptors, cosines, pseudo_label_report, pseudo_labels
 from eval.recall import average_recall, recall_table
 from prepare.check import CheckSettings, check_dataset
+from prepare.clips import Extractor
+from prepare.feature_writing import FeatureSettings
+from prepare.i3d import i3d_checksum, random_i3d, read_i3d
 from prepare.kept_network import keep_network, kept_from, network_files, remove_network
 from prepare.snippet_proposals import ProposalSettings, make_results
+from prepare.video_features import make_features
 from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
 from readers.facts import Facts
@@ -38,6 +44,43 @@ from readers.source import PARTS, DatasetFiles, ReadingSettings, Source
 from utils import InputError, __version__, check_targets, log, shorten_list, write_json
 
 Entries = list[dict[str, Any]]  # of a video in a result file
+
+
+def make_video_features(
+    videos: Sequence[Path],
+    target: Path,
+    weights: Path,
+    settings: FeatureSettings,
+    device: torch.device,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """`--run_type features`: make I3D features of videos; for the other arguments see `make_features`.
+
+    Args:
+        videos: folders of videos or of frames, or files.
+        target: folder of the features.
+        weights: folder of the published weights, or `random`.
+        settings: of the features; the weights in them are not used.
+        device: to run I3D on.
+
+    Returns:
+        The exit status: 1 if the features of a video could not be made.
+
+    Raises:
+        InputError: weights cannot be used; and see `make_features`.
+    """
+    if str(weights) == "random":
+        log.info(
+            "warning: --i3d_weights random: features of a network that has learnt nothing, to try out what follows; "
+            "detections from them mean little"
+        )
+    networks = random_i3d() if str(weights) == "random" else read_i3d(weights)
+    settings = replace(settings, weights=i3d_checksum(networks))
+    extractor = Extractor(networks, settings.crop, device, half=settings.half)
+    return make_features(videos, target, settings, extractor, shard=shard, workers=workers, overwrite=overwrite).status
 
 
 def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:

@@ -6,7 +6,9 @@ import torch
 
 from options import Options
 from prepare.check import CheckSettings
+from prepare.feature_writing import FeatureSettings
 from prepare.snippet_proposals import ProposalSettings
+from utils import InputError
 
 
 def check_settings(options: Options) -> CheckSettings:
@@ -33,4 +35,23 @@ def proposal_settings(options: Options) -> ProposalSettings:
         per_video=options.proposals_per_video,
         seed=options.seed,
         lac_ckpt=options.lac_ckpt,
+    )
+
+
+def feature_settings(options: Options) -> FeatureSettings:
+    """How features of videos are made; without the weights, which have not been read yet.
+
+    Raises:
+        InputError: snippets cannot begin between frames.
+    """
+    if options.snippet_frames % 1:
+        raise InputError(
+            f"--snippet_frames {options.snippet_frames:g}: features are made of whole frames; choose a whole number"
+        )
+    return FeatureSettings(
+        feature_fps=options.feature_fps,
+        snippet_frames=int(options.snippet_frames),
+        crop=options.crop or "center",
+        half=options.half,
+        feature_format=options.feature_format,
     )

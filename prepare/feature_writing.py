@@ -1,0 +1,150 @@
+"""Files of features: which a video has, what made them, and how they are written and locked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from readers.feature_files import made_by
+from utils import FileLock, InputError, as_json, short_repr, shorten_list, whole_file, writing
+
+KINDS = ("rgb", "flow")
+_SAME = ("feature_fps", "snippet_frames", "crop", "weights", "half")  # of what made a file, what a run has to share
+_TEMPORARY = re.compile(r"\.(?P<video>.+)(?:(?:(?:-rgb|-flow)?\.npz|\.npy|\.json)\.\d+\.part|\.lock)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What features depend on, besides the video, and how they are written."""
+
+    weights: Mapping[str, str] = field(default_factory=dict)  # of `rgb` and `flow`, see `prepare.i3d.i3d_checksum`
+    feature_fps: float = 25.0  # frames per second
+    snippet_frames: int = 16  # from one snippet to the next
+    crop: str = "center"  # one of `options.CROPS`
+    half: bool = False  # whether the network computes in float16
+    feature_format: str = "npz"  # or npy
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, of what `made_by` holds."""
+        return {name: getattr(self, name) for name in _SAME} | {"weights": dict(self.weights)}
+
+
+@dataclass
+class VideoFeatures:
+    """Features of a video, by kind."""
+
+    features: dict[str, np.ndarray]  # [K, T, 1024]; of flow T may be one less
+    frames: dict[str, int]  # that they were made of
+
+    def joined(self) -> np.ndarray:
+        """RGB, then flow: `[T, 2048]`, or `[K, T, 2048]` if there are several crops."""
+        length = min(part.shape[1] for part in self.features.values())
+        joined = np.concatenate([self.features[kind][:, :length] for kind in KINDS], axis=2)
+        return joined[0] if len(joined) == 1 else joined
+
+
+class FeatureFiles:
+    """The files of features in a folder.
+
+    Args:
+        folder: which may not exist yet.
+        settings: of the features that are to be in it.
+    """
+
+    def __init__(self, folder: Path, settings: FeatureSettings) -> None:
+        self.folder, self.settings = folder, settings
+
+    def paths(self, video: str, form: str | None = None) -> list[Path]:
+        """The files of a video; `form` is npz or npy, that of the settings when not given."""
+        parts = [""] if (form or self.settings.feature_format) == "npy" else [f"-{kind}" for kind in KINDS]
+        return [self.folder / f"{video}{part}.{form or self.settings.feature_format}" for part in parts]
+
+    def complete(self, sizes: Mapping[str, int | None], *, overwrite: bool) -> set[str]:
+        """Which videos have all their files.
+
+        Args:
+            sizes: of the files of the videos, in bytes, by name; None for folders.
+            overwrite: whether files that were made in another way, or from another video, count as missing.
+
+        Raises:
+            InputError: there are such files; the message says how one differs, and names the videos.
+        """
+        other = "npy" if self.settings.feature_format == "npz" else "npz"
+        complete, differing = set(), {}
+        for video, size in sizes.items():
+            there = [path for path in self.paths(video) if path.exists()]
+            reasons = [reason for path in there if (reason := self._differs(path, size))]
+            reasons += [f"{path}: in another format" for path in self.paths(video, other) if path.exists()]
+            if reasons:
+                differing[video] = reasons[0]
+            elif len(there) == len(self.paths(video)):
+                complete.add(video)
+        if differing and not overwrite:
+            names = shorten_list([*differing])
+            raise InputError(
+                f"{next(iter(differing.values()))}; of {len(differing)} videos ({names}): --overwrite replaces "
+                "their features, or choose another folder with --features"
+            )
+        return complete
+
+    def _differs(self, path: Path, size: int | None) -> str | None:
+        """Says how a file was made, if not as it would be made now."""
+        try:
+            found = made_by(path)
+        except InputError as error:
+            return str(error)
+        if found is None:
+            return f"{path}: it does not say what made it"
+        wanted = self.settings.to_json() | {"bytes": size}
+        differing = [name for name in wanted if found.get(name) != wanted[name]]
+        values = [f"{name} {short_repr(found.get(name))}, not {wanted[name]!r}" for name in differing]
+        return f"{path}: made with {'; '.join(values)}" if values else None
+
+    def write(self, video: str, features: VideoFeatures, made: Mapping[str, Any]) -> None:
+        """Write the files of a video, each whole, over those that are there.
+
+        Raises:
+            CannotWrite: the disk is full, or the folder cannot be written to.
+        """
+        if self.settings.feature_format == "npz":
+            for kind, path in zip(KINDS, self.paths(video), strict=True):
+                array, count = features.features[kind], features.frames[kind]
+                with whole_file(path, "wb") as file:
+                    np.savez(file, feature=array, frame_cnt=count, video_name=video, made_by=json.dumps(made))
+        else:
+            (path,) = self.paths(video)
+            with writing(path):  # an array with the JSON file of another would be taken for it
+                path.unlink(missing_ok=True)
+            with whole_file(path.with_suffix(".json")) as file:
+                file.write(as_json({"made_by": made}))
+            with whole_file(path, "wb") as file:
+                np.save(file, features.joined())
+        other = "npy" if self.settings.feature_format == "npz" else "npz"
+        for path in self.paths(video, other):
+            with writing(path):
+                path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed have left: temporary files, and locks that nobody holds."""
+        left: dict[str, list[Path]] = {}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if found := _TEMPORARY.fullmatch(path.name):
+                left.setdefault(found["video"], []).append(path)
+        for video, paths in left.items():
+            lock = self.lock(video)
+            with writing(lock.path):
+                if lock.take() and not lock.failure:
+                    for path in paths:
+                        if path != lock.path:
+                            path.unlink(missing_ok=True)
+                lock.release()
+
+    def lock(self, video: str) -> FileLock:
+        """The lock that a process takes while it makes the features of a video."""
+        return FileLock(self.folder / f".{video}.lock")
