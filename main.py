@@ -6,6 +6,7 @@
     python main.py --run_type test --pretrained_ckpt checkpoints/best_model.pkl
     python main.py --run_type eval --detections detections.json
     python main.py --run_type report
+    python main.py --run_type detect --model outputs --input new_videos
     python main.py --run_type check
     python main.py --run_type proposals
     python main.py --run_type descriptors
@@ -20,7 +21,6 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ from report.dashboard import Dashboard
 from report.requirements import require_matplotlib
 from report.settings import dashboard_settings, report_settings
 from runs.console import exit_status, in_utf8, set_up_output
+from runs.detect import find_inputs, open_detector
+from runs.detection_files import DetectionFiles
 from runs.folder import RunFolder
 from runs.holdout import hold_out
 from runs.inference import Evaluator
@@ -55,8 +57,7 @@ from runs.inputs import (
 )
 from runs.results import RunResults, read_to_evaluate, write_results
 from runs.run import Run
-from runs.seeds import train_seeds
-from runs.setup import build_evaluator, build_plan, load_network, open_run, say_recipe, start, train_in_phases
+from runs.setup import build_evaluator, build_plan, keep_model, load_network, open_run, say_recipe, start, train_as_told
 from runs.signals import uninterrupted
 from utils import Settling, __version__, log, seed_everything, step_if_finite, unbreakable_output
 
@@ -112,6 +113,7 @@ def train(
             if run.evaluation_due():
                 run.record_evaluation(evaluator(network))
             run.save_epoch()
+        keep_model(options, run, network, data)
         return finish(run, evaluator, network, options.interval > 0, chosen)
 
 
@@ -178,26 +180,6 @@ def finish(
 # ------------------------------------------------------------------------------------- the other run types
 
 
-def train_or_train_seeds(options: Options) -> None:
-    """`--run_type train`: one run, or one for each of `--seeds`."""
-    if not options.seeds:
-        train_in_phases(options, train)
-        return
-
-    def train_seed(seed: int, folder: Path, on_start: Callable[[], None]) -> RunResults | None:
-        of_run = {"seed": seed, "seeds": None, "exp_dir": folder, "resume": options.resume and "auto"}
-        return train_in_phases(Options(**vars(options) | of_run), train, on_start)
-
-    train_seeds(
-        options.seeds,
-        options.exp_dir,
-        train_seed,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        pretrained_ckpt=options.pretrained_ckpt,
-    )
-
-
 def test(options: Options) -> None:
     """`--run_type test`: detections and figures of a checkpoint."""
     say_recipe(options)
@@ -238,6 +220,18 @@ def report(options: Options) -> None:
     write_report(report_settings(options), lambda: open_dataset(options))
 
 
+def detect_actions(options: Options) -> int:
+    """`--run_type detect`: find actions in new videos; returns 1 if some could not be used."""
+    with RunFolder(options.exp_dir) as folder:
+        detector = open_detector(options.model, device=options.device, lac_ckpt=options.lac_ckpt)
+        videos = find_inputs(detector.model, options.input, options.videos)
+        start(folder, options)
+        files = DetectionFiles(folder.path, detector.model.record)
+        for _ in files.each(detector(videos)):
+            pass
+        return files.finish(detector.failed)
+
+
 def check_data(options: Options) -> int:
     """`--run_type check`: list what is wrong with a dataset; returns 1 if a run would stop."""
     return check(dataset_files(options), reading_settings(options), check_settings(options), other_files(options))
@@ -261,10 +255,11 @@ def prepare_proposals(options: Options) -> None:
 
 
 RUN_TYPES: dict[str, Callable[[Options], int | None]] = {
-    "train": train_or_train_seeds,
+    "train": lambda options: train_as_told(options, train),
     "test": test,
     "eval": evaluate_file,
     "report": report,
+    "detect": detect_actions,
     "check": check_data,
     "descriptors": prepare_descriptors,
     "proposals": prepare_proposals,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,14 @@ def read_kept_network(path: Path) -> KeptNetwork:
     network = _build(record)
     use_weights(network, state, path)
     return KeptNetwork(network.eval(), record)
+
+
+def network_that_made(proposals: Path, network: Path) -> KeptNetwork | None:
+    """The network kept beside a proposal file, if it made the file and can be used; else None."""
+    with suppress(InputError):
+        kept = read_kept_network(network)
+        return kept if kept.made(proposals) else None
+    return None
 
 
 def _read_record(path: Path) -> NetworkRecord:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from eval.tables import detection_table
 from readers.facts import WeightsRecord
 from runs.detected import DetectedVideo
 from runs.detections import write_detection_csv, write_detections
 from runs.results import DETECTIONS
 from runs.subtitles import write_subtitles
-from utils import __version__
+from utils import InputError, __version__, log, shorten_list
 
 SUBTITLES = "subtitles"  # the folder of them
 
@@ -30,6 +30,7 @@ class DetectionFiles:
         self.folder, self.record = folder, record
         self.lengths: dict[str, float] = {}  # seconds of each video
         self._tables: list[pd.DataFrame] = []
+        self._started = time.monotonic()
 
     def each(self, videos: Iterable[DetectedVideo]) -> Iterator[DetectedVideo]:
         """Pass videos on, and write the subtitles of each as it comes by."""
@@ -39,15 +40,33 @@ class DetectionFiles:
             self.lengths[video.name] = video.seconds
             yield video
 
-    def write(self) -> Path:
-        """Write the detections of the videos that came by, those of a class together; returns the result file."""
+    def finish(self, failed: Mapping[str, str]) -> int:
+        """Write the detections of the videos that came by, those of a class together, and say what was written.
+
+        Args:
+            failed: the videos that could not be used, and why.
+
+        Returns:
+            The exit status: 1 if there are such videos, else 0.
+
+        Raises:
+            InputError: no video could be used.
+        """
+        if not self._tables:
+            raise InputError(f"none of the {len(failed)} videos could be used, see above; nothing was detected")
         path, record = self.folder / DETECTIONS, self.record
-        table = pd.concat(self._tables or [detection_table([], [], 1.0)], ignore_index=True)
+        table = pd.concat(self._tables, ignore_index=True)
         table["place"] = table["video"].map({video: i for i, video in enumerate(self.lengths)})
         table = table.sort_values(["place", "class_idx"], kind="stable", ignore_index=True).drop(columns="place")
-        names, version = record.class_names or (), f"SEAL {__version__}, {record.dataset}"
-        if record.simulated:
-            version += " (simulated)"
+        names = record.class_names or ()
+        version = f"SEAL {__version__}, {record.dataset}{' (simulated)' if record.simulated else ''}"
         write_detections(path, table, names, version, self.lengths, facts=record.facts)
         write_detection_csv(path.with_suffix(".csv"), table, names, self.lengths)
-        return path
+        seconds, taken = sum(self.lengths.values()), time.monotonic() - self._started
+        log.info(
+            f"{len(table)} detections in {len(self.lengths)} videos, {seconds:,.0f} s of video in {taken:.1f} s "
+            f"({seconds / taken:,.0f} x real time): {path}"
+        )
+        if failed:
+            log.info(f"{len(failed)} videos could not be used: {shorten_list([*failed])}")
+        return 1 if failed else 0

@@ -29,6 +29,11 @@ RUN_FILES = (
     "ckpt/last_model.json",
     "ckpt/best_model.pkl",
     "ckpt/best_model.json",
+    "model/network.pkl",
+    "model/network.json",
+    "model/proposals.pkl",
+    "model/proposals.json",
+    "model/detection.json",
     "logs/events.*",
     "metrics.jsonl",
 )

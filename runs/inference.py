@@ -28,7 +28,6 @@ from runs.inputs import Data
 from runs.results import RunResults, write_evaluation, write_found
 from utils import InputError, keep_previous, log, shorten_list
 
-
 NOT_FINITE = "outputs of the network are not finite"
 CHECK_FEATURES = "check their features, and the weights"
 

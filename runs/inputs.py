@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from eval.metrics import LeftOut
 from eval.segments import rounding
 from eval.tables import proposal_table
 from options import Options
+from prepare.kept_network import KeptNetwork, network_that_made
 from readers.annotations import Annotations
 from readers.descriptor_files import order_in_descriptors, read_descriptors
 from readers.facts import WeightsRecord, require_fitting
@@ -169,6 +171,8 @@ class Data:
     record: WeightsRecord = field(default_factory=WeightsRecord)  # what weights that are trained on it depend on
     left_out: LeftOut | None = None  # the test videos without features, if there are any
     train_left_out: tuple[str, ...] = ()  # likewise the training videos
+    made_by: Mapping[str, Any] | None = None  # how the features were made, see `Source.made_by`
+    proposal_network: KeptNetwork | None = None  # that made the proposals of the training videos, if it was kept
 
     @property
     def part(self) -> str:
@@ -290,6 +294,7 @@ def load_data(options: Options, device: torch.device) -> Data:
         record=weights_record(options, source, features),
         left_out=LeftOut.of(source.left_out("test"), len(names_of["test"]), truth_left_out),
         train_left_out=tuple(source.left_out("train")) if training else (),
+        proposal_network=network_that_made(files.proposals["train"], files.network) if training else None,
     )
 
 

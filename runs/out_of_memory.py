@@ -16,6 +16,8 @@ LESS = {  # by --run_type, but for `train`
     "test": ["--precision bfloat16", "a larger --threshold_cls", "fewer proposals of a video", ONE_FILE],
     "eval": [FEWER],
     "report": [FEWER],
+    "detect": ["videos in several runs", SHORTER],
+    "features": ["--crop center instead of ten", "fewer --workers"],
     "check": ["fewer proposals", ONE_FILE],
     "descriptors": [SHORTER, ONE_FILE],
     "proposals": [SHORTER, ONE_FILE],

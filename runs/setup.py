@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from eval.nms import NMS
-from eval.postprocess import SCORING, PostProcess
+from eval.postprocess import PostProcess
 from eval.protocols import TIOU_PROTOCOLS
 from eval.results import ChosenEpoch
 from model import NetworkSettings, Standardise, build_network
 from options import Options, describe, plain_values, resume_options
 from readers.checkpoints import load_weights
+from runs.detection_model import MODEL, DetectionSettings, write_model
 from runs.folder import RunFolder
 from runs.holdout import choose_epoch, find_earlier
 from runs.inference import Evaluator
 from runs.inputs import Data
 from runs.results import RunResults
 from runs.run import Plan, Run
+from runs.seeds import train_seeds
 from utils import log
 
 
@@ -70,13 +72,29 @@ def load_network(options: Options, data: Data, device: torch.device, weights: Pa
 
 def build_post_process(options: Options) -> PostProcess:
     """How outputs of the network become detections."""
-    return PostProcess(
+    return detection_settings(options).post_process(options.rate, options.recipe)
+
+
+def detection_settings(options: Options) -> DetectionSettings:
+    """How a model that is trained with these options detects."""
+    return DetectionSettings(
         threshold_cls=options.threshold_cls,
-        rate=options.rate,
-        nms=NMS[options.nms](),
-        scoring=SCORING[options.recipe],
         score_fusion=options.score_fusion,
+        nms=options.nms,
+        precision=options.precision,
+        row_dtype=str(row_dtype(options)).removeprefix("torch."),
+        pooled_dtype=options.pooled_dtype,
+        crop=options.crop,
+        crop_axis=options.crop_axis,
     )
+
+
+def keep_model(options: Options, run: Run, network: nn.Module, data: Data) -> None:
+    """Write what detection in new videos needs into a folder of the run, at its end, see `runs.detection_model`."""
+    if not data.held_out:
+        settings = replace(detection_settings(options), features=data.made_by)
+        record = replace(data.record, epoch=run.state.epoch)
+        write_model(options.exp_dir / MODEL, network, record, settings, data.proposal_network)
 
 
 def build_evaluator(options: Options, data: Data) -> Evaluator:
@@ -105,9 +123,32 @@ def open_run(options: Options, chosen: ChosenEpoch | None = None) -> Run:
     )
 
 
+Train = Callable[[Options, Callable[[], None], ChosenEpoch | None], RunResults | None]  # see `main.train`
+
+
+def train_as_told(options: Options, train: Train) -> None:
+    """Train once, or once with each of `--seeds`; see `train_in_phases`."""
+    if not options.seeds:
+        train_in_phases(options, train)
+        return
+
+    def train_seed(seed: int, folder: Path, on_start: Callable[[], None]) -> RunResults | None:
+        of_run = {"seed": seed, "seeds": None, "exp_dir": folder, "resume": options.resume and "auto"}
+        return train_in_phases(Options(**vars(options) | of_run), train, on_start)
+
+    train_seeds(
+        options.seeds,
+        options.exp_dir,
+        train_seed,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        pretrained_ckpt=options.pretrained_ckpt,
+    )
+
+
 def train_in_phases(
     options: Options,
-    train: Callable[[Options, Callable[[], None], ChosenEpoch | None], RunResults | None],
+    train: Train,
     on_start: Callable[[], None] = lambda: None,
 ) -> RunResults | None:
     """Train once, or with `--holdout` in the two phases of `runs.holdout`.

@@ -245,9 +245,8 @@ def test_the_demo_is_made_at_its_own_place_whatever_the_first_command(run_in, tm
     argv = ("--run_type", "proposals", "--dataset_name", "Demo", "--proposals_root", "made", "--proposal_epochs", 1)
     status, _, err = run(*argv)
     assert status == 0, err
-    assert {path.name for path in (tmp_path / "made").iterdir()} == {
-        f"Proposals_Demo_{part}.json" for part in ("train", "test")
-    }
+    names = ("train.json", "test.json", "network.pkl", "network.json")
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {f"Proposals_Demo_{name}" for name in names}
     assert (tmp_path / "proposals4Thumos14" / "Proposals_Demo_test.json").is_file()
     run.train(tmp_path / "run", "--max_epoch", 1, "--interval", 0)
     assert len(made) == 1

@@ -775,7 +775,7 @@ def test_the_same_command_leaves_the_same_files(run, tmp_path, restored_settings
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / name).rglob("*.pkl")}
         for name in ("a", "b")
     ]
-    assert hashes[0] == hashes[1] and len(hashes[0]) == 2
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 3
     assert what_is_left(tmp_path / "a") == what_is_left(tmp_path / "b")
 
 

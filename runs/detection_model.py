@@ -1,0 +1,158 @@
+"""The folder `model` of a training run: all that detection in new videos needs, in files that can be copied as one.
+
+| file | what it holds |
+|---|---|
+| `network.pkl`, `network.json` | the weights of the last epoch; what they depend on: classes, rate, widths, recipe |
+| `proposals.pkl`, `proposals.json` | the network that made the proposals; absent where they came from elsewhere |
+| `detection.json` | how outputs become detections, and what made the features |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from eval.nms import NMS
+from eval.postprocess import SCORING, PostProcess
+from model import NetworkSettings, build_network
+from prepare.kept_network import KeptNetwork, keep_network, read_kept_network, remove_network
+from readers.checkpoints import load_weights
+from readers.facts import WeightsRecord, read_record, record_path
+from runs.weights import save_weights
+from utils import InputError, read_json, short_repr, write_json
+
+MODEL = "model"  # the folder, inside that of the run
+WEIGHTS, PROPOSALS, DETECTION = "network.pkl", "proposals.pkl", "detection.json"
+AGAIN = "train again, or copy the folder again"
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How a model detects, beside what the record of its weights says."""
+
+    threshold_cls: float  # see `PostProcess`
+    score_fusion: float  # likewise
+    nms: str  # of `NMS`
+    precision: str  # of the matrix products
+    row_dtype: str  # of the rows of a batch
+    pooled_dtype: str  # that pooled proposals are rounded to
+    crop: int | None  # of features with crops, see `readers.features.Features`
+    crop_axis: int | None  # likewise
+    features: Mapping[str, Any] | None = None  # what made the features of the training videos, if their files say it
+
+    def post_process(self, rate: float, recipe: str) -> PostProcess:
+        """How outputs become detections, at a number of snippets per second."""
+        return PostProcess(
+            threshold_cls=self.threshold_cls,
+            rate=rate,
+            nms=NMS[self.nms](),
+            scoring=SCORING[recipe],
+            score_fusion=self.score_fusion,
+        )
+
+
+@dataclass(frozen=True)
+class DetectionModel:
+    """A trained model, ready to detect."""
+
+    path: Path  # of its folder
+    network: nn.Module
+    record: WeightsRecord
+    settings: DetectionSettings
+    proposals: KeptNetwork | None  # None where the proposals of the training came from elsewhere
+
+
+def write_model(
+    folder: Path, network: nn.Module, record: WeightsRecord, settings: DetectionSettings, proposals: KeptNetwork | None
+) -> None:
+    """Write a model, each file whole; files that already hold this epoch of the run are left alone.
+
+    Args:
+        folder: for the files.
+        network: with its weights.
+        record: of the weights.
+        settings: of detection.
+        proposals: the network that made the proposals; None if there is none.
+
+    Raises:
+        CannotWrite: a file cannot be written.
+    """
+    with suppress(InputError, FileNotFoundError):  # there is none yet, or it is damaged
+        earlier = read_record(folder / WEIGHTS)
+        same = _settings_of(folder / DETECTION) == settings and (folder / PROPOSALS).exists() == (proposals is not None)
+        if same and earlier is not None and replace(earlier, checksum=None) == record:
+            return
+    write_json(folder / DETECTION, asdict(settings))
+    if proposals is None:
+        remove_network(folder / PROPOSALS)
+    else:
+        keep_network(folder / PROPOSALS, proposals, {})
+    save_weights(network, folder / WEIGHTS, record)
+
+
+def read_model(path: Path, device: torch.device) -> DetectionModel:
+    """Read a model.
+
+    Args:
+        path: of the folder of a training run, or of a copy of its folder `model`.
+        device: for the networks.
+
+    Raises:
+        InputError: a file is missing, damaged, or of another model; the message says what to do.
+    """
+    folder = path if (path / DETECTION).is_file() else path / MODEL
+    if not (folder / DETECTION).is_file():
+        raise InputError(f"--model {path}: {_what_is_missing(path)}")
+    settings = _settings_of(folder / DETECTION)
+    record = read_record(folder / WEIGHTS)
+    names = ("class_names", "feature_fps", "snippet_frames", "feature_size", "modalities", "roi_size", "recipe")
+    if record is None or any(getattr(record, name) is None for name in names):
+        raise InputError(f"{record_path(folder / WEIGHTS)}: missing or incomplete; {AGAIN}")
+    assert record.class_names and record.feature_size and record.recipe  # for the type checker
+    network = build_network(
+        NetworkSettings(
+            feature_size=record.feature_size,
+            num_class=len(record.class_names),
+            hidden_size=record.hidden_size,
+            standardise=record.recipe == "own",
+            precision=getattr(torch, settings.precision),
+        )
+    )
+    load_weights(network, folder / WEIGHTS)
+    kept = read_kept_network(folder / PROPOSALS) if (folder / PROPOSALS).exists() else None
+    return DetectionModel(folder, network.to(device), record, settings, kept)
+
+
+def _what_is_missing(path: Path) -> str:
+    """Why there is no model in a folder, and what to do."""
+    if not path.is_dir():
+        return "no such folder; name that of a training run (its --exp_dir)"
+    seeds = sorted(path.glob(f"seed_*/{MODEL}/{DETECTION}"))
+    if seeds:
+        return f"it has a run for each seed; name one of them: --model {seeds[0].parents[1]}"
+    if (path / "ckpt" / "resume.pt").is_file():
+        return (
+            f"it has no folder {MODEL}, which a training run writes when it ends; end the run with "
+            f"--run_type train --resume --exp_dir {path}"
+        )
+    return f"it has no folder {MODEL}; name the folder of a training run (its --exp_dir)"
+
+
+def _settings_of(path: Path) -> DetectionSettings:
+    """The settings that a file holds."""
+    content = read_json(path)
+    try:
+        settings = DetectionSettings(**{field.name: content[field.name] for field in fields(DetectionSettings)})
+        settings.post_process(1.0, "own")
+        for name in (settings.precision, settings.row_dtype, settings.pooled_dtype):
+            if not isinstance(getattr(torch, name), torch.dtype):
+                raise TypeError(name)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({short_repr(error)}); {AGAIN}") from None
+    return settings
