@@ -132,6 +132,14 @@ def test_the_most_likely_class_is_taken_alone_or_all_that_are_likely():
     assert len(lac.propose(network, torch.rand(9, 6), rate=2.0)) == 0
 
 
+def test_classes_are_in_the_order_of_their_first_candidates():
+    """The first is active in the background alone, so it has candidates by actionness, which come later."""
+    logits = torch.tensor([[200.0, -1, 200], [-200, 3, -5], [-200, 3, -5], [-200, 3, -5]])
+    found = lac.propose(lambda _: logits, logits, rate=2.0)
+    assert set(found.class_idx.tolist()) == {0, 1} and found.class_idx[0] == 1
+    assert (np.diff(found.class_idx) <= 0).all()
+
+
 def test_outputs_that_are_not_finite_are_told_by_the_score():
     network = LacNetwork(**SMALL).eval()
     network.cls_module["conv_1"][0].weight.data.fill_(1)
@@ -229,6 +237,15 @@ def test_proposals_of_both_parts_are_written_in_full(run_in, tmp_path):
             found = lac.propose(network, features, rate=2.0)
             assert video[0] == prefix and entries == result_entries(found, ("Dive", "Jump"), 2.0, None, None)
             assert len(entries) == len(found) > 0
+
+    before = (tmp_path / "proposals4Thumos14/Proposals_Mine_test.json").read_text()
+    (tmp_path / "classes.txt").write_text("Jump\nDive\n")  # which are mapped by name
+    status, out, err = run(*argv, path, "--class_list", tmp_path / "classes.txt", "--overwrite")
+    assert status == 0 and re.search(r"notice: .*order.*lac\.pkl", out), err
+    assert (
+        json.loads(before)["results"]
+        == json.loads((tmp_path / "proposals4Thumos14/Proposals_Mine_test.json").read_text())["results"]
+    )
 
     assert run(*argv, path)[0] == 2  # what is there is kept
     for wrong in (saved(tmp_path / "w.pkl", state_of(feature_size=8)), tmp_path / "none.pkl"):
