@@ -19,7 +19,14 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("[!.]*/README.md")),
 ]
-TOOLS = ("prepare.make_demo", "prepare.split_features", "benchmarks.run", "benchmarks.kill", "benchmarks.real")
+TOOLS = (
+    "prepare.make_demo",
+    "prepare.make_videos",
+    "prepare.split_features",
+    "benchmarks.run",
+    "benchmarks.kill",
+    "benchmarks.real",
+)
 OF_OTHER_PROGRAMS = {"--check", "--logdir"}  # of ruff and TensorBoard
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
