@@ -16,7 +16,7 @@ from utils import FileLock, InputError, as_json, short_repr, shorten_list, whole
 
 KINDS = ("rgb", "flow")
 _SAME = ("feature_fps", "snippet_frames", "crop", "weights", "half")  # of what made a file, what a run has to share
-_TEMPORARY = re.compile(r"\.(?P<video>.+)(?:(?:(?:-rgb|-flow)?\.npz|\.npy|\.json)\.\d+\.part|\.lock)", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(?P<video>.+)(?:(?:-rgb\.npz|-flow\.npz|\.npy|\.json)\.\d+\.part|\.lock)", re.DOTALL)
 
 
 @dataclass(frozen=True)

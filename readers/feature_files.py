@@ -141,9 +141,10 @@ def feature_file(folder: Path, video: str, name: str = "{}.npy") -> Path:
 
 
 def arrays_in(path: Path) -> list[tuple[np.ndarray, bool]]:
-    """The array of a file, or its two if it holds RGB and flow; with each whether it is an extractor's `feature`."""
+    """The array of a file, or its two if it holds RGB and flow; with each whether it is known to be `[crops, T, D]`."""
     if path.suffix == ".npy":
-        return [(map_array(path), False)]
+        array = map_array(path)
+        return [(array, _is_known(path, array.shape))]
     parts = []
     for name in _names_in(path):
         array = read_archive(path, name)
@@ -151,6 +152,11 @@ def arrays_in(path: Path) -> list[tuple[np.ndarray, bool]]:
             raise InputError(f"{path}: expected numbers, found {array.dtype} {list(array.shape)}")
         parts.append((array, name == EXTRACTED))
     return parts
+
+
+def _is_known(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether an array is one with crops that `--run_type features` made."""
+    return len(shape) == 3 and made_by(path) is not None
 
 
 def _names_in(path: Path) -> list[str]:
@@ -175,9 +181,10 @@ def _names_in(path: Path) -> list[str]:
 
 
 def shapes_in(path: Path) -> list[tuple[tuple[int, ...], bool]]:
-    """The shapes of the arrays that `arrays_in` reads; with each whether it is an extractor's `feature`."""
+    """The shapes of the arrays that `arrays_in` reads; with each whether it is known to be `[crops, T, D]`."""
     if path.suffix == ".npy":
-        return [(map_array(path).shape, False)]
+        shape = map_array(path).shape
+        return [(shape, _is_known(path, shape))]
     names, shapes = _names_in(path), archive_shapes(path)
     return [(shapes[name], name == EXTRACTED) for name in names]
 
