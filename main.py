@@ -8,6 +8,7 @@
     python main.py --run_type report
     python main.py --run_type detect --model outputs --input new_videos
     python main.py --run_type check
+    python main.py --run_type features --videos videos --i3d_weights i3d
     python main.py --run_type proposals
     python main.py --run_type descriptors
 
@@ -33,15 +34,17 @@ from eval.protocols import TIOU_PROTOCOLS
 from eval.results import ChosenEpoch, summary
 from losses import TERMS, Criterion, LossSettings, mean_prediction
 from options import Options, describe, parse_options, resume_options
-from prepare.commands import check, make_descriptors, make_proposals, take_proposals
+from prepare.commands import check, make_descriptors, make_proposals, make_video_features, take_proposals
 from prepare.make_demo import make_demo_once
-from prepare.settings import check_settings, proposal_settings
+from prepare.settings import check_settings, feature_job, proposal_settings
 from report.dashboard import Dashboard
 from report.requirements import require_matplotlib
 from report.settings import dashboard_settings, report_settings
+from report.video_pages import write_video_pages
 from runs.console import exit_status, in_utf8, set_up_output
-from runs.detect import find_inputs, open_detector
+from runs.detect import open_detector
 from runs.detection_files import DetectionFiles
+from runs.detection_inputs import Inputs
 from runs.folder import RunFolder
 from runs.holdout import hold_out
 from runs.inference import Evaluator
@@ -57,7 +60,17 @@ from runs.inputs import (
 )
 from runs.results import RunResults, read_to_evaluate, write_results
 from runs.run import Run
-from runs.setup import build_evaluator, build_plan, keep_model, load_network, open_run, say_recipe, start, train_as_told
+from runs.setup import (
+    build_evaluator,
+    build_plan,
+    extraction,
+    keep_model,
+    load_network,
+    open_run,
+    say_recipe,
+    start,
+    train_as_told,
+)
 from runs.signals import uninterrupted
 from utils import Settling, __version__, log, seed_everything, step_if_finite, unbreakable_output
 
@@ -224,17 +237,24 @@ def detect_actions(options: Options) -> int:
     """`--run_type detect`: find actions in new videos; returns 1 if some could not be used."""
     with RunFolder(options.exp_dir) as folder:
         detector = open_detector(options.model, device=options.device, lac_ckpt=options.lac_ckpt)
-        videos = find_inputs(detector.model, options.input, options.videos)
         start(folder, options)
+        inputs = Inputs(detector.model, extraction(options), options.videos)
+        inputs.add(options.input, detector.device)
         files = DetectionFiles(folder.path, detector.model.record)
-        for _ in files.each(detector(videos)):
-            pass
-        return files.finish(detector.failed)
+        videos = files.each(detector(inputs.videos.values()))
+        model = detector.model
+        write_video_pages(folder.path / "pages", videos, model.class_names, f"{options.model}", warning=model.warning)
+        return files.finish([*inputs.failed, *detector.failed.values()])
 
 
 def check_data(options: Options) -> int:
     """`--run_type check`: list what is wrong with a dataset; returns 1 if a run would stop."""
     return check(dataset_files(options), reading_settings(options), check_settings(options), other_files(options))
+
+
+def prepare_features(options: Options) -> int:
+    """`--run_type features`: make I3D features of videos; returns 1 if some could not be used."""
+    return make_video_features(feature_job(options), choose_device(options)).status
 
 
 def prepare_descriptors(options: Options) -> None:
@@ -261,6 +281,7 @@ RUN_TYPES: dict[str, Callable[[Options], int | None]] = {
     "report": report,
     "detect": detect_actions,
     "check": check_data,
+    "features": prepare_features,
     "descriptors": prepare_descriptors,
     "proposals": prepare_proposals,
 }

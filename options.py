@@ -177,10 +177,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--run_type",
-        choices=("train", "test", "eval", "report", "detect", "check", "descriptors", "proposals"),
+        choices=("train", "test", "eval", "report", "detect", "check", "features", "descriptors", "proposals"),
         default="train",
         help="train, test weights, evaluate detections, report on a run; detect actions in new videos; check a "
-        "dataset, make its descriptors, its proposals",
+        "dataset, make the features of its videos, its descriptors, its proposals",
     )
     add(
         "--recipe",

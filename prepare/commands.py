@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from eval.recall import average_recall, recall_table
 from prepare.check import CheckSettings, check_dataset
 from prepare.clips import Extractor
 from prepare.feature_writing import FeatureSettings
-from prepare.i3d import i3d_checksum, random_i3d, read_i3d
+from prepare.i3d import I3D, i3d_checksum, random_i3d, read_i3d
 from prepare.kept_network import keep_network, kept_from, network_files, remove_network
 from prepare.snippet_proposals import ProposalSettings, make_results
-from prepare.video_features import make_features
+from prepare.video_features import FeatureSummary, make_features
 from readers.annotations import require_trained
 from readers.descriptor_files import expected_files, write_descriptors
 from readers.facts import Facts
@@ -46,41 +46,47 @@ from utils import InputError, __version__, check_targets, log, shorten_list, wri
 Entries = list[dict[str, Any]]  # of a video in a result file
 
 
-def make_video_features(
-    videos: Sequence[Path],
-    target: Path,
-    weights: Path,
-    settings: FeatureSettings,
-    device: torch.device,
-    *,
-    shard: tuple[int, int] = (1, 1),
-    workers: int | None = None,
-    overwrite: bool = False,
-) -> int:
-    """`--run_type features`: make I3D features of videos; for the other arguments see `make_features`.
+@dataclass(frozen=True)
+class FeatureJob:
+    """What `--run_type features` does."""
 
-    Args:
-        videos: folders of videos or of frames, or files.
-        target: folder of the features.
-        weights: folder of the published weights, or `random`.
-        settings: of the features; the weights in them are not used.
-        device: to run I3D on.
+    videos: Path  # a folder of videos or of frames, or one of both
+    target: Path  # the folder of the features
+    weights: Path  # the folder of the published weights, or `random`
+    settings: FeatureSettings  # of the features; the weights in them are not used
+    shard: tuple[int, int] = (1, 1)  # see `make_features`
+    workers: int | None = None  # likewise
+    overwrite: bool = False  # likewise
 
-    Returns:
-        The exit status: 1 if the features of a video could not be made.
+
+def make_video_features(job: FeatureJob, device: torch.device) -> FeatureSummary:
+    """`--run_type features`: make I3D features of videos, with the networks on a device.
 
     Raises:
         InputError: weights cannot be used; and see `make_features`.
     """
-    if str(weights) == "random":
-        log.info(
-            "warning: --i3d_weights random: features of a network that has learnt nothing, to try out what follows; "
-            "detections from them mean little"
-        )
-    networks = random_i3d() if str(weights) == "random" else read_i3d(weights)
-    settings = replace(settings, weights=i3d_checksum(networks))
-    extractor = Extractor(networks, settings.crop, device, half=settings.half)
-    return make_features(videos, target, settings, extractor, shard=shard, workers=workers, overwrite=overwrite).status
+    networks = read_networks(job.weights)
+    settings = replace(job.settings, weights=i3d_checksum(networks))
+    return make_features(
+        [job.videos],
+        job.target,
+        settings,
+        Extractor(networks, settings.crop, device, half=settings.half),
+        shard=job.shard,
+        workers=job.workers,
+        overwrite=job.overwrite,
+    )
+
+
+def read_networks(weights: Path) -> dict[str, I3D]:
+    """The networks whose published weights are in a folder; with random weights, and a warning, for `random`."""
+    if str(weights) != "random":
+        return read_i3d(weights)
+    log.info(
+        "warning: --i3d_weights random: features of a network that has learnt nothing, to try out what follows; "
+        "detections from them mean little"
+    )
+    return random_i3d()
 
 
 def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:

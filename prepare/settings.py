@@ -6,6 +6,7 @@ import torch
 
 from options import Options
 from prepare.check import CheckSettings
+from prepare.commands import FeatureJob
 from prepare.feature_writing import FeatureSettings
 from prepare.snippet_proposals import ProposalSettings
 from utils import InputError
@@ -38,8 +39,8 @@ def proposal_settings(options: Options) -> ProposalSettings:
     )
 
 
-def feature_settings(options: Options) -> FeatureSettings:
-    """How features of videos are made; without the weights, which have not been read yet.
+def feature_job(options: Options) -> FeatureJob:
+    """Which features are made, and how.
 
     Raises:
         InputError: snippets cannot begin between frames.
@@ -48,10 +49,20 @@ def feature_settings(options: Options) -> FeatureSettings:
         raise InputError(
             f"--snippet_frames {options.snippet_frames:g}: features are made of whole frames; choose a whole number"
         )
-    return FeatureSettings(
-        feature_fps=options.feature_fps,
-        snippet_frames=int(options.snippet_frames),
-        crop=options.crop or "center",
-        half=options.half,
-        feature_format=options.feature_format,
+    assert options.videos is not None and options.i3d_weights is not None, "as the command line requires"
+    part, _, parts = (options.shard or "1/1").partition("/")
+    return FeatureJob(
+        videos=options.videos,
+        target=options.features or options.dataset_root / "features",
+        weights=options.i3d_weights,
+        settings=FeatureSettings(
+            feature_fps=options.feature_fps,
+            snippet_frames=int(options.snippet_frames),
+            crop=options.crop or "center",
+            half=options.half,
+            feature_format=options.feature_format,
+        ),
+        shard=(int(part), int(parts)),
+        workers=options.workers,
+        overwrite=options.overwrite,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from runs.detected import DetectedVideo
 from runs.detections import write_detection_csv, write_detections
 from runs.results import DETECTIONS
 from runs.subtitles import write_subtitles
-from utils import InputError, __version__, log, shorten_list
+from utils import InputError, __version__, log
 
 SUBTITLES = "subtitles"  # the folder of them
 
@@ -40,11 +40,11 @@ class DetectionFiles:
             self.lengths[video.name] = video.seconds
             yield video
 
-    def finish(self, failed: Mapping[str, str]) -> int:
+    def finish(self, failed: Sequence[str]) -> int:
         """Write the detections of the videos that came by, those of a class together, and say what was written.
 
         Args:
-            failed: the videos that could not be used, and why.
+            failed: why videos could not be used, a line each.
 
         Returns:
             The exit status: 1 if there are such videos, else 0.
@@ -68,5 +68,5 @@ class DetectionFiles:
             f"({seconds / taken:,.0f} x real time): {path}"
         )
         if failed:
-            log.info(f"{len(failed)} videos could not be used: {shorten_list([*failed])}")
+            log.info(f"{len(failed)} videos could not be used, see above")
         return 1 if failed else 0

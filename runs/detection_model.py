@@ -24,6 +24,7 @@ from model import NetworkSettings, build_network
 from prepare.kept_network import KeptNetwork, keep_network, read_kept_network, remove_network
 from readers.checkpoints import load_weights
 from readers.facts import WeightsRecord, read_record, record_path
+from readers.feature_origin import is_random
 from runs.weights import save_weights
 from utils import InputError, read_json, short_repr, write_json
 
@@ -66,6 +67,22 @@ class DetectionModel:
     record: WeightsRecord
     settings: DetectionSettings
     proposals: KeptNetwork | None  # None where the proposals of the training came from elsewhere
+    class_names: tuple[str, ...]  # C
+    rate: float  # snippets per second
+    feature_size: int  # D
+    roi_size: int  # R
+    post_process: PostProcess
+
+    @property
+    def warning(self) -> str:
+        """Why what it finds says nothing about real videos; empty if there is no reason."""
+        if self.settings.features and is_random(self.settings.features):
+            return "trained on features of an I3D with random weights, so what is found here means little"
+        return (
+            "trained on simulated data, so what is found says nothing about real videos"
+            if self.record.simulated
+            else ""
+        )
 
 
 def write_model(
@@ -114,7 +131,7 @@ def read_model(path: Path, device: torch.device) -> DetectionModel:
     names = ("class_names", "feature_fps", "snippet_frames", "feature_size", "modalities", "roi_size", "recipe")
     if record is None or any(getattr(record, name) is None for name in names):
         raise InputError(f"{record_path(folder / WEIGHTS)}: missing or incomplete; {AGAIN}")
-    assert record.class_names and record.feature_size and record.recipe  # for the type checker
+    assert record.class_names and record.feature_size and record.recipe and record.rate and record.roi_size
     network = build_network(
         NetworkSettings(
             feature_size=record.feature_size,
@@ -126,7 +143,18 @@ def read_model(path: Path, device: torch.device) -> DetectionModel:
     )
     load_weights(network, folder / WEIGHTS)
     kept = read_kept_network(folder / PROPOSALS) if (folder / PROPOSALS).exists() else None
-    return DetectionModel(folder, network.to(device), record, settings, kept)
+    return DetectionModel(
+        path=folder,
+        network=network.to(device),
+        record=record,
+        settings=settings,
+        proposals=kept,
+        class_names=record.class_names,
+        rate=record.rate,
+        feature_size=record.feature_size,
+        roi_size=record.roi_size,
+        post_process=settings.post_process(record.rate, record.recipe),
+    )
 
 
 def _what_is_missing(path: Path) -> str:

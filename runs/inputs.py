@@ -24,6 +24,7 @@ from prepare.kept_network import KeptNetwork, network_that_made
 from readers.annotations import Annotations
 from readers.descriptor_files import order_in_descriptors, read_descriptors
 from readers.facts import WeightsRecord, require_fitting
+from readers.feature_origin import common_origin, origin
 from readers.features import Features
 from readers.findings import Findings, say_notices
 from readers.plausible import check_labels, check_lengths, check_rounding, check_scores, check_segments, check_truth
@@ -136,6 +137,9 @@ def open_dataset(
     findings = Findings()
     of_parts = {part: source.videos(part) for part in with_labels.get(options.run_type, ())}
     check_labels(source.annotations, of_parts, findings)
+    if features:
+        chosen = source.indices(list(dict.fromkeys(video for part in PARTS for video in source.videos(part))))
+        common_origin(source.features(), chosen, options.rate, findings)
     findings.say()
     return source
 
@@ -294,6 +298,7 @@ def load_data(options: Options, device: torch.device) -> Data:
         record=weights_record(options, source, features),
         left_out=LeftOut.of(source.left_out("test"), len(names_of["test"]), truth_left_out),
         train_left_out=tuple(source.left_out("train")) if training else (),
+        made_by=origin(features, source.indices(names_of["train"])[0]) if training else None,
         proposal_network=network_that_made(files.proposals["train"], files.network) if training else None,
     )
 

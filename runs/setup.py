@@ -15,6 +15,7 @@ from eval.results import ChosenEpoch
 from model import NetworkSettings, Standardise, build_network
 from options import Options, describe, plain_values, resume_options
 from readers.checkpoints import load_weights
+from runs.detection_inputs import Extraction
 from runs.detection_model import MODEL, DetectionSettings, write_model
 from runs.folder import RunFolder
 from runs.holdout import choose_epoch, find_earlier
@@ -86,6 +87,16 @@ def detection_settings(options: Options) -> DetectionSettings:
         pooled_dtype=options.pooled_dtype,
         crop=options.crop,
         crop_axis=options.crop_axis,
+    )
+
+
+def extraction(options: Options) -> Extraction:
+    """How `--run_type detect` makes features of videos."""
+    return Extraction(
+        i3d_weights=options.i3d_weights,
+        folder=options.exp_dir / "features",
+        workers=options.workers,
+        half=options.half,
     )
 
 

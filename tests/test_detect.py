@@ -51,6 +51,7 @@ def test_detections_are_those_of_testing(home, run_in, tmp_path):
     assert ours["results"] == theirs["results"] and len(ours["results"]) == 6
     assert ours["external_data"]["class_names"] == ["Dive", "Jump"]
     assert (tmp_path / "detections.csv").read_bytes() == (home / "tested" / "detections.csv").read_bytes()
+    assert sorted(file.stem for file in (tmp_path / "pages").glob("*.html")) == [*(f"b{i}" for i in range(6)), "index"]
     assert sorted(file.name for file in (tmp_path / "subtitles").iterdir()) == [f"b{i}.vtt" for i in range(6)]
     run = run_in(home)
     argv = ("--run_type", "eval", "--detections", tmp_path / "detections.json", "--exp_dir", tmp_path / "eval")

@@ -66,6 +66,8 @@ def test_each_kind_is_told_in_a_line(name, run_type, capsys):
     argv = ["--run_type", run_type, "--detections", "d.json", "--cache", "memory"]
     if run_type == "detect":
         argv = ["--run_type", run_type, "--model", "outputs", "--input", "new"]
+    if run_type == "features":
+        argv += ["--videos", "videos", "--i3d_weights", "random"]
     assert exit_status(lambda: raised(error), vars(parse_options(argv))) == 2
     told, *hint = capsys.readouterr().err.splitlines()
     assert re.search(f"^error: .*{message}", told)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av")
 pytest.importorskip("cv2")
@@ -18,7 +19,7 @@ from PIL import Image
 from videos import cut, grey, noise, write_video
 
 from prepare import video_features
-from prepare.commands import make_video_features
+from prepare.commands import FeatureJob, make_video_features
 from prepare.feature_writing import FeatureSettings
 from prepare.video_features import make_features
 from prepare.video_files import find_videos
@@ -182,7 +183,8 @@ def test_the_whole_of_it(tmp_path, real_flow, caplog):
     found = []
     for workers in (1, 3):
         target = tmp_path / str(workers)
-        assert make_video_features([tmp_path], target, Path("random"), FeatureSettings(), "cpu", workers=workers) == 0
+        job = FeatureJob(tmp_path, target, Path("random"), FeatureSettings(), workers=workers)
+        assert make_video_features(job, torch.device("cpu")).status == 0
         found.append(left(target))
     assert found[0] == found[1] and "warning: --i3d_weights random" in caplog.text
     for kind in ("rgb", "flow"):

@@ -1,0 +1,153 @@
+"""The videos that are given to detection: their features, or videos of which features are made first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prepare.clips import Extractor
+from prepare.commands import read_networks
+from prepare.feature_writing import FeatureSettings
+from prepare.i3d import i3d_checksum
+from prepare.video_features import make_features
+from prepare.video_files import find_videos
+from readers.facts import WeightsRecord
+from readers.feature_files import ENDINGS, FeatureFolder
+from readers.feature_origin import difference, is_random
+from readers.features import Features, Width
+from runs.detection_model import DetectionModel
+from utils import InputError, log
+
+WIDTH_OF_I3D = 2048  # of its features, RGB and flow together
+NO_MEDIA = (*ENDINGS, ".json", ".csv", ".txt", ".vtt", ".srt", ".html", "")  # endings of files beside videos
+
+
+@dataclass(frozen=True)
+class InputVideo:
+    """A video to detect in, by its features."""
+
+    name: str
+    features: Features
+    index: int  # in `features`
+    media: Path | None = None  # the video file, if it is known
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are made of videos; all else is as the model says."""
+
+    i3d_weights: Path | None = None  # folder of the published weights, or `random`
+    folder: Path | None = None  # for the features; needed for videos
+    workers: int | None = None  # threads for decoding and optical flow; one a core when None
+    half: bool = False  # the I3D network in float16
+
+
+class Inputs:
+    """The videos to detect in.
+
+    Args:
+        model: that they are for.
+        extraction: how features are made where videos are given.
+        media: folder of the videos that given features were made of; their own folder when None.
+
+    Attributes:
+        videos: by their names, in the order in which they were added.
+        failed: lines on the videos of which no features could be made.
+    """
+
+    def __init__(self, model: DetectionModel, extraction: Extraction, media: Path | None = None) -> None:
+        self.model, self.extraction, self.media = model, extraction, media
+        self.videos: dict[str, InputVideo] = {}
+        self.failed: list[str] = []
+
+    def add(self, paths: Sequence[Path], device: torch.device) -> None:
+        """Add what is at some places: features, or videos, of which features are then made on a device.
+
+        Raises:
+            InputError: there is nothing at a place, two videos have one name, or features cannot be made at all.
+        """
+        of_videos = []
+        for path in paths:
+            if not path.exists():
+                raise InputError(f"--input {path}: no such file or folder")
+            folder = FeatureFolder(path if path.is_dir() else path.parent, [])
+            names = folder.names() if path.is_dir() else [folder.name_of(path.stem)] * (path.suffix in ENDINGS)
+            if names:
+                self._add_features(folder.path, names, media_in(self.media or folder.path))
+            else:
+                of_videos.append(path)
+        if of_videos:
+            self._add_videos(of_videos, device)
+
+    def _add_features(self, folder: Path, names: Sequence[str], media: Mapping[str, Path]) -> None:
+        features = features_for(self.model, folder, names)
+        for i, name in enumerate(names):
+            given = InputVideo(name, features, i, media.get(name))
+            other = self.videos.setdefault(name, given)
+            if other.features.files(other.index) != features.files(i):
+                both = f"{other.features.where(other.index)} and {features.where(i)}"
+                raise InputError(f"--input: two videos are named {name}: {both}; detect in one of them at a time")
+
+    def _add_videos(self, paths: Sequence[Path], device: torch.device) -> None:
+        """Make the features of videos, as those of the training were made, and add them."""
+        target, weights = self.extraction.folder, self.extraction.i3d_weights
+        made_by, size = self.model.settings.features, self.model.feature_size
+        media = find_videos(paths).videos
+        if size != WIDTH_OF_I3D or target is None or weights is None:
+            reason = "pass --i3d_weights " + ("random" if made_by and is_random(made_by) else "FOLDER")
+            if size != WIDTH_OF_I3D:
+                reason = f"the model takes features {size} wide, and those of I3D are {WIDTH_OF_I3D}"
+            raise InputError(f"--input {paths[0]}: to make features of videos: {reason}; or pass their features")
+        networks = read_networks(weights)
+        settings = settings_of(made_by, self.model.record, half=self.extraction.half)
+        settings = replace(settings, weights=i3d_checksum(networks))
+        if differing := difference(settings.to_json(), made_by):
+            raise InputError(
+                f"--i3d_weights {weights}: not the networks that made the features of the training: {differing}"
+            )
+        extractor = Extractor(networks, settings.crop, device, half=settings.half)
+        summary = make_features(paths, target, settings, extractor, workers=self.extraction.workers)
+        self.failed += summary.errors
+        if names := sorted([*summary.made, *summary.there]):
+            self._add_features(target, names, media)
+
+
+def settings_of(made_by: Mapping[str, Any] | None, record: WeightsRecord, *, half: bool) -> FeatureSettings:
+    """How features of new videos are made: as those of the training, so far as these say it.
+
+    Args:
+        made_by: the settings of those of the training; None if unknown.
+        record: of the model.
+        half: make them in float16.
+    """
+    assert record.feature_fps is not None and record.snippet_frames is not None
+    if made_by is None:
+        log.info(
+            "notice: the features of the training do not say what made them; those of these videos are made of the "
+            "centre of each frame, which is usual"
+        )
+    return FeatureSettings(
+        feature_fps=record.feature_fps,
+        snippet_frames=int(record.snippet_frames),
+        crop=made_by["crop"] if made_by else "center",
+        half=half,
+    )
+
+
+def features_for(model: DetectionModel, folder: Path, names: Sequence[str]) -> Features:
+    """The features of videos in a folder, as wide as a model takes them."""
+    record, settings = model.record, model.settings
+    crop, axis, modalities = settings.crop, settings.crop_axis, record.modalities
+    features = Features(folder, names, crop, modalities=modalities, crop_axis=axis)
+    features.require_width(Width(model.feature_size, f"the model {model.path} takes"))
+    return features
+
+
+def media_in(folder: Path) -> dict[str, Path]:
+    """The files in a folder that may be videos, by their names without endings."""
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() not in NO_MEDIA and path.is_file())
+    return {path.stem: path for path in files if not path.name.startswith(".")}
