@@ -47,7 +47,7 @@ from utils import pick_device, seed_everything
 
 FPS = 30  # of the made video; features take 25 a second
 SIZE = 640, 360
-REAL_FLOWS, REAL_CROPS = 60, 6  # with which a video begins where memory is measured
+REAL_FLOWS, REAL_CROPS = 10, 6  # with which a video begins where memory is measured
 
 
 def make_video(path: Path, seconds: float) -> None:

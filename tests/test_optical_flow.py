@@ -58,10 +58,14 @@ def test_no_more_frames_are_taken_than_flows_can_be_under_way():
 
 def test_a_stopped_consumer_leaves_no_threads_and_no_setting():
     before, setting = threading.active_count(), cv2.getNumThreads()
-    flows = flow_of(moving(30), workers=3)
-    next(flows)
-    flows.close()
-    assert (threading.active_count(), cv2.getNumThreads()) == (before, setting)
+    cv2.setNumThreads(3)
+    try:
+        flows = flow_of(moving(30), workers=3)
+        next(flows)
+        flows.close()
+        assert (threading.active_count(), cv2.getNumThreads()) == (before, 3)
+    finally:
+        cv2.setNumThreads(setting)
 
 
 def test_errors_of_the_frames_arrive():
