@@ -13,7 +13,7 @@ from prepare import lac
 from prepare.lac import LacNetwork, candidates, interpolate, outer_inner_contrast, read_lac, runs
 from prepare.snippet_proposals import result_entries
 from proposals import SNIPPETS_PER_SECOND
-from utils import InputError
+from utils import InputError, pick_device
 
 # THUMOS14's, as LAC numbers them.
 CLASSES = (
@@ -62,11 +62,12 @@ def checkpoint(tmp_path_factory):
 
 @pytest.mark.parametrize("class_names", [CLASSES, CLASSES[::-1]], ids=["in LAC's order", "in another"])
 def test_proposals_are_those_of_lac(parity, checkpoint, class_names):
-    network = read_lac(checkpoint, class_names, 64)
+    device = pick_device("auto")  # a GPU where there is one
+    network = read_lac(checkpoint, class_names, 64).to(device)
     expected = json.loads((parity / "lac_temp_result.json").read_text())["results"]
     assert expected.keys() == SNIPPETS.keys()
     for video, theirs in expected.items():
-        found = lac.propose(network, parity_features(video), rate=SNIPPETS_PER_SECOND)
+        found = lac.propose(network, parity_features(video).to(device), rate=SNIPPETS_PER_SECOND)
         ours = result_entries(found, lac.lac_order(class_names), SNIPPETS_PER_SECOND, None, None)
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs], video
         for name, deviation in (("segment", 1e-9), ("score", 1e-6)):
