@@ -56,7 +56,7 @@ sys.exit(status)
 
 
 def make_videos(folder: Path, count: int) -> None:
-    """Make short videos of a disc that moves, of 17 to 40 frames each."""
+    """Make short videos of a disc that moves, of 17 to 30 frames each."""
     folder.mkdir()
     y, x = np.mgrid[:96, :128]
     for i in range(count):
@@ -65,7 +65,7 @@ def make_videos(folder: Path, count: int) -> None:
         with av.open(str(folder / f"video {i:02}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=Fraction(25))
             stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-            for k in range(draw.randint(17, 40)):
+            for k in range(draw.randint(17, 30)):
                 inside = (x - start[0] - k * speed[0]) ** 2 + (y - start[1] - k * speed[1]) ** 2 < 300
                 picture = np.where(inside[..., None], (220, 160, 40), (40, 60, 90)).astype(np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
