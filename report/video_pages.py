@@ -1,8 +1,8 @@
 """Pages to look at what was found in videos: each video beside a timeline of its proposals, attention and detections.
 
-A page holds its data, style and script, and shows the video file from where it lies; it needs no network. What runs and
-is drawn in the browser is in `video_page.js`, `video_index.js` and `video_pages.css`. Text from files reaches the pages
-as JSON, which their scripts show as plain text, and their content security policy allows no other script.
+A page holds its data, style and script, and shows the video file from where it lies; it needs no network. What runs in
+the browser is in the folder `web`. Text from files reaches the pages as JSON, which their scripts show as plain text, and
+their content security policy allows no other script.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -28,8 +29,8 @@ INDEX = "index.html"
 MAX_DETECTIONS = 5000  # of a page; they are drawn and listed as the slider asks for them
 MAX_CLASSES_LISTED = 20  # of a video, in the index
 MAX_MOMENTS = 2000  # of the curves of proposals and attention
-COLOURS = 7  # of `video_pages.css`
-_HERE = Path(__file__).parent
+COLOURS = 7  # of `web/pages.css`
+SCRIPTS = {"video": ("shared", "player", "timeline", "video"), "index": ("shared", "index")}  # of each kind of page
 _UNSAFE = r"""[<>:"/\\|?*#%&'`]|[^\S ]|^[.\s]+|[.\s]+$"""  # in names of files, on some system or in an address
 _RESERVED = r"(?i)(con|prn|aux|nul|com\d|lpt\d|index)(\..*)?"
 
@@ -58,7 +59,7 @@ def write_video_pages(
         file = names.new(video.name)
         listed = _classes(video)
         page = _video_data(video, _colours([labels.setdefault(label, len(labels)) for label in listed]), folder)
-        _write(folder / file, "page", printable(video.name), page, title, warning)
+        _write(folder / file, "video", printable(video.name), page, title, warning)
         best = [
             [labels[label], _short(row.score), _seconds(row.start_sec), _seconds(row.end_sec)]
             for label, row in [*listed.items()][:MAX_CLASSES_LISTED]
@@ -162,22 +163,31 @@ def _colours(class_idx: Sequence[int]) -> list[int]:
 
 
 def _write(path: Path, kind: str, name: str, data: str, title: str, warning: str) -> None:
-    """Fill the frame of a kind, `page` or `index`."""
-    script = "\n".join((_HERE / file).read_text(encoding="utf-8") for file in ("video_shared.js", f"video_{kind}.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    parts: Mapping[str, str] = {
-        "digest": digest,
-        "script": script,
-        "style": STYLE + (_HERE / "video_pages.css").read_text(encoding="utf-8"),
-        "name": escape(name),
-        "title": escape(title),
-        "warning": f'<p class="banner">{escape(warning)}</p>' if warning else "",
+    """Write a page of a kind of `SCRIPTS`, with its data as JSON."""
+    frame, style, script = _web(kind)
+    content = frame.substitute(
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script=script,
+        style=style,
+        name=escape(name),
+        title=escape(title),
+        warning=f'<p class="banner">{escape(warning)}</p>' if warning else "",
         # In JSON these stand in strings only; so no text can end the element.
-        "data": data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"),
-    }
-    frame = Template((_HERE / f"video_{kind}.html").read_text(encoding="utf-8"))
+        data=data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"),
+    )
     with whole_file(path) as file:
-        file.write(frame.substitute(parts))
+        file.write(content)
+
+
+@cache
+def _web(kind: str) -> tuple[Template, str, str]:
+    """The frame, the style and the script of a kind of page."""
+
+    def read(name: str) -> str:
+        return (Path(__file__).parent / "web" / name).read_text(encoding="utf-8")
+
+    script = "\n".join(read(f"{part}.js") for part in SCRIPTS[kind])
+    return Template(read(f"{kind}.html")), STYLE + read("pages.css"), script
 
 
 def _seconds(value: float) -> float:
