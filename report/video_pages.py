@@ -1,8 +1,8 @@
 """Pages to look at what was found in videos: each video beside a timeline of its proposals, attention and detections.
 
-A page holds its data, style and script, and shows the video file from where it lies; it needs no network. What runs in
-the browser is in the folder `web`. Text from files reaches the pages as JSON, which their scripts show as plain text, and
-their content security policy allows no other script.
+A page holds its data, style and script, and shows the video file from where it lies; it needs no network. What runs
+in the browser is in the folder `web`. Text from files reaches the pages as JSON, which their scripts show as plain
+text, and their content security policy allows no other script.
 """
 
 from __future__ import annotations

@@ -34,16 +34,18 @@ function insert(lane, one) {
   return true;
 }
 
-/** Where the rows are; a class without detections that are shown has none. */
+/** Where the rows are: a class has one if any of its detections is shown, as high as what is seen of it needs. */
 function layOut() {
-  gutter = timeline.clientWidth >= 640 ? 168 : 0;
+  gutter = timeline.clientWidth >= 900 ? 200 : timeline.clientWidth >= 640 ? 168 : 0;
   const header = gutter ? 0 : HEADER;
+  const from = timeAt(left()), to = timeAt(timeline.clientWidth);
   const groups = data.classes.map(([name, colour]) => ({ name, colour, header, members: [], hidden: 0, lanes: 0 }));
   for (const one of shown) {
     const group = groups[one.group];
     if (one.lane < MOST_LANES) group.members.push(one);
     else group.hidden += 1;
-    group.lanes = Math.max(group.lanes, Math.min(MOST_LANES, one.lane + 1));
+    const isSeen = one.end >= from && one.start <= to;
+    group.lanes = Math.max(group.lanes, isSeen ? Math.min(MOST_LANES, one.lane + 1) : 1);
   }
   const most = Math.max(1, ...data.count);
   rows = [
@@ -64,9 +66,10 @@ function layOut() {
     top = row.top + row.height + GAP + 4;
   }
   get("extent").style.height = `${Math.max(top, 120)}px`;
-  get("extent").style.width = `${gutter + PAD + plotWidth() * zoom}px`;
+  get("extent").style.width = `${extentWidth()}px`;
 }
 
+const extentWidth = () => left() + plotWidth() * zoom + PAD;
 const plotWidth = () => timeline.clientWidth - gutter - PAD - (gutter ? 0 : PAD);
 const left = () => gutter || PAD;
 const xOf = (time) => left() + (time / length) * plotWidth() * zoom - timeline.scrollLeft;
@@ -166,7 +169,7 @@ function boxOf(one, row, top) {
 
 function drawBars(row, top, width) {
   const colour = colours.classes[row.colour];
-  const drawn = row.members.map((one) => [one, boxOf(one, row, top)]).filter(([, [x, , w]]) => x + w >= 0 && x <= width);
+  const drawn = row.members.filter((one) => one.lane < row.lanes).map((one) => [one, boxOf(one, row, top)]).filter(([, [x, , w]]) => x + w >= 0 && x <= width);
   paint.fillStyle = paint.strokeStyle = colour;
   paint.lineWidth = 1;
   for (const [one, [x, y, w, h]] of drawn) {
@@ -230,8 +233,9 @@ function setZoom(value, x = xOf(now())) {
   if (x < left() || x > timeline.clientWidth) x = left() + plotWidth() / 2;
   const time = timeAt(x);
   zoom = Math.min(mostZoom(), Math.max(1, value));
-  layOut();
+  get("extent").style.width = `${extentWidth()}px`; // else it could not be scrolled as far
   timeline.scrollLeft = left() + (time / length) * plotWidth() * zoom - x;
+  layOut();
   get("zoom-out").disabled = get("zoom-fit").disabled = zoom <= 1;
   get("zoom-in").disabled = zoom >= mostZoom();
   drawSoon();
@@ -261,6 +265,7 @@ function at(event, reach) {
   if (y > AXIS && x > left() - reach)
     for (const row of rows)
       for (const one of row.members || []) {
+        if (one.lane >= row.lanes) continue;
         const [bx, by, w, h] = boxOf(one, row, row.top - timeline.scrollTop);
         const dx = Math.max(0, bx - x, x - bx - w), dy = Math.max(0, by - y, y - by - h);
         const far = dx * dx + dy * dy;
@@ -276,18 +281,25 @@ timeline.addEventListener("click", (event) => {
 });
 timeline.addEventListener("pointermove", (event) => {
   if (event.pointerType === "touch") return;
-  const { one, time, x } = at(event, 4);
+  const { one, time, x, y } = at(event, 4);
+  const name = rows.find((row) => x < left() && y + timeline.scrollTop > row.top && y + timeline.scrollTop < row.top + row.height);
   timeline.style.cursor = one ? "pointer" : "";
-  const part = Math.min(data.count.length - 1, Math.floor((time / data.seconds) * data.count.length));
-  const attention = data.attention[part];
-  const line = [clockTime(time), counted(data.count[part], "proposal")];
-  if (attention !== null) line.push(`attention ${attention.toFixed(2)}`);
+  const part = Math.floor((time / data.seconds) * data.count.length), attention = data.attention[part];
+  const line = [clockTime(time)];
+  if (part < data.count.length) line.push(counted(data.count[part], "proposal"));
+  if (attention != null) line.push(`attention ${attention.toFixed(2)}`);
   if (one) showTip(event, nameOf(one), `${spanOf(one)} (${(one.end - one.start).toFixed(1)} s), score ${scoreText(one.score)}`);
   else if (x >= left()) showTip(event, "", line.join(" · "));
+  else if (name) showTip(event, name.name, name.note);
   else get("tip").hidden = true;
 });
 timeline.addEventListener("pointerleave", () => (get("tip").hidden = true));
-timeline.addEventListener("scroll", drawSoon, { passive: true });
+let scrolled; // lanes change their heights when scrolling has ended, so that nothing jumps meanwhile
+timeline.addEventListener("scroll", () => {
+  drawSoon();
+  clearTimeout(scrolled);
+  scrolled = setTimeout(() => (layOut(), drawSoon()), 150);
+}, { passive: true });
 timeline.addEventListener("wheel", (event) => {
   if (!event.ctrlKey) return;
   event.preventDefault();
