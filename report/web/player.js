@@ -103,9 +103,7 @@ function leave(time) {
 }
 
 function seek(time) {
-  time = Math.min(length, Math.max(0, time));
-  leave(time);
-  goTo(time);
+  goTo(Math.min(length, Math.max(0, time)));
   follow();
 }
 
