@@ -88,8 +88,8 @@ class FeatureFiles:
         if differing and not overwrite:
             names = shorten_list([*differing])
             raise InputError(
-                f"{next(iter(differing.values()))}; of {len(differing)} videos ({names}): --overwrite replaces "
-                "their features, or choose another folder with --features"
+                f"{next(iter(differing.values()))}; {len(differing)} videos have such features ({names}): --overwrite "
+                "replaces them, or choose another folder with --features"
             )
         return complete
 
