@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from readers.checkpoints import load_weights
 from readers.facts import WeightsRecord, read_record, record_path
 from readers.feature_origin import is_random
 from runs.weights import save_weights
-from utils import InputError, read_json, short_repr, write_json
+from utils import InputError, is_finite_number, read_json, short_repr, write_json
 
 MODEL = "model"  # the folder, inside that of the run
 WEIGHTS, PROPOSALS, DETECTION = "network.pkl", "proposals.pkl", "detection.json"
@@ -143,6 +143,8 @@ def read_model(path: Path, device: torch.device) -> DetectionModel:
     )
     load_weights(network, folder / WEIGHTS)
     kept = read_kept_network(folder / PROPOSALS) if (folder / PROPOSALS).exists() else None
+    if kept is not None:
+        kept.record.require(record_path(folder / PROPOSALS), record.rate, record.class_names, AGAIN)
     return DetectionModel(
         path=folder,
         network=network.to(device),
@@ -175,12 +177,32 @@ def _what_is_missing(path: Path) -> str:
 def _settings_of(path: Path) -> DetectionSettings:
     """The settings that a file holds."""
     content = read_json(path)
-    try:
-        settings = DetectionSettings(**{field.name: content[field.name] for field in fields(DetectionSettings)})
-        settings.post_process(1.0, "own")
-        for name in (settings.precision, settings.row_dtype, settings.pooled_dtype):
-            if not isinstance(getattr(torch, name), torch.dtype):
-                raise TypeError(name)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: damaged ({short_repr(error)}); {AGAIN}") from None
-    return settings
+    names = {field.name for field in fields(DetectionSettings)}
+    if not isinstance(content, dict) or not names <= content.keys():
+        raise InputError(f"{path}: damaged; {AGAIN}")
+    values = {name: content[name] for name in names}
+    for name, value in values.items():
+        if not _IS_VALID[name](value):
+            raise InputError(f"{path}: damaged: {name} is {short_repr(value)}; {AGAIN}")
+    return DetectionSettings(**values)
+
+
+def _is_share(value: Any) -> bool:
+    return is_finite_number(value) and 0 <= value <= 1
+
+
+def _is_dtype(value: Any) -> bool:
+    return value in ("float32", "float16", "bfloat16")
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or (type(value) is int and value >= 0)
+
+
+_IS_VALID: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("threshold_cls", "score_fusion"), _is_share),
+    **dict.fromkeys(("precision", "row_dtype", "pooled_dtype"), _is_dtype),
+    **dict.fromkeys(("crop", "crop_axis"), _is_number_or_none),
+    "nms": lambda value: value in (*NMS,),
+    "features": lambda value: value is None or isinstance(value, dict),
+}

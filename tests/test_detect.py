@@ -6,12 +6,17 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from building import own_dataset
 
+from prepare.kept_network import network_that_made
+from prepare.lac import LacNetwork
 from readers.feature_files import FeatureFolder
-from runs.detect import detect
+from runs.detect import detect, open_detector
 from runs.detected import DetectedVideo
+from runs.detection_inputs import Extraction, Inputs
 from runs.subtitles import write_subtitles
+from utils import InputError
 
 OWN = ("--dataset_name", "Own", "--feature_fps", 2, "--snippet_frames", 1)
 PARTS = ("detections.json", "detections.csv")
@@ -70,6 +75,126 @@ def test_the_model_can_be_moved(home, tmp_path, monkeypatch):
         list(video.detections.columns[:2]) == ["label", "video"] and video.detections["score"].is_monotonic_decreasing
     )
     assert len(video.attention) == len(video.proposals)
+
+
+def test_proposals_from_files_need_the_network_of_lac(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(home)
+    shutil.copytree(home / "trained" / "model", tmp_path / "model")
+    for name in ("proposals.pkl", "proposals.json"):
+        (tmp_path / "model" / name).unlink()
+    with pytest.raises(InputError, match="--lac_ckpt"):
+        list(detect(tmp_path / "model", "new"))
+    torch.manual_seed(0)
+    network = LacNetwork(feature_size=6, num_class=2, hidden=4)
+    torch.save(network.state_dict(), tmp_path / "lac.pkl")
+    found = list(detect(tmp_path / "model", home / "new" / "b0.npy", lac_ckpt=tmp_path / "lac.pkl"))
+    assert len(found) == 1 and found[0].detections["label"].isin(["Dive", "Jump"]).all()
+
+
+def test_a_network_that_did_not_make_the_proposals_is_not_kept(home, tmp_path):
+    files = {part: home / "proposals4Thumos14" / f"Proposals_Own_{part}" for part in ("train.json", "network.pkl")}
+    assert network_that_made(files["train.json"], files["network.pkl"]) is not None
+    other = tmp_path / "other.json"
+    other.write_text(files["train.json"].read_text().replace("Jump", "Dive"))
+    assert network_that_made(other, files["network.pkl"]) is None
+    assert network_that_made(other, tmp_path / "none.pkl") is None
+
+
+# ---------------------------------------------------------------------------------------- bad input
+
+
+def broken(home, folder):
+    """A copy of the model whose files a test damages."""
+    return shutil.copytree(home / "trained" / "model", folder / "model")
+
+
+def damage(name, old=None, new=None):
+    def change(model):
+        path = model / name
+        path.unlink() if old is None else path.write_text(path.read_text().replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (damage("network.json"), "network.json.*train again"),
+        (damage("network.pkl"), "network.pkl"),
+        (damage("proposals.json"), "proposals.json"),
+        (damage("detection.json", '"soft"', '"none"'), "detection.json: damaged"),
+        (damage("detection.json", '"crop": null', '"crop": "x"'), "detection.json: damaged"),
+        (damage("detection.json", "{", "["), "detection.json"),
+        (damage("network.json", '"roi_size"', '"roi"'), "network.json.*incomplete"),
+        (damage("network.json", '"Dive"', '"Leap"'), "proposals.json.*Dive"),
+    ],
+)
+def test_a_damaged_model(home, tmp_path, change, named):
+    model = broken(home, tmp_path)
+    change(model)
+    with pytest.raises(InputError, match=named):
+        list(detect(model, home / "new"))
+
+
+def test_folders_without_a_model(home, tmp_path):
+    for path, named in (
+        (tmp_path / "none", "no such folder"),
+        (home / "tested", "name the folder of a training run"),
+        (home / "trained" / "ckpt", "name the folder of a training run"),
+    ):
+        with pytest.raises(InputError, match=named):
+            list(detect(path, home / "new"))
+    (tmp_path / "seeds" / "seed_1").mkdir(parents=True)
+    broken(home, tmp_path / "seeds" / "seed_1")
+    with pytest.raises(InputError, match=r"--model \S*seed_1"):
+        list(detect(tmp_path / "seeds", home / "new"))
+
+
+def test_inputs_that_cannot_be_used_are_named_and_the_others_go_on(home, run_in, tmp_path):
+    shutil.copytree(home / "new", tmp_path / "new")
+    np.save(tmp_path / "new" / "b1.npy", np.ones((30, 8), np.float32))
+    (tmp_path / "new" / "b2.npy").write_bytes(b"no array")
+    np.save(tmp_path / "new" / "b3.npy", np.full((30, 6), np.nan, np.float32))
+    run = run_in(home)
+    argv = ("--run_type", "detect", "--model", "trained", "--exp_dir", tmp_path / "out", "--input")
+    status, out, _ = run(*argv, tmp_path / "new")
+    assert status == 1 and "3 videos could not be used" in out
+    lines = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert [("8 wide" in lines[0]), ("b2.npy" in lines[1]), ("not finite" in lines[2])] == [True] * 3
+    assert sorted(entries(tmp_path / "out" / "detections.json")["results"]) == ["b0", "b4", "b5"]
+
+    before = (tmp_path / "out" / "detections.json").read_bytes()
+    for inputs, named in (
+        ([tmp_path / "nothing"], "nothing"),
+        ([tmp_path / "new" / "b2.npy"], "none of the 1 videos could be used"),
+        ([tmp_path / "new", home / "new"], "two videos are named b0"),
+    ):
+        status, out, err = run(*argv, *inputs)
+        assert status == 2 and named in err, err
+    assert (tmp_path / "out" / "detections.json").read_bytes() == before
+
+
+def test_features_that_were_made_in_another_way(home, tmp_path):
+    made = {"feature_fps": 2.0, "snippet_frames": 1, "crop": "center", "weights": {"rgb": "a", "flow": "b"}}
+    model = broken(home, tmp_path)
+    settings = entries(model / "detection.json")
+    (model / "detection.json").write_text(json.dumps(settings | {"features": made}))
+    folder = shutil.copytree(home / "new", tmp_path / "new")
+    for name, other in (("b0", {}), ("b1", {"crop": "ten"}), ("b2", {"feature_fps": 4.0}), ("b3", {"weights": {}})):
+        (folder / f"{name}.json").write_text(json.dumps({"made_by": made | other}))
+    detector = open_detector(model)
+    inputs = Inputs(detector.model, Extraction())
+    inputs.add([folder], torch.device("cpu"))
+    assert [video.name for video in detector(inputs.videos.values())] == ["b0", "b4", "b5"]  # the last two do not say
+    assert "crop" in detector.failed["b1"] and "weights" in detector.failed["b3"]
+    assert "4 snippets a second" in detector.failed["b2"]
+
+
+def test_options_that_the_model_decides(run):
+    status, _, err = run("--run_type", "detect", "--model", "m", "--input", "x", "--nms", "hard")
+    assert status == 2 and "--nms" in err
+    status, _, err = run("--run_type", "detect", "--model", "m")
+    assert status == 2 and "--input" in err
 
 
 # ------------------------------------------------------------------------------------------- inputs
