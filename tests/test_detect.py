@@ -35,9 +35,9 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for words in (
-            ("proposals",),
+            ("proposals", "--proposal_epochs", 20),
             ("descriptors",),
-            ("train", "--batch_size", 3, "--max_epoch", 20, "--exp_dir", "trained"),
+            ("train", "--batch_size", 3, "--max_epoch", 5, "--exp_dir", "trained"),
             ("test", "--exp_dir", "tested", "--pretrained_ckpt", "trained/ckpt/last_model.pkl"),
         ):
             argv = ["--run_type", *words, *OWN]
