@@ -18,7 +18,16 @@ _START = (
     "os.execv(sys.argv[3], sys.argv[3:])"
 )
 _CODES = {" ": "Space", "Escape": "Escape", "Enter": "Enter"}
-_VIRTUAL = {" ": 32, "Escape": 27, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+_VIRTUAL = {
+    " ": 32,
+    "Escape": 27,
+    "Enter": 13,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Tab": 9,
+}
 
 
 class Browser:
@@ -102,10 +111,18 @@ class Browser:
     def wait(self, condition):
         """Wait until an expression in the page is true."""
         end = time.monotonic() + PATIENCE
-        while not self.run(condition):
+        while not self._holds(condition):
             if time.monotonic() > end:
                 raise TimeoutError(condition)
             time.sleep(0.02)
+
+    def _holds(self, condition):
+        try:
+            return self.run(condition)
+        except RuntimeError as error:
+            if "navigated" in str(error):  # the page is being left for another
+                return False
+            raise
 
     def click(self, x, y):
         """Click at a place of the window."""
