@@ -61,9 +61,9 @@ def as_input(crops: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 class Extractor:
     """Makes features with both networks.
 
-    On the CPU each thread works on a crop of its own. Threads that share one wait for each other all the time: with
-    optical flow beside them on the same cores, a crop took ten times as long. A GPU gets larger batches, from two
-    threads, so that one is under way while the results of the other are taken.
+    On the CPU each thread works on a crop of its own. Threads that share one wait for each other all the time: a crop
+    took ten times as long while the cores had other work, as they have with optical flow. A GPU gets larger batches,
+    from two threads, so that one is under way while the results of the other are taken.
 
     Args:
         networks: of `rgb` and `flow`; they are moved to the device.
