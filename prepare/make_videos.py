@@ -46,7 +46,8 @@ class Look(NamedTuple):
     pose: Callable[[float], Pose]  # after seconds of an action
 
 
-# No motion is fast, and the background stands still: optical flow takes several times as long where much moves far.
+# Optical flow takes several times as long where much moves far, so motions are slow, shapes plain, and the background
+# stands still.
 CLASSES = {
     "Roll": Look(
         (225, 45, 35), lambda u, v: u**2 + v**2 < 1, lambda t: Pose(60 + (80 * t + 40) % 220, 150, 80 * t / RADIUS)
@@ -57,7 +58,7 @@ CLASSES = {
     "Spin": Look(
         (40, 190, 60),
         lambda u, v: (np.minimum(abs(u), abs(v)) < 0.35) & (np.maximum(abs(u), abs(v)) < 1.3),
-        lambda t: Pose(170, 128, 3 * t),
+        lambda t: Pose(170, 128, 2 * t),
     ),
     "Shake": Look(
         (245, 215, 40),
@@ -140,19 +141,17 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
         wide = np.stack([np.interp(X[0] / cell, np.arange(len(row)), row) for row in coarse])
         grey += np.stack([np.interp(Y[:, 0] / cell, np.arange(len(row)), row) for row in wide.T], axis=1)
     tint = rng.uniform(97, 103, 3)
-    return (tint + 14 * grey[..., None]).clip(0, 255).astype(np.uint8)
+    return (tint + 7 * grey[..., None]).clip(0, 255).astype(np.uint8)
 
 
 def _paint(
     frame: np.ndarray, colour: tuple[int, int, int], inside: Callable[[np.ndarray, np.ndarray], np.ndarray], pose: Pose
 ) -> None:
-    """Paint a shape into a frame, not of one brightness, so that its motion can be seen within it, too."""
+    """Paint a shape into a frame."""
     dx, dy = (X - pose.x) / RADIUS, (Y - pose.y) / RADIUS
     cos, sin = math.cos(pose.angle), math.sin(pose.angle)
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
-    covered = inside(u, v)
-    bright = 0.85 + 0.15 * np.sin(6 * u[covered]) * np.sin(6 * v[covered])
-    frame[covered] = (bright[:, None] * colour).astype(np.uint8)
+    frame[inside(u, v)] = colour
 
 
 # ---------------------------------------------------------------------------------------- writing
