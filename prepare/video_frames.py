@@ -82,7 +82,7 @@ class VideoFile:
             if clock.end is None:
                 cause = f" ({decoding.cause})" if decoding.cause else ""
                 raise InputError(f"{self.path}: no frame can be decoded{cause}; get the video again")
-            yield clock.end - self._late, None  # the sum of a timestamp and a duration
+            yield clock.end, None
         self.damage = "; ".join(filter(None, (decoding.damage, clock.damage or self._missing(clock.end)))) or None
 
     def _missing(self, end: float) -> str | None:

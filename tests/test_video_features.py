@@ -206,6 +206,14 @@ def test_folders_of_frames_are_videos(tmp_path, with_flow):
         assert made["frames"] == 33 and made["bytes"] is None
 
 
+def test_sixteen_frames_are_too_few_even_with_sixteen_of_flow(tmp_path):
+    for kind in ("img", "flow_x", "flow_y"):
+        for k in range(16):
+            Image.fromarray(grey(9)[..., 0]).save(tmp_path / f"{kind}_{k:05}.jpg")
+    summary = make(tmp_path, tmp_path / "features")
+    assert summary.status == 1 and f"{tmp_path}: too short: 16 frames" in summary.errors[0]
+
+
 # ------------------------------------------------------------------------------------------------- what is found
 
 
@@ -354,6 +362,7 @@ class StoppedAfter(Means):
 
 @pytest.mark.parametrize("frames", [0, 25, 60])
 def test_stopped_anywhere_it_leaves_whole_files_and_goes_on(three, expected, tmp_path, frames):
+    (tmp_path / ".a-rgb.npz.17.part").touch()  # of a process that was killed before
     with pytest.raises(Stopped):
         make(three, tmp_path, networks=StoppedAfter(frames))
     there = left(tmp_path)
@@ -423,6 +432,20 @@ def test_a_full_disk_ends_it_and_leaves_nothing_half_written(three, expected, tm
     with pytest.raises(CannotWrite, match=r"b c-rgb\.npz: .*No space"):
         make(three, tmp_path)
     assert left(tmp_path) == {name: expected[name] for name in ("a-rgb.npz", "a-flow.npz")}
+
+
+def test_an_array_is_never_beside_what_made_another(tmp_path, monkeypatch):
+    """If the disk is full in between, there is no array rather than one that claims to be made in the new way."""
+    write_video(tmp_path / "x.mkv", noise(20))
+    make(tmp_path, tmp_path, FeatureSettings(weights=WEIGHTS, feature_format="npy"))
+
+    def full(file, array):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(CannotWrite, match=r"x\.npy: "):
+        make(tmp_path, tmp_path, FeatureSettings(weights={}, feature_format="npy"), overwrite=True)
+    assert not (tmp_path / "x.npy").exists()
 
 
 def test_a_target_that_is_no_folder_is_an_error_before_any_work(three, tmp_path):

@@ -1,6 +1,7 @@
 """Frames of videos: which frame is shown when, upright, scaled; and what files that are none, or damaged, say."""
 
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -72,10 +73,11 @@ def test_a_frame_is_the_one_that_is_shown_then(tmp_path, rate, ending):
     assert numbers == at(times, 40_000 / fps)
 
 
-def test_a_video_at_its_own_rate_keeps_all_frames(tmp_path):
+@pytest.mark.parametrize(("rate", "count"), [("30000/1001", 40), ("24", 2), ("24", 5), ("60", 40)])
+def test_a_video_at_its_own_rate_keeps_all_frames(tmp_path, rate, count):
     """Its timestamps are rounded to milliseconds, so a frame may begin a little after its time."""
-    numbers, _ = shown(write_video(tmp_path / "x.mkv", GREYS, rate="30000/1001"), fps=30_000 / 1001)
-    assert numbers == [*range(40)]
+    numbers, _ = shown(write_video(tmp_path / "x.mkv", GREYS[:count], rate=rate), fps=float(Fraction(rate)))
+    assert numbers == [*range(count)]
 
 
 def test_rates_may_vary(tmp_path):
