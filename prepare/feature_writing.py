@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class FeatureFiles:
             there = [path for path in self.paths(video) if path.exists()]
             reasons = [reason for path in there if (reason := self._differs(path, size))]
             reasons += [f"{path}: in another format" for path in self.paths(video, other) if path.exists()]
+            reasons += self._taken(video)
             if reasons:
                 differing[video] = reasons[0]
             elif len(there) == len(self.paths(video)):
@@ -92,6 +94,20 @@ class FeatureFiles:
                 "replaces them, or choose another folder with --features"
             )
         return complete
+
+    def _taken(self, video: str) -> list[str]:
+        """Says that the place of the JSON file beside an array is taken by a file of another kind."""
+        (path,) = self.paths(video, "npy")
+        beside = path.with_suffix(".json")
+        is_other = self.settings.feature_format == "npy" and beside.exists() and self._made_by(path) is None
+        return [f"{beside}: not what says how features were made"] if is_other else []
+
+    @staticmethod
+    def _made_by(path: Path) -> dict[str, Any] | None:
+        """See `made_by`; None as well if it is damaged."""
+        with suppress(InputError):
+            return made_by(path)
+        return None
 
     def _differs(self, path: Path, size: int | None) -> str | None:
         """Says how a file was made, if not as it would be made now."""
@@ -126,7 +142,10 @@ class FeatureFiles:
             with whole_file(path, "wb") as file:
                 np.save(file, features.joined())
         other = "npy" if self.settings.feature_format == "npz" else "npz"
-        for path in self.paths(video, other):
+        others = self.paths(video, other)
+        if other == "npy" and self._made_by(others[0]):
+            others.append(others[0].with_suffix(".json"))
+        for path in others:
             with writing(path):
                 path.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -95,7 +95,9 @@ class VideoSource:
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.video = path, VideoFile(path, fps)
-        self.size: int | None = path.stat().st_size if path.exists() else 0
+        self.size: int | None = 0
+        with suppress(OSError):  # reading it says why
+            self.size = path.stat().st_size
 
     def share(self, count: int) -> float:
         """The share of the video that so many frames are, as far as one knows."""
@@ -154,7 +156,7 @@ Source = VideoSource | FolderSource
 
 def source_of(path: Path, fps: float) -> Source:
     """The pictures of a video: a file, or a folder of frames."""
-    return FolderSource(path) if path.is_dir() and FrameFolder.is_one(path) else VideoSource(path, fps)
+    return FolderSource(path) if FrameFolder.is_one(path) else VideoSource(path, fps)
 
 
 def _with_flow(frames: Iterable[np.ndarray], workers: int) -> Pictures:

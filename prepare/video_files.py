@@ -55,9 +55,9 @@ def find_videos(paths: Sequence[Path]) -> FoundVideos:
     """
     found, by_look = FoundVideos(), dict[str, list[Path]]()
     for path in paths:
-        if not path.exists() and not path.is_symlink():
+        if not _is_there(path):
             raise InputError(f"{path}: no such file or folder of videos")
-        is_frames = path.is_dir() and FrameFolder.is_one(path) and not _holds_videos(path)
+        is_frames = FrameFolder.is_one(path) and not _holds_videos(path)
         for video in [path] if is_frames else _videos_in(path, found, set()):
             name = _name_of(video)
             if is_plain_name(name):
@@ -86,8 +86,26 @@ def _nothing_in(paths: Sequence[Path], others: Counter[str]) -> str:
     )
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is something at a path, if only a link, or something that may not be looked at."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is that of a folder that may be looked at; reading says what is wrong with any other."""
+    with suppress(OSError):
+        return path.is_dir()
+    return False
+
+
 def _name_of(path: Path) -> str:
-    return path.absolute().name if path.is_dir() else path.stem
+    return path.absolute().name if _is_folder(path) else path.stem
 
 
 def _holds_videos(folder: Path) -> bool:
@@ -103,7 +121,7 @@ def _videos_in(path: Path, found: FoundVideos, seen: set[Path]) -> Iterator[Path
         found: takes what is none.
         seen: the folders above, since links may lead back to them.
     """
-    if not path.is_dir():
+    if not _is_folder(path):
         yield path
         return
     if path.resolve() in seen:
@@ -120,9 +138,9 @@ def _videos_in(path: Path, found: FoundVideos, seen: set[Path]) -> Iterator[Path
             found.others[ending] += 1
         elif _VIDEO.fullmatch(ending):
             yield one  # also a folder or a broken link, of which reading it says what it is
-        elif one.is_dir() and FrameFolder.is_one(one):
+        elif FrameFolder.is_one(one):
             yield one
-        elif one.is_dir():
+        elif _is_folder(one):
             yield from _videos_in(one, found, seen)
         elif not _OTHER.fullmatch(ending) and _can_be_decoded(one):
             yield one

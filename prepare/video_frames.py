@@ -8,6 +8,7 @@ timestamps are rounded, as to milliseconds in .mkv files, they count half a unit
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -60,12 +61,23 @@ class VideoFile:
         for time, frame in self._timed_frames():
             while number / self.fps + self._late < time:
                 if picture is None:
-                    picture = scale(shown)
+                    picture = self._picture(shown, scale)
                     self.is_plain = self.is_plain and _is_plain(picture)
                 number += 1
                 self.seconds = number / self.fps
                 yield picture
             shown, picture = frame, None
+
+    def _picture(self, frame: Any, scale: _Scaler) -> np.ndarray:
+        import av
+
+        try:
+            return scale(frame)
+        except av.FFmpegError as error:
+            if ran_out(error):
+                raise
+            what = f"frames of {frame.width} x {frame.height} in {frame.format.name} cannot be scaled"
+            raise InputError(f"{self.path}: {what} ({_reason(error)}); convert it, for example to H.264") from None
 
     def _timed_frames(self) -> Iterator[tuple[float, Any]]:
         """The decoded frames, each with the seconds from the first one to it; last, the end and None."""
@@ -241,15 +253,15 @@ def opened_video(path: Path) -> Any:
 
 
 def _require_file(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: a link to {path.readlink()}, which does not exist")
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if not path.is_file():
-        raise InputError(f"{path}: {'a folder' if path.is_dir() else 'no ordinary file'}, not a video")
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise InputError(f"{path}: {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}, not a video")
         with open(path, "rb") as file:
             is_empty = not file.read(1)
+    except FileNotFoundError:
+        what = f"a link to {path.readlink()}, which does not exist" if path.is_symlink() else "no such file"
+        raise InputError(f"{path}: {what}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if is_empty:

@@ -318,6 +318,8 @@ def test_features_that_were_made_in_another_way_are_not_replaced(three, expected
     assert not [name for name in again if again[name] == expected.get(name)]
     assert {Path(name).suffix for name in again} == ({".npy", ".json"} if kind == "format" else {".npz"})
     assert len(make(three, tmp_path, settings, overwrite=True).there) == 3  # nothing is made twice
+    make(three, tmp_path, overwrite=True)
+    assert left(tmp_path) == expected
 
 
 def test_features_of_another_video_or_program_are_not_replaced(tmp_path):
@@ -333,6 +335,16 @@ def test_features_of_another_video_or_program_are_not_replaced(tmp_path):
     with pytest.raises(InputError, match=r"x-rgb\.npz: .*--overwrite"):
         make(tmp_path, tmp_path)
     assert make(tmp_path, tmp_path, overwrite=True).made == ["x"]
+
+
+def test_other_json_files_are_not_replaced(tmp_path):
+    write_video(tmp_path / "x.mkv", noise(20))
+    (tmp_path / "x.json").write_text('{"labels": []}')
+    settings = FeatureSettings(weights=WEIGHTS, feature_format="npy")
+    with pytest.raises(InputError, match=r"x\.json: .*--overwrite"):
+        make(tmp_path, tmp_path, settings)
+    assert make(tmp_path, tmp_path).made == ["x"]
+    assert (tmp_path / "x.json").read_text() == '{"labels": []}'
 
 
 class Stopped(BaseException):

@@ -10,6 +10,7 @@ pytest.importorskip("av")
 pytest.importorskip("cv2")
 pytest.importorskip("PIL")
 
+import av
 from PIL import Image
 from videos import cut, grey, noise, turn, write_sound, write_video
 
@@ -253,6 +254,26 @@ def test_a_file_may_have_any_name(tmp_path, monkeypatch, name):
     plain = write_video(tmp_path / "x.mp4", GREYS[:3])
     path = plain.rename(tmp_path / name).relative_to(tmp_path)
     assert shown(path)[0] == [0, 1, 2]
+
+
+def test_a_file_behind_a_folder_that_may_not_be_entered_says_so(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "stat", refused)
+    with pytest.raises(InputError, match=rf"{tmp_path / 'x.mp4'}: .*Permission denied"):
+        next(VideoFile(tmp_path / "x.mp4").frames())
+
+
+def test_frames_that_cannot_be_scaled_say_of_what_kind_they_are(tmp_path, monkeypatch):
+    class Failing:
+        def reformat(self, *_, **__):
+            raise av.error.InvalidDataError(22, "Invalid argument")
+
+    path = write_video(tmp_path / "x.mp4", GREYS[:3])
+    monkeypatch.setattr("av.video.reformatter.VideoReformatter", Failing)
+    with pytest.raises(InputError, match=rf"{path}: .*64 x 48 in yuv420p"):
+        next(VideoFile(path).frames())
 
 
 def test_missing_packages_name_the_command_that_installs_them(monkeypatch, tmp_path):
