@@ -183,7 +183,7 @@ def measure_network(table: Table, extractor: Extractor, count: int, repeats: int
 def measure_whole(table: Table, path: Path, extractor: Extractor, count: int, workers: int, repeats: int) -> None:
     """All parts at once, as `--run_type features` has them, beside the sum of the floors so far."""
     floors = sum(row["floor"] for row in table.rows)
-    settings = FeatureSettings(weights="random")
+    settings = FeatureSettings()
     whole = partial(extract_features, VideoSource(path, settings.feature_fps), settings, extractor, workers)
     [took] = medians(repeats, whole, device=extractor.device)
     table.add("the whole", took, floors, frames_per_s=round(count / took, 1))
@@ -219,7 +219,7 @@ def print_peak(path: Path, workers: int) -> None:
     """Print the peak memory, in GB, that making the features of a video takes over what the program has before."""
     create, peak = cv2.optflow.DualTVL1OpticalFlow_create, list[float]()
     cv2.optflow.DualTVL1OpticalFlow_create = partial(BegunSolver, create)
-    extractor, settings = Extractor(random_i3d(), "center"), FeatureSettings(weights="random")
+    extractor, settings = Extractor(random_i3d(), "center"), FeatureSettings()
     extractor.networks = {kind: Begun(network, REAL_CROPS) for kind, network in extractor.networks.items()}
     with extra_memory(peak):
         extract_features(VideoSource(path, settings.feature_fps), settings, extractor, workers)
