@@ -13,6 +13,7 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 import pytest
+from browser import CHROMIUM
 from building import own_dataset
 from matplotlib.image import imread
 
@@ -710,9 +711,6 @@ def test_a_damaged_summary_of_seeds(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------- in a browser
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def browse(page, tmp_path, width):
