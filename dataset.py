@@ -30,6 +30,8 @@ from readers.free_memory import free_memory
 from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_entries, unknown_labels
 from utils import InputError, log, release_memory, to_device
 
+ROWS_AT_A_TIME = 2048  # at least, in a batch of evaluation
+
 
 @dataclass(frozen=True)
 class Video:
@@ -264,7 +266,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    videos: Sequence[Video], rows_at_a_time: int = 2048, dtype: torch.dtype = torch.float32
+    videos: Sequence[Video], rows_at_a_time: int = ROWS_AT_A_TIME, dtype: torch.dtype = torch.float32
 ) -> Iterator[Batch]:
     """Make batches of all videos in order, each with as many videos as needed for `rows_at_a_time` rows."""
     groups: list[list[int]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -40,20 +40,20 @@ class DetectionFiles:
             self.lengths[video.name] = video.seconds
             yield video
 
-    def finish(self, failed: Sequence[str]) -> int:
+    def finish(self, failed: int) -> int:
         """Write the detections of the videos that came by, those of a class together, and say what was written.
 
         Args:
-            failed: why videos could not be used, a line each.
+            failed: how many videos could not be used.
 
         Returns:
-            The exit status: 1 if there are such videos, else 0.
+            The exit status: 1 if there are any of these, else 0.
 
         Raises:
             InputError: no video could be used.
         """
         if not self._tables:
-            raise InputError(f"none of the {len(failed)} videos could be used, see above; nothing was detected")
+            raise InputError(f"none of the {failed} videos could be used, see above; nothing was detected")
         path, record = self.folder / DETECTIONS, self.record
         table = pd.concat(self._tables, ignore_index=True)
         table["place"] = table["video"].map({video: i for i, video in enumerate(self.lengths)})
@@ -68,5 +68,5 @@ class DetectionFiles:
             f"({seconds / taken:,.0f} x real time): {path}"
         )
         if failed:
-            log.info(f"{len(failed)} videos could not be used, see above")
+            log.info(f"{failed} videos could not be used, see above")
         return 1 if failed else 0
