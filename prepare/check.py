@@ -27,7 +27,7 @@ from readers.annotations import Annotations, require_trained
 from readers.checkpoints import load_weights
 from readers.descriptor_files import expected_files, read_descriptors
 from readers.feature_checks import check_range
-from readers.feature_origin import common_origin
+from readers.feature_origin import check_origins
 from readers.features import Features
 from readers.findings import Findings
 from readers.plausible import (
@@ -82,7 +82,7 @@ def check_dataset(source: Source, settings: CheckSettings, findings: Findings) -
     features, num_snippets = check_features(source, parts, settings.pooled_dtype, findings)
     if features and num_snippets:
         with findings.collecting():
-            common_origin(features, source.indices([*num_snippets]), settings.rate, findings)
+            check_origins(features, source.indices([*num_snippets]), settings.rate, findings)
     lengths = check_lengths(annotations, num_snippets, settings.rate, findings)
     check_ambiguous(annotations, parts["test"], lengths, settings.rate, findings)
     rows, recalls = {}, []

@@ -26,8 +26,8 @@ def origin(features: Features, i: int) -> dict[str, Any] | None:
     return None if made is None else {name: made.get(name) for name in SETTINGS}
 
 
-def common_origin(features: Features, chosen: Sequence[int], rate: float, findings: Findings) -> dict[str, Any] | None:
-    """The settings that made the features of videos, those of the first; None if its file does not say.
+def check_origins(features: Features, chosen: Sequence[int], rate: float, findings: Findings) -> None:
+    """Check that the features of videos were made in one way, so far as their files say it.
 
     Args:
         features: of the dataset.
@@ -48,23 +48,34 @@ def common_origin(features: Features, chosen: Sequence[int], rate: float, findin
     if first and is_random(first):
         kind = "features of an I3D with random weights, which say little of what happens"
         findings.warn(kind, "--i3d_weights random", weight=USELESS)
-    return first
 
 
-def require_rate(made: Mapping[str, Any] | None, where: str, rate: float) -> None:
-    """Check that features were made at a number of snippets per second; raises InputError if they say another."""
+def require_rate(made: Mapping[str, Any] | None, where: str, rate: float, *, of_model: bool = False) -> None:
+    """Check the rate at which features were made.
+
+    Args:
+        made: what made them; None if unknown.
+        where: they are, for messages.
+        rate: snippets per second that are needed.
+        of_model: whether it is that of a model, and no option changes it.
+
+    Raises:
+        InputError: they say that they were made at another.
+    """
     facts = Facts.from_json(made or {}, where, AGAIN)
     if (other := facts.other_rate(rate)) is not None:
-        raise InputError(f"{where}: {other}; pass {facts.rate_options}, or {AGAIN}")
+        option = "" if of_model else f"pass {facts.rate_options}, or "
+        raise InputError(f"{where}: {other}; {option}{AGAIN}")
 
 
 def difference(made: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> str | None:
-    """Says in what two settings differ; None where they agree, or one of them is not known."""
+    """Says in which of the wanted settings features were made otherwise; None if in none, or if either is not known."""
     if made is None or wanted is None:
         return None
-    pairs = {name: (made.get(name), wanted.get(name)) for name in SETTINGS}
     differing = (
-        f"{name} {short_repr(here)}, not {short_repr(there)}" for name, (here, there) in pairs.items() if here != there
+        f"{name} {short_repr(made.get(name))}, not {short_repr(value)}"
+        for name, value in wanted.items()
+        if made.get(name) != value
     )
     return "; ".join(differing) or None
 

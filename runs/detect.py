@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from dataset import Video, listed_proposals, make_batch, make_video
+from dataset import ROWS_AT_A_TIME, Video, listed_proposals, make_batch, make_video
 from eval.postprocess import VideoDetections
 from eval.tables import detection_table
 from prepare.kept_network import KeptNetwork, kept_from_lac
@@ -28,8 +28,6 @@ from runs.detection_inputs import Extraction, Inputs, InputVideo
 from runs.detection_model import DetectionModel, read_model
 from runs.inference import CHECK_FEATURES, NOT_FINITE, are_finite, logits_of
 from utils import InputError, log, pick_device
-
-ROWS_AT_A_TIME = 2048  # as in `dataset.evaluation_batches`, so that batches are those of `--run_type test`
 
 
 @dataclass
@@ -49,7 +47,7 @@ class Detector:
     failed: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, videos: Iterable[InputVideo]) -> Iterator[DetectedVideo]:
-        """Detect in videos, a group at a time, so that memory does not grow with their number."""
+        """Detect in videos, in the batches of `--run_type test`, so that memory does not grow with their number."""
         group: list[tuple[InputVideo, Video]] = []
         rows = 0
         for given in videos:
@@ -74,14 +72,17 @@ class Detector:
         """Read the features of a video, make its proposals, and pool them; raises InputError."""
         model, features, where = self.model, given.features, given.features.where(given.index)
         made = origin(features, given.index)
-        require_rate(made, where, model.rate)
+        require_rate(made, where, model.rate, of_model=True)
         if differing := difference(made, model.settings.features):
             raise InputError(f"{where}: made in another way than those of the training: {differing}; {AGAIN}")
         raw = features.read(given.index)  # [T, D]
         features.forget(given.index)
         dtype = getattr(torch, model.settings.pooled_dtype)
         check_range(raw, where, given.name, dtype)
-        entries = self.proposals.propose(raw, self.device)
+        try:
+            entries = self.proposals.propose(raw, self.device)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         listed = listed_proposals(entries, {name: i for i, name in enumerate(model.class_names)}, model.rate)
         pooled = roi_pool(raw, torch.from_numpy(listed.segments_snip), model.roi_size).to(self.device, dtype)
         return make_video(given.name, torch.zeros(len(model.class_names)), listed, raw, pooled, None, self.device)

@@ -24,7 +24,7 @@ from prepare.kept_network import KeptNetwork, network_that_made
 from readers.annotations import Annotations
 from readers.descriptor_files import order_in_descriptors, read_descriptors
 from readers.facts import WeightsRecord, require_fitting
-from readers.feature_origin import common_origin, origin
+from readers.feature_origin import check_origins, origin
 from readers.features import Features
 from readers.findings import Findings, say_notices
 from readers.plausible import check_labels, check_lengths, check_rounding, check_scores, check_segments, check_truth
@@ -139,7 +139,7 @@ def open_dataset(
     check_labels(source.annotations, of_parts, findings)
     if features:
         chosen = source.indices(list(dict.fromkeys(video for part in PARTS for video in source.videos(part))))
-        common_origin(source.features(), chosen, options.rate, findings)
+        check_origins(source.features(), chosen, options.rate, findings)
     findings.say()
     return source
 
@@ -175,7 +175,7 @@ class Data:
     record: WeightsRecord = field(default_factory=WeightsRecord)  # what weights that are trained on it depend on
     left_out: LeftOut | None = None  # the test videos without features, if there are any
     train_left_out: tuple[str, ...] = ()  # likewise the training videos
-    made_by: Mapping[str, Any] | None = None  # how the features were made, see `Source.made_by`
+    made_by: Mapping[str, Any] | None = None  # how the features of the training were made, see `origin`
     proposal_network: KeptNetwork | None = None  # that made the proposals of the training videos, if it was kept
 
     @property

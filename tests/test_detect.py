@@ -155,13 +155,15 @@ def test_inputs_that_cannot_be_used_are_named_and_the_others_go_on(home, run_in,
     np.save(tmp_path / "new" / "b1.npy", np.ones((30, 8), np.float32))
     (tmp_path / "new" / "b2.npy").write_bytes(b"no array")
     np.save(tmp_path / "new" / "b3.npy", np.full((30, 6), np.nan, np.float32))
+    np.save(tmp_path / "new" / "b4.npy", np.full((30, 6), 3e38, np.float32))
     run = run_in(home)
     argv = ("--run_type", "detect", "--model", "trained", "--exp_dir", tmp_path / "out", "--input")
     status, out, _ = run(*argv, tmp_path / "new")
-    assert status == 1 and "3 videos could not be used" in out
+    assert status == 1 and "4 videos could not be used" in out
     lines = [line for line in out.splitlines() if line.startswith("error: ")]
-    assert [("8 wide" in lines[0]), ("b2.npy" in lines[1]), ("not finite" in lines[2])] == [True] * 3
-    assert sorted(entries(tmp_path / "out" / "detections.json")["results"]) == ["b0", "b4", "b5"]
+    expected = (("b1.npy", "8 wide"), ("b2.npy", ""), ("b3.npy", "not finite"), ("b4.npy", "not finite"))
+    assert all(name in line and what in line for line, (name, what) in zip(lines, expected, strict=True))
+    assert sorted(entries(tmp_path / "out" / "detections.json")["results"]) == ["b0", "b5"]
 
     before = (tmp_path / "out" / "detections.json").read_bytes()
     for inputs, named in (
@@ -187,7 +189,7 @@ def test_features_that_were_made_in_another_way(home, tmp_path):
     inputs.add([folder], torch.device("cpu"))
     assert [video.name for video in detector(inputs.videos.values())] == ["b0", "b4", "b5"]  # the last two do not say
     assert "crop" in detector.failed["b1"] and "weights" in detector.failed["b3"]
-    assert "4 snippets a second" in detector.failed["b2"]
+    assert "4 snippets a second" in detector.failed["b2"] and "--feature_fps" not in detector.failed["b2"]
 
 
 def test_options_that_the_model_decides(run):
