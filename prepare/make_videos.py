@@ -21,11 +21,12 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from prepare.video_frames import HEIGHT, WIDTH  # so that nothing is scaled
 from prepare.video_packages import require_video_packages
 from readers.features import SIMULATED_MARK
 from utils import InputError, is_plain_name, printable, whole_file, write_json
 
-WIDTH, HEIGHT, FPS = 340, 256, 25
+FPS = 25
 RADIUS = 52  # of a shape, in pixels
 Y, X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
 

@@ -50,7 +50,7 @@ def feature_job(options: Options) -> FeatureJob:
             f"--snippet_frames {options.snippet_frames:g}: features are made of whole frames; choose a whole number"
         )
     assert options.videos is not None and options.i3d_weights is not None, "as the command line requires"
-    part, _, parts = (options.shard or "1/1").partition("/")
+    part, parts = map(int, (options.shard or "1/1").split("/"))
     return FeatureJob(
         videos=options.videos,
         target=options.features or options.dataset_root / "features",
@@ -62,7 +62,7 @@ def feature_job(options: Options) -> FeatureJob:
             half=options.half,
             feature_format=options.feature_format,
         ),
-        shard=(int(part), int(parts)),
+        shard=(part, parts),
         workers=options.workers,
         overwrite=options.overwrite,
     )

@@ -29,6 +29,11 @@ _OTHER = re.compile(
 _UNFINISHED = re.compile(r"\.(part|crdownload|(op)?download|filepart|te?mp|aria2|ytdl|!).*")
 
 
+def has_video_ending(path: Path) -> bool:
+    """Whether the ending of a path is one of videos; other files may be videos as well, see `find_videos`."""
+    return _VIDEO.fullmatch(path.suffix.lower()) is not None and not path.name.startswith(".")
+
+
 @dataclass
 class FoundVideos:
     """What `find_videos` finds."""
@@ -110,7 +115,7 @@ def _name_of(path: Path) -> str:
 
 def _holds_videos(folder: Path) -> bool:
     """Whether a folder has files of videos, even if there are images in it that are named like frames."""
-    return any(_VIDEO.fullmatch(one.suffix.lower()) for one in folder.iterdir())
+    return any(has_video_ending(one) for one in folder.iterdir())
 
 
 def _videos_in(path: Path, found: FoundVideos, seen: set[Path]) -> Iterator[Path]:
@@ -136,7 +141,7 @@ def _videos_in(path: Path, found: FoundVideos, seen: set[Path]) -> Iterator[Path
         ending = one.suffix.lower()
         if one.name.startswith(".") or _UNFINISHED.fullmatch(ending):
             found.others[ending] += 1
-        elif _VIDEO.fullmatch(ending):
+        elif has_video_ending(one):
             yield one  # also a folder or a broken link, of which reading it says what it is
         elif FrameFolder.is_one(one):
             yield one

@@ -11,10 +11,10 @@ import torch
 
 from prepare.clips import Extractor
 from prepare.commands import read_networks
-from prepare.feature_writing import FeatureSettings
-from prepare.i3d import i3d_checksum
+from prepare.feature_writing import KINDS, FeatureSettings
+from prepare.i3d import FEATURE_SIZE, i3d_checksum
 from prepare.video_features import make_features
-from prepare.video_files import find_videos
+from prepare.video_files import find_videos, has_video_ending
 from readers.facts import WeightsRecord
 from readers.feature_files import ENDINGS, FeatureFolder
 from readers.feature_origin import difference, is_random
@@ -22,8 +22,7 @@ from readers.features import Features, Width
 from runs.detection_model import DetectionModel
 from utils import InputError, log
 
-WIDTH_OF_I3D = 2048  # of its features, RGB and flow together
-NO_MEDIA = (*ENDINGS, ".json", ".csv", ".txt", ".vtt", ".srt", ".html", "")  # endings of files beside videos
+WIDTH_OF_I3D = len(KINDS) * FEATURE_SIZE
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Inputs:
         """Make the features of videos, as those of the training were made, and add them."""
         target, weights = self.extraction.folder, self.extraction.i3d_weights
         made_by, size = self.model.settings.features, self.model.feature_size
-        media = find_videos(paths).videos
+        media = {name: path for name, path in find_videos(paths).videos.items() if path.is_file()}  # no frame folders
         if size != WIDTH_OF_I3D or target is None or weights is None:
             reason = "pass --i3d_weights " + ("random" if made_by and is_random(made_by) else "FOLDER")
             if size != WIDTH_OF_I3D:
@@ -148,6 +147,6 @@ def features_for(model: DetectionModel, folder: Path, names: Sequence[str]) -> F
 
 
 def media_in(folder: Path) -> dict[str, Path]:
-    """The files in a folder that may be videos, by their names without endings."""
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() not in NO_MEDIA and path.is_file())
-    return {path.stem: path for path in files if not path.name.startswith(".")}
+    """The files of videos in a folder, by their names without endings."""
+    files = (path for path in sorted(folder.iterdir()) if has_video_ending(path) and path.is_file())
+    return {path.stem: path for path in files}

@@ -24,7 +24,7 @@ from model import NetworkSettings, build_network
 from prepare.kept_network import KeptNetwork, keep_network, read_kept_network, remove_network
 from readers.checkpoints import load_weights
 from readers.facts import WeightsRecord, read_record, record_path
-from readers.feature_origin import is_random
+from readers.feature_origin import SETTINGS, is_random
 from runs.weights import save_weights
 from utils import InputError, is_finite_number, read_json, short_repr, write_json
 
@@ -204,5 +204,5 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("precision", "row_dtype", "pooled_dtype"), _is_dtype),
     **dict.fromkeys(("crop", "crop_axis"), _is_number_or_none),
     "nms": lambda value: value in (*NMS,),
-    "features": lambda value: value is None or isinstance(value, dict),
+    "features": lambda value: value is None or (isinstance(value, dict) and value.keys() == {*SETTINGS}),
 }

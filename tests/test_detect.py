@@ -124,6 +124,7 @@ def damage(name, old=None, new=None):
         (damage("proposals.json"), "proposals.json"),
         (damage("detection.json", '"soft"', '"none"'), "detection.json: damaged"),
         (damage("detection.json", '"crop": null', '"crop": "x"'), "detection.json: damaged"),
+        (damage("detection.json", '"features": null', '"features": {"crop": "ten"}'), "detection.json: damaged"),
         (damage("detection.json", "{", "["), "detection.json"),
         (damage("network.json", '"roi_size"', '"roi"'), "network.json.*incomplete"),
         (damage("network.json", '"Dive"', '"Leap"'), "proposals.json.*Dive"),
