@@ -39,10 +39,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.run import Table, extra_memory, medians
 from prepare.clips import Extractor
 from prepare.feature_writing import FeatureSettings
-from prepare.i3d import I3D, Unit, random_i3d
+from prepare.i3d import I3D, SIDE, SNIPPET_FRAMES, Unit, random_i3d
 from prepare.optical_flow import flow_of
 from prepare.video_features import VideoSource, extract_features
-from prepare.video_frames import VideoFile
+from prepare.video_frames import HEIGHT, WIDTH, VideoFile
 from utils import pick_device, seed_everything
 
 FPS = 30  # of the made video; features take 25 a second
@@ -111,7 +111,7 @@ def measure_decoding(table: Table, path: Path, repeats: int) -> int:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             for frame in islice(container.decode(stream), count):
-                frame.reformat(340, 256, "rgb24", interpolation="BICUBIC").to_ndarray()
+                frame.reformat(WIDTH, HEIGHT, "rgb24", interpolation="BICUBIC").to_ndarray()
 
     took, floor, with_scaling = medians(repeats, lambda: [*map(len, VideoFile(path).frames())], bare, scaled)
     table.add("decoding", took, floor, frames_per_s=round(count / took), with_scaling=round(with_scaling, 4))
@@ -163,11 +163,11 @@ def convolutions(network: I3D, clips: Tensor) -> list[Callable[[], Tensor]]:
 @torch.inference_mode()
 def measure_network(table: Table, extractor: Extractor, count: int, repeats: int) -> None:
     """Both networks on clips that are there already, of as many frames."""
-    rng, clips = np.random.default_rng(0), (count - 16) // 16 + 1
+    rng, clips = np.random.default_rng(0), count // SNIPPET_FRAMES
     device, dtype = extractor.device, extractor.dtype
     for kind, network in extractor.networks.items():
-        clip = rng.integers(0, 256, (16, 256, 340, network.channels), dtype=np.uint8)
-        shape = extractor.most, 16, 224, 224, network.channels
+        clip = rng.integers(0, 256, (SNIPPET_FRAMES, HEIGHT, WIDTH, network.channels), dtype=np.uint8)
+        shape = extractor.most, SNIPPET_FRAMES, SIDE, SIDE, network.channels
         calls = convolutions(network, torch.rand(shape, device=device).to(dtype).permute(0, 4, 1, 2, 3) * 2 - 1)
 
         def work(_: int, calls: list[Callable[[], Tensor]] = calls) -> None:
@@ -177,7 +177,7 @@ def measure_network(table: Table, extractor: Extractor, count: int, repeats: int
         batches = -(-clips // extractor.most)
         measured = partial(extractor.extract, kind, [clip] * clips)
         took, floor = medians(repeats, measured, partial(in_threads, extractor.threads, work, batches), device=device)
-        table.add(f"network, {kind}", took, floor, frames_per_s=round(16 * clips / took, 1))
+        table.add(f"network, {kind}", took, floor, frames_per_s=round(SNIPPET_FRAMES * clips / took, 1))
 
 
 def measure_whole(table: Table, path: Path, extractor: Extractor, count: int, workers: int, repeats: int) -> None:

@@ -21,7 +21,7 @@ from eval.recall import average_recall, recall_table
 from prepare.check import CheckSettings, check_dataset
 from prepare.clips import Extractor
 from prepare.feature_writing import FeatureSettings
-from prepare.i3d import I3D, i3d_checksum, random_i3d, read_i3d
+from prepare.i3d import i3d_checksum, read_networks
 from prepare.kept_network import keep_network, kept_from, network_files, remove_network
 from prepare.snippet_proposals import ProposalSettings, make_results
 from prepare.video_features import FeatureSummary, make_features
@@ -76,17 +76,6 @@ def make_video_features(job: FeatureJob, device: torch.device) -> FeatureSummary
         workers=job.workers,
         overwrite=job.overwrite,
     )
-
-
-def read_networks(weights: Path) -> dict[str, I3D]:
-    """The networks whose published weights are in a folder; with random weights, and a warning, for `random`."""
-    if str(weights) != "random":
-        return read_i3d(weights)
-    log.info(
-        "warning: --i3d_weights random: features of a network that has learnt nothing, to try out what follows; "
-        "detections from them mean little"
-    )
-    return random_i3d()
 
 
 def make_descriptors(source: Source, *, pooling: str, overwrite: bool) -> None:

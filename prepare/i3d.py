@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from readers.checkpoints import read_checkpoint
-from utils import InputError, shorten_list
+from utils import InputError, log, shorten_list
 
 CHANNELS = {"rgb": 3, "flow": 2}
 FILES = {"rgb": "rgb_imagenet.pt", "flow": "flow_imagenet.pt"}
@@ -223,6 +223,17 @@ def random_i3d(seed: int = 0) -> dict[str, I3D]:
             weights[f"{unit}.bias"] = torch.zeros(shape[0])
         networks[kind] = _build(kind, weights, f"random, seed {seed}")
     return networks
+
+
+def read_networks(weights: Path) -> dict[str, I3D]:
+    """The networks whose published weights are in a folder; with random weights, and a warning, for `random`."""
+    if str(weights) != "random":
+        return read_i3d(weights)
+    log.info(
+        "warning: --i3d_weights random: features of a network that has learnt nothing, to try out what follows; "
+        "detections from them mean little"
+    )
+    return random_i3d()
 
 
 def i3d_checksum(networks: Mapping[str, I3D]) -> dict[str, str]:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from prepare.clips import Extractor
-from prepare.commands import read_networks
 from prepare.feature_writing import KINDS, FeatureSettings
-from prepare.i3d import FEATURE_SIZE, i3d_checksum
+from prepare.i3d import FEATURE_SIZE, i3d_checksum, read_networks
 from prepare.video_features import make_features
 from prepare.video_files import find_videos, has_video_ending
 from readers.facts import WeightsRecord
