@@ -1,6 +1,6 @@
 """Frames to I3D features: snippets of 16 frames, their crops, and these through the network.
 
-See SPEC-inputs, A1 to A3. Axes: F frames, K crops, T snippets, N crops in a batch.
+See SPEC section 15. Axes: F frames, K crops, T snippets, N crops in a batch.
 """
 
 from __future__ import annotations

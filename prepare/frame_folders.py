@@ -1,7 +1,7 @@
 """Videos as the I3D extractor takes them: a folder of numbered images of frames and flow, or three zip archives.
 
 `img_00001.jpg`, …, `flow_x_00001.jpg`, …, `flow_y_00001.jpg`, …; or `img.zip`, `flow_x.zip` and `flow_y.zip` with
-members `img_*`, `x_*` and `y_*` (SPEC-inputs, A5).
+members `img_*`, `x_*` and `y_*`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The I3D network: a snippet of 16 frames to 1024 numbers (SPEC-inputs, A4).
+"""The I3D network: a snippet of 16 frames to 1024 numbers (SPEC section 15).
 
 I3D is Inception-v1 with kernels that reach over time as well (Carreira and Zisserman, 2017). Two of them are used: one
 sees RGB frames, the other optical flow. Their weights are those that pytorch-i3d publishes. Only inference is needed,

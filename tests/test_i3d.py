@@ -1,4 +1,4 @@
-"""I3D and what feeds it: the extractor's own numbers, the network as the text has it, crops, snippets, bad weights."""
+"""I3D and what feeds it: the extractor's own numbers, the network as SPEC has it, crops, snippets, bad weights."""
 
 import importlib.util
 from collections import OrderedDict
@@ -104,7 +104,7 @@ def test_features_of_ten_crops_are_the_extractors(theirs, kind, channels):
 
 
 def same(x, size, stride):
-    """Pad with zeros as the text says, for one size and stride an axis."""
+    """Pad with zeros as SPEC says, for one size and stride an axis."""
     around = []
     for n, k, s in reversed(list(zip(x.shape[2:], size, stride, strict=True))):
         total = max(k - s, 0) if n % s == 0 else max(k - n % s, 0)
@@ -112,8 +112,8 @@ def same(x, size, stride):
     return F.pad(x, around)
 
 
-def by_the_text(state, x):
-    """I3D as SPEC-inputs A4 describes it, step by step, with batch normalisation of its own."""
+def by_the_spec(state, x):
+    """I3D as SPEC section 15 describes it, step by step, with batch normalisation of its own."""
 
     def unit(name, x, stride=1):
         weight = state[f"{name}.conv3d.weight"].double()
@@ -141,16 +141,16 @@ def by_the_text(state, x):
 
 
 @pytest.mark.parametrize("onednn", [True, False])
-def test_the_network_is_that_of_the_text(states, tmp_path, monkeypatch, onednn):
+def test_the_network_is_that_of_the_spec(states, tmp_path, monkeypatch, onednn):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     networks = read_i3d(write(tmp_path, states))
     for kind, state in states.items():
         clips = torch.rand(1, networks[kind].channels, 16, 32, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        wanted = by_the_text(state, clips)
+        wanted = by_the_spec(state, clips)
         assert (networks[kind](clips) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def test_crops_are_where_the_text_has_them():
+def test_crops_are_where_the_spec_has_them():
     y, x = np.mgrid[:256, :340]
     frame = np.stack([y, x % 256, x // 256], 2).astype(np.uint8)
     clip = np.repeat(frame[None], 16, 0)

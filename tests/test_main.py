@@ -196,6 +196,9 @@ def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+FEATURES = ("--run_type", "features", "--videos", "v", "--i3d_weights", "random")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -215,6 +218,12 @@ def test_missing_input_lists_every_file_and_the_demo_command(run_in, tmp_path):
         (["--run_type", "eval"], r"--run_type eval .*--detections"),
         (["--run_type", "eval", "--detections", "none.json"], r"none.json: .*detections"),
         (["--device", "cuda:77"], r"--device cuda:77"),
+        (["--run_type", "features", "--videos", "v"], r"--run_type features .*--videos .*--i3d_weights"),
+        ([*FEATURES, "--shard", "5/4"], r"--shard: '5/4' .*1/4, 2/4"),
+        ([*FEATURES, "--crop", 3], r"--crop 3: .*center, resize, ten"),
+        ([*FEATURES, "--snippet_frames", 2.5], r"--snippet_frames 2.5: .*whole number"),
+        (["--crop", "ten"], r"--crop ten: .*number"),
+        (["--lac_ckpt", "lac.pkl"], r"--lac_ckpt .*--run_type proposals or detect"),
     ],
 )
 def test_bad_command_lines(run, tmp_path, argv, message):

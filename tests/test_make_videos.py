@@ -41,7 +41,7 @@ def test_a_class_is_seen_during_its_action_alone_and_moves(label):
     assert not seen[0.2].any() and not seen[1.08].any()
     assert all(seen[time].sum() > 1000 for time in (0.44, 0.6, 0.8))
     assert (seen[0.44] ^ seen[0.6]).sum() > 500 and (seen[0.6] ^ seen[0.8]).sum() > 500
-    assert not (frames[0.2] == frames[1.08]).all()  # the background moves
+    assert not (frames[0.2] == frames[1.08]).all()  # the dark shape wanders
 
 
 def test_the_same_seed_draws_the_same():
