@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from prepare.i3d import CHANNELS
 from readers.feature_files import made_by
-from utils import FileLock, InputError, as_json, short_repr, shorten_list, whole_file, writing
+from readers.feature_origin import SETTINGS, difference
+from utils import FileLock, InputError, as_json, shorten_list, whole_file, writing
 
-KINDS = ("rgb", "flow")
-_SAME = ("feature_fps", "snippet_frames", "crop", "weights", "half")  # of what made a file, what a run has to share
+KINDS = (*CHANNELS,)  # in the order in which they are joined
 _TEMPORARY = re.compile(r"\.(?P<video>.+)(?:(?:-rgb\.npz|-flow\.npz|\.npy|\.json)\.\d+\.part|\.lock)", re.DOTALL)
 
 
@@ -33,7 +34,7 @@ class FeatureSettings:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, of what `made_by` holds."""
-        return {name: getattr(self, name) for name in _SAME} | {"weights": dict(self.weights)}
+        return {name: getattr(self, name) for name in (*SETTINGS, "half")} | {"weights": dict(self.weights)}
 
 
 @dataclass
@@ -117,10 +118,8 @@ class FeatureFiles:
             return str(error)
         if found is None:
             return f"{path}: it does not say what made it"
-        wanted = self.settings.to_json() | {"bytes": size}
-        differing = [name for name in wanted if found.get(name) != wanted[name]]
-        values = [f"{name} {short_repr(found.get(name))}, not {wanted[name]!r}" for name in differing]
-        return f"{path}: made with {'; '.join(values)}" if values else None
+        differing = difference(found, self.settings.to_json() | {"bytes": size})
+        return f"{path}: made with {differing}" if differing else None
 
     def write(self, video: str, features: VideoFeatures, made: Mapping[str, Any]) -> None:
         """Write the files of a video, each whole, over those that are there.

@@ -13,14 +13,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import joblib
 import numpy as np
 from tqdm import tqdm
 
+from prepare.clips import Extractor
 from prepare.feature_writing import KINDS, FeatureFiles, FeatureSettings, VideoFeatures
 from prepare.frame_folders import FrameFolder
+from prepare.i3d import SNIPPET_FRAMES
 from prepare.optical_flow import flow_of
 from prepare.video_files import find_videos
 from prepare.video_frames import VideoFile
@@ -28,24 +29,7 @@ from prepare.video_packages import require_video_packages
 from readers.findings import DOUBTFUL, Findings
 from utils import CannotWrite, InputError, __version__, log, require_writable, writing
 
-_CLIP = 16  # frames that the network sees at once; a video must have more
-
 Pictures = Generator[tuple[np.ndarray | None, np.ndarray | None], None, None]  # of RGB and of optical flow
-
-
-class Stream(Protocol):
-    """What is needed of `prepare.clips.Stream`: takes the frames of a video, makes features."""
-
-    count: int
-
-    def add_frame(self, frame: np.ndarray) -> None: ...  # noqa: D102
-    def features(self) -> np.ndarray: ...  # noqa: D102
-
-
-class Streams(Protocol):
-    """What is needed of `prepare.clips.Extractor`."""
-
-    def stream(self, kind: str, frequency: int) -> Stream: ...  # noqa: D102
 
 
 @dataclass
@@ -177,7 +161,7 @@ def _with_flow(frames: Iterable[np.ndarray], workers: int) -> Pictures:
 def extract_features(
     source: Source,
     settings: FeatureSettings,
-    networks: Streams,
+    networks: Extractor,
     workers: int,
     on_frame: Callable[[int], None] = lambda _: None,
 ) -> VideoFeatures:
@@ -186,7 +170,7 @@ def extract_features(
     Args:
         source: its pictures.
         settings: of the features.
-        networks: see `prepare.clips.Extractor`.
+        networks: of RGB and flow.
         workers: threads for optical flow.
         on_frame: called after each frame, with the number of frames so far.
 
@@ -201,9 +185,10 @@ def extract_features(
             if image is not None:
                 flow.add_frame(image)
             on_frame(rgb.count)
-    if rgb.count <= _CLIP or flow.count < _CLIP:
+    if rgb.count <= SNIPPET_FRAMES or flow.count < SNIPPET_FRAMES:
         length = f"{rgb.count} frames at {settings.feature_fps:g} a second, {flow.count} of optical flow"
-        raise InputError(f"{source.path}: too short: {length}; features need {_CLIP + 1} and {_CLIP}; leave it out")
+        needed = f"features need {SNIPPET_FRAMES + 1} and {SNIPPET_FRAMES}"
+        raise InputError(f"{source.path}: too short: {length}; {needed}; leave it out")
     try:
         features = {kind: stream.features() for kind, stream in zip(KINDS, (rgb, flow), strict=True)}
     except InputError as error:
@@ -248,7 +233,7 @@ class _Making:
     Args:
         sources: the pictures of the videos, by name.
         files: of the features.
-        networks: see `prepare.clips.Extractor`.
+        networks: of RGB and flow.
         workers: threads for optical flow.
         overwrite: whether files that were made in another way are replaced.
         summary: takes what becomes of each.
@@ -258,7 +243,7 @@ class _Making:
         self,
         sources: Mapping[str, Source],
         files: FeatureFiles,
-        networks: Streams,
+        networks: Extractor,
         *,
         workers: int,
         overwrite: bool,
@@ -326,7 +311,7 @@ def make_features(
     videos: Sequence[Path],
     target: Path,
     settings: FeatureSettings,
-    networks: Streams,
+    networks: Extractor,
     *,
     shard: tuple[int, int] = (1, 1),
     workers: int | None = None,
@@ -338,7 +323,7 @@ def make_features(
         videos: folders of videos, which are found in folders of these as well, folders of frames, or files.
         target: the folder of the features.
         settings: of the features.
-        networks: see `prepare.clips.Extractor`, which has the same crop.
+        networks: with the crop of the settings.
         shard: (i, n) takes the i-th of n parts of the videos, from 1.
         workers: threads for optical flow; one a core when not given.
         overwrite: whether features that were made in another way are replaced.

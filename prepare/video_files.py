@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from prepare.frame_folders import FrameFolder
+from prepare.i3d import SNIPPET_FRAMES
 from prepare.video_frames import VideoFile
 from readers.names import readable_name
 from utils import InputError, is_plain_name, short_repr, shorten_list
@@ -157,5 +158,5 @@ def _can_be_decoded(path: Path) -> bool:
     """Whether a file has enough frames for features."""
     frames = VideoFile(path).frames()
     with suppress(InputError):
-        return len([*islice((None for _ in frames), 17)]) == 17
+        return next(islice(frames, SNIPPET_FRAMES, None), None) is not None
     return False

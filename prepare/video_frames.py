@@ -199,7 +199,7 @@ class _Clock:
 
 
 class _Scaler:
-    """Decoded frames to RGB of 340 x 256, upright. The ratio of the sides is not kept, as SPEC-inputs has it."""
+    """Decoded frames to RGB of 340 x 256, upright. The ratio of the sides is not kept (SPEC section 15)."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
@@ -298,14 +298,6 @@ def video_stream(container: Any, path: Path) -> Any:
     if streams[0].codec_context is None:
         raise InputError(f"{path}: its codec is unknown to FFmpeg; convert it, for example to H.264")
     return streams[0]
-
-
-def holds_video(path: Path) -> bool:
-    """Whether a file has a video stream, so far as one can tell without decoding."""
-    with suppress(InputError), opened_video(path) as container:
-        video_stream(container, path)
-        return True
-    return False
 
 
 def _stated_seconds(container: Any, stream: Any) -> float | None:

@@ -18,9 +18,11 @@ pytest.importorskip("PIL")
 from PIL import Image
 from videos import cut, grey, noise, write_video
 
+from options import parse_options
 from prepare import video_features
-from prepare.commands import FeatureJob, make_video_features
+from prepare.commands import make_video_features
 from prepare.feature_writing import FeatureSettings
+from prepare.settings import feature_job
 from prepare.video_features import make_features
 from prepare.video_files import find_videos
 from readers.feature_files import FeatureFolder, made_by
@@ -60,12 +62,15 @@ class MeansOfVideo:
         return np.stack([np.stack(rows)] * self.crops)
 
 
+def both_frames(frames, workers):
+    """Optical flow that takes no time: a channel of each of two frames."""
+    return (np.stack([a[..., 0], b[..., 0]], 2) for a, b in pairwise(frames))
+
+
 @pytest.fixture(autouse=True)
 def quick_flow(monkeypatch, request):
-    """Optical flow that takes no time: two channels of both frames."""
     if "real_flow" not in request.fixturenames:
-        flow = lambda frames, workers: (np.stack([a[..., 0], b[..., 0]], 2) for a, b in pairwise(frames))  # noqa: E731
-        monkeypatch.setattr(video_features, "flow_of", flow)
+        monkeypatch.setattr(video_features, "flow_of", both_frames)
 
 
 @pytest.fixture
@@ -97,8 +102,7 @@ def expected(three, tmp_path_factory):
     """What the features of `three` are when nothing happens."""
     target = tmp_path_factory.mktemp("expected")
     with pytest.MonkeyPatch.context() as patch:
-        flow = lambda frames, workers: (np.stack([a[..., 0], b[..., 0]], 2) for a, b in pairwise(frames))  # noqa: E731
-        patch.setattr(video_features, "flow_of", flow)
+        patch.setattr(video_features, "flow_of", both_frames)
         make(three, target)
     return left(target)
 
@@ -122,7 +126,7 @@ def test_each_video_has_two_archives_that_the_readers_find(three, expected, tmp_
 
 @pytest.mark.parametrize("frequency", [16, 5])
 def test_snippets_are_of_the_frames_that_they_should_be(tmp_path, frequency):
-    """As SPEC-inputs A2 has it. The frames are grey by their numbers, and so is their flow."""
+    """As SPEC section 15 has it. The frames are grey by their numbers, and so is their flow."""
     write_video(tmp_path / "x.mkv", [grey(5 * k) for k in range(50)], codec="ffv1", pixels="bgr0")
     make(tmp_path, tmp_path, FeatureSettings(weights=WEIGHTS, snippet_frames=frequency))
     for kind, frames, later in (("rgb", 50, 0), ("flow", 49, 0.5)):
@@ -180,13 +184,21 @@ def test_the_whole_of_it(tmp_path, real_flow, caplog):
     """From a video to features of I3D; with random weights, it says so."""
     caplog.set_level("INFO")
     write_video(tmp_path / "x.mp4", [disc(k) for k in range(17)])
-    job = FeatureJob(tmp_path, tmp_path, Path("random"), FeatureSettings())
+    argv = ["--videos", str(tmp_path), "--features", str(tmp_path), "--i3d_weights", "random"]
+    job = feature_job(parse_options(["--run_type", "features", *argv]))
     summary = make_video_features(job, torch.device("cpu"))
     assert summary.made == ["x"] and "warning: --i3d_weights random" in caplog.text
     for kind in ("rgb", "flow"):
         with np.load(tmp_path / f"x-{kind}.npz") as content:
             assert content["feature"].shape == (1, 1, 1024) and content["feature"].std() > 0
         assert "random" in made_by(tmp_path / f"x-{kind}.npz")["weights"][kind]
+
+
+def test_the_command_line_says_what_is_made():
+    argv = "--run_type features --videos v --i3d_weights w --dataset_name Mine --crop ten --snippet_frames 8"
+    job = feature_job(parse_options([*argv.split(), "--shard", "3/16"]))
+    assert (job.videos, job.weights, job.target) == (Path("v"), Path("w"), Path("data/Mine/features"))
+    assert job.settings == FeatureSettings(crop="ten", snippet_frames=8) and job.shard == (3, 16)
 
 
 @pytest.mark.parametrize("with_flow", [True, False])
