@@ -342,9 +342,9 @@ def _add_making_options(add: Callable[..., argparse.Action]) -> None:
         default="npz",
         help="npz: <video>-rgb.npz and <video>-flow.npz, npy: one <video>.npy",
     )
-    add("--shard", type=_shard, help="for features: this share of the videos, as 3/16 is the third of 16")
-    add("--workers", type=_count, help="threads for decoding and optical flow (one a core when not given)")
-    add("--half", action="store_true", help="for features: the I3D network in float16 (CUDA and MPS)")
+    add("--shard", type=_shard, help="for features: a share of the videos; 3/16 is the third of 16")
+    add("--workers", type=_count, help="threads for optical flow (one a core when not given)")
+    add("--half", action="store_true", help="the I3D network in float16 (CUDA and MPS)")
     add("--proposals_from", type=_path, nargs="+", help="result files to take, instead of making proposals")
     add("--lac_ckpt", type=_path, help="checkpoint of LAC, to make proposals with its network")
     add(

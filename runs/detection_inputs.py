@@ -40,7 +40,7 @@ class Extraction:
 
     i3d_weights: Path | None = None  # folder of the published weights, or `random`
     folder: Path | None = None  # for the features; needed for videos
-    workers: int | None = None  # threads for decoding and optical flow; one a core when None
+    workers: int | None = None  # threads for optical flow; one a core when None
     half: bool = False  # the I3D network in float16
 
 
