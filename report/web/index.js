@@ -1,6 +1,5 @@
-// The index of the pages: a table that can be searched and sorted. Rows are made a hundred at a time.
+// The index of the pages: a table that can be searched and sorted.
 
-const EACH = 100;
 const MOST_CLASSES = 6; // of a video, unless a class is searched for
 const names = new Intl.Collator(undefined, { numeric: true });
 const videos = data.videos.map(([name, file, seconds, detections, best]) => ({ name, file, seconds, detections, best }));

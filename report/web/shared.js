@@ -2,6 +2,7 @@
 // What the pages of videos and their index share. Text from the data is only ever set as text, never as HTML.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+const EACH = 100; // rows of a table that are made at a time
 const get = (id) => document.getElementById(id);
 
 /** A new element with attributes and children; a child may be text. */

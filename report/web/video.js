@@ -1,6 +1,5 @@
 // The page: the list of detections, the slider, buttons, keys, and the start.
 
-const EACH = 100; // rows of the list that are made at a time
 const ORDERS = {
   start: (a, b) => a.start - b.start || b.score - a.score,
   score: (a, b) => b.score - a.score || a.start - b.start,
