@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_en
 from utils import InputError, log, release_memory, to_device
 
 ROWS_AT_A_TIME = 2048  # at least, in a batch of evaluation
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -265,18 +267,27 @@ def training_batches(
     return _prefetch_if_uncached(videos, batches)
 
 
+def row_groups(
+    items: Iterable[Item], rows: Callable[[Item], int], at_least: int = ROWS_AT_A_TIME
+) -> Iterator[list[Item]]:
+    """Put items together, in order, until they have enough rows; the last may have fewer."""
+    group: list[Item] = []
+    count = 0
+    for item in items:
+        group.append(item)
+        count += rows(item)
+        if count >= at_least:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
 def evaluation_batches(
     videos: Sequence[Video], rows_at_a_time: int = ROWS_AT_A_TIME, dtype: torch.dtype = torch.float32
 ) -> Iterator[Batch]:
     """Make batches of all videos in order, each with as many videos as needed for `rows_at_a_time` rows."""
-    groups: list[list[int]] = []
-    count = rows_at_a_time
-    for i, video in enumerate(videos):
-        if count >= rows_at_a_time:
-            groups.append([])
-            count = 0
-        groups[-1].append(i)
-        count += len(video.proposals)
+    groups = row_groups(range(len(videos)), lambda i: len(videos[i].proposals), rows_at_a_time)
     return _prefetch_if_uncached(videos, (make_batch(videos, group, dtype=dtype) for group in groups))
 
 

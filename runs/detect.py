@@ -10,13 +10,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from dataset import ROWS_AT_A_TIME, Video, listed_proposals, make_batch, make_video
+from dataset import Video, listed_proposals, make_batch, make_video, row_groups
 from eval.postprocess import VideoDetections
 from eval.tables import detection_table
 from prepare.kept_network import KeptNetwork, kept_from_lac
@@ -48,21 +49,16 @@ class Detector:
 
     def __call__(self, videos: Iterable[InputVideo]) -> Iterator[DetectedVideo]:
         """Detect in videos, in the batches of `--run_type test`, so that memory does not grow with their number."""
-        group: list[tuple[InputVideo, Video]] = []
-        rows = 0
+        groups = row_groups(self._readable(videos), lambda pair: len(pair[1].proposals))
+        return itertools.chain.from_iterable(map(self._detect, groups))
+
+    def _readable(self, videos: Iterable[InputVideo]) -> Iterator[tuple[InputVideo, Video]]:
+        """The videos that can be used, as the network takes them; it is said why others cannot."""
         for given in videos:
             try:
-                video = self._read(given)
+                yield given, self._read(given)
             except InputError as error:
                 self._fail(given.name, str(error))
-                continue
-            group.append((given, video))
-            rows += len(video.proposals)
-            if rows >= ROWS_AT_A_TIME:
-                yield from self._detect(group)
-                group, rows = [], 0
-        if group:
-            yield from self._detect(group)
 
     def _fail(self, name: str, reason: str) -> None:
         self.failed[name] = reason
