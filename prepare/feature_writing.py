@@ -18,6 +18,7 @@ from readers.feature_origin import SETTINGS, difference
 from utils import FileLock, InputError, as_json, shorten_list, whole_file, writing
 
 KINDS = (*CHANNELS,)  # in the order in which they are joined
+# Temporary files of `utils.whole_file`, and locks.
 _TEMPORARY = re.compile(r"\.(?P<video>.+)(?:(?:-rgb\.npz|-flow\.npz|\.npy|\.json)\.\d+\.part|\.lock)", re.DOTALL)
 
 
@@ -64,8 +65,14 @@ class FeatureFiles:
 
     def paths(self, video: str, form: str | None = None) -> list[Path]:
         """The files of a video; `form` is npz or npy, that of the settings when not given."""
-        parts = [""] if (form or self.settings.feature_format) == "npy" else [f"-{kind}" for kind in KINDS]
-        return [self.folder / f"{video}{part}.{form or self.settings.feature_format}" for part in parts]
+        form = form or self.settings.feature_format
+        parts = [""] if form == "npy" else [f"-{kind}" for kind in KINDS]
+        return [self.folder / f"{video}{part}.{form}" for part in parts]
+
+    @property
+    def _other(self) -> str:
+        """The format that is not that of the settings."""
+        return "npy" if self.settings.feature_format == "npz" else "npz"
 
     def complete(self, sizes: Mapping[str, int | None], *, overwrite: bool) -> set[str]:
         """Which videos have all their files.
@@ -77,12 +84,11 @@ class FeatureFiles:
         Raises:
             InputError: there are such files; the message says how one differs, and names the videos.
         """
-        other = "npy" if self.settings.feature_format == "npz" else "npz"
         complete, differing = set(), {}
         for video, size in sizes.items():
             there = [path for path in self.paths(video) if path.exists()]
             reasons = [reason for path in there if (reason := self._differs(path, size))]
-            reasons += [f"{path}: in another format" for path in self.paths(video, other) if path.exists()]
+            reasons += [f"{path}: in another format" for path in self.paths(video, self._other) if path.exists()]
             reasons += self._taken(video)
             if reasons:
                 differing[video] = reasons[0]
@@ -140,9 +146,8 @@ class FeatureFiles:
                 file.write(as_json({"made_by": made}))
             with whole_file(path, "wb") as file:
                 np.save(file, features.joined())
-        other = "npy" if self.settings.feature_format == "npz" else "npz"
-        others = self.paths(video, other)
-        if other == "npy" and self._made_by(others[0]):
+        others = self.paths(video, self._other)
+        if self._other == "npy" and self._made_by(others[0]):
             others.append(others[0].with_suffix(".json"))
         for path in others:
             with writing(path):
