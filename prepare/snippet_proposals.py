@@ -170,8 +170,8 @@ def result_entries(
     proposals: Proposals,
     class_names: Sequence[str],
     rate: float,
-    time_decimals: int | None = 2,
-    score_decimals: int | None = 4,
+    time_decimals: int | None,
+    score_decimals: int | None,
 ) -> list[dict[str, Any]]:
     """Convert a video's proposals to entries of a result file.
 

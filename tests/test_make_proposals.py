@@ -185,7 +185,7 @@ def test_no_float64_on_the_device(demo, trained, monkeypatch):
 def test_a_video_of_one_snippet(demo, trained):
     found = propose(trained, demo[1].read(0)[:1])
     assert found.segments_snip.tolist() == [[0, 1]] and np.isfinite(found.score).all()
-    entries = result_entries(found, demo[0].class_names, SNIPPETS_PER_SECOND)
+    entries = result_entries(found, demo[0].class_names, SNIPPETS_PER_SECOND, 2, 4)
     assert [entry["segment"] for entry in entries] == [[0.0, 0.64]]
     assert entries[0]["label"] == demo[0].class_names[found.class_idx[0]]
 
