@@ -97,8 +97,23 @@ def runs_above(sequences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         `[M, 2]` the first cell of each run, for all sequences and thresholds, and the cell after its last.
     """
     above = sequences[:, None] >= thresholds[..., None]  # [Q, K, L]
-    change = np.diff(np.pad(above, ((0, 0), (0, 0), (1, 1))).astype(np.int8), axis=2).ravel()
-    return np.stack([np.flatnonzero(change == 1), np.flatnonzero(change == -1)], axis=1) % (sequences.shape[1] + 1)
+    _, start, end = runs(above.reshape(-1, sequences.shape[1]))
+    return np.stack([start, end], axis=1)
+
+
+def runs(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the runs of cells that are inside.
+
+    Args:
+        inside: `[K, L]` bool.
+
+    Returns:
+        `[M]` each: the row of a run, its first cell, and the cell after its last; row by row.
+    """
+    width = inside.shape[1] + 1
+    change = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8)).ravel()  # [K·(L+1)]
+    row, start = np.divmod(np.flatnonzero(change == 1), width)
+    return row, start, np.flatnonzero(change == -1) % width
 
 
 def outer_inner_contrast(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prepare.activation_segments import runs
 from proposals import Proposals, nms
 from readers.checkpoints import read_checkpoint, state_dict_of, use_weights
 from readers.facts import MAPPED
@@ -198,28 +199,18 @@ def candidates(activation: np.ndarray, actionness: np.ndarray) -> tuple[np.ndarr
         the margins, which end with the video; and the number of the first threshold that has a run.
     """
     reached = activation >= OF_ACTIVATION[:, None]  # [K, L]
-    row, start, end = runs(reached & (activation > 0))
+    row, start, end = runs_as_lac(reached & (activation > 0))
     contrast = outer_inner_contrast(np.where(reached, activation, 0), row, start, end)
-    rows, starts, ends = runs((actionness >= OF_ACTIONNESS[:, None]) & (actionness > 0))
+    rows, starts, ends = runs_as_lac((actionness >= OF_ACTIONNESS[:, None]) & (actionness > 0))
     contrasts = outer_inner_contrast(activation[None], np.zeros_like(rows), starts, ends)
     cells = np.stack([np.append(start, starts), np.append(end, ends)], axis=1)
     numbers = np.append(row, rows + len(OF_ACTIVATION))
     return cells, np.append(contrast, contrasts), int(numbers.min(initial=len(OF_ACTIVATION) + len(OF_ACTIONNESS)))
 
 
-def runs(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the runs of cells that are inside.
-
-    Args:
-        inside: `[K, L]` bool. A row that has the first cell alone has no run, as in LAC.
-
-    Returns:
-        `[M]` each: the row of a run, its first cell, and the cell after its last; row by row.
-    """
-    inside = inside & (inside[:, 1:].any(1, keepdims=True))
-    change = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8))  # [K, L+1]
-    row, start = np.nonzero(change == 1)
-    return row, start, np.nonzero(change == -1)[1]
+def runs_as_lac(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `runs`, but a row that has the first cell alone has no run."""
+    return runs(inside & inside[:, 1:].any(1, keepdims=True))
 
 
 def outer_inner_contrast(sequences: np.ndarray, row: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

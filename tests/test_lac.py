@@ -10,7 +10,7 @@ import torch
 from building import own_dataset
 
 from prepare import lac
-from prepare.lac import LacNetwork, candidates, interpolate, outer_inner_contrast, read_lac, runs
+from prepare.lac import LacNetwork, candidates, interpolate, outer_inner_contrast, read_lac, runs_as_lac
 from prepare.snippet_proposals import result_entries
 from proposals import SNIPPETS_PER_SECOND
 from utils import InputError, pick_device
@@ -87,7 +87,7 @@ def test_cells_beyond_the_last_snippet_follow_the_line():
 
 def test_runs_are_found_but_not_of_the_first_cell_alone():
     inside = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], bool)
-    found = zip(*(part.tolist() for part in runs(inside)), strict=True)
+    found = zip(*(part.tolist() for part in runs_as_lac(inside)), strict=True)
     assert list(found) == [(0, 0, 1), (0, 2, 4), (1, 4, 5), (3, 0, 2)]
 
 
