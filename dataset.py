@@ -45,7 +45,7 @@ class Video:
     proposals: Tensor  # [M, 2] their segments in snippets, float32 on the device
     instance_class: Tensor  # [M] int64 on the device; the class of a pseudo-instance, -1 for other proposals
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
-    variance: Tensor  # [D] over time
+    variance: Tensor | None  # [D] over time; None where nothing is trained
     num_snippets: int  # T
     pooled: Tensor | None  # [M, 3, D] the network's input, on the device; None if it is not kept in memory
     pool: Callable[[np.ndarray], Tensor] | None  # then this pools segments [m, 2] to [m, 3, D]
@@ -130,8 +130,10 @@ def make_video(
     pooled: Tensor | None,
     pool: Callable[[np.ndarray], Tensor] | None,
     device: torch.device,
+    *,
+    trains: bool = True,
 ) -> Video:
-    """A video with the features `raw`, `[T, D]`, on the CPU; see `Video` for the others."""
+    """A video with the features `raw`, `[T, D]`, on the CPU, to train with or not; see `Video` for the others."""
     return Video(
         name=name,
         labels=labels.to(device),
@@ -139,7 +141,7 @@ def make_video(
         proposals=torch.from_numpy(listed.segments_snip).float().to(device),
         instance_class=torch.full((len(listed),), -1, device=device),
         mean=raw.mean(0).to(device),
-        variance=raw.var(0, correction=0).to(device),
+        variance=raw.var(0, correction=0).to(device) if trains else None,
         num_snippets=len(raw),
         pooled=pooled,
         pool=pool,

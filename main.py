@@ -236,13 +236,14 @@ def report(options: Options) -> None:
 def detect_actions(options: Options) -> int:
     """`--run_type detect`: find actions in new videos; returns 1 if some could not be used."""
     with RunFolder(options.exp_dir) as folder:
+        folder.require_no_run()
         detector = open_detector(options.model, device=options.device, lac_ckpt=options.lac_ckpt)
         model = detector.model
         start(folder, options)
         inputs = Inputs(model, extraction(options), options.videos)
         inputs.add(options.input, detector.device)
         files = DetectionFiles(folder.path, model.record)
-        videos = files.each(detector(inputs.videos.values()))
+        videos = files.each(detector(inputs.with_bar()))
         write_video_pages(folder.path / "pages", videos, model.class_names, f"{options.model}", warning=model.warning)
         return files.finish(len(inputs.failed) + len(detector.failed))
 

@@ -447,8 +447,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
+def whole_file(path: Path, mode: str = "w", *, durable: bool = True) -> Iterator[IO]:
     """Open a file for writing that appears whole or not at all: a temporary file is written, flushed and renamed.
+
+    Args:
+        path: of the file.
+        mode: as of `open`.
+        durable: flush it to the disk, so that it outlives a power failure. For thousands of small files that can be
+            made again, flushing takes longer than all else.
 
     Raises:
         CannotWrite: it cannot be written; an earlier file is kept.
@@ -460,9 +466,11 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO]:
             with open(beside, mode, encoding=None if "b" in mode else "utf-8") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             beside.replace(path)
-            _flush_folder(path.parent)
+            if durable:
+                _flush_folder(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -135,20 +135,21 @@ def remove_network(path: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def read_kept_network(path: Path) -> KeptNetwork:
+def read_kept_network(path: Path, again: str = AGAIN) -> KeptNetwork:
     """Read what `keep_network` wrote.
 
     Args:
         path: of the network, `DatasetFiles.network` or a copy of it with its record beside it.
+        again: what to do when it is damaged, for messages.
 
     Raises:
         InputError: one of its two files is missing, damaged or of another network.
     """
-    record, state = _read_record(path), read_checkpoint(path, AGAIN)
+    record, state = _read_record(path, again), read_checkpoint(path, again)
     sizes = _sizes(state, record.kind or "")
     if any(getattr(record, name) != size for name, size in sizes.items()):  # before it is built, however large
         shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise InputError(f"{record_path(path)}: damaged: the network in {path.name} has {shown}; {AGAIN}")
+        raise InputError(f"{record_path(path)}: damaged: the network in {path.name} has {shown}; {again}")
     network = _build(record)
     use_weights(network, state, path)
     return KeptNetwork(network.eval(), record)
@@ -162,25 +163,25 @@ def network_that_made(proposals: Path, network: Path) -> KeptNetwork | None:
     return None
 
 
-def _read_record(path: Path) -> NetworkRecord:
+def _read_record(path: Path, again: str) -> NetworkRecord:
     """The record of a kept network; raises InputError as `read_kept_network`."""
     beside = record_path(path)
     for file, what in ((path, "the network that made the proposals"), (beside, f"it says what {path.name} is")):
         if not file.is_file():
-            raise InputError(f"{file}: no such file; {what}; {AGAIN}")
+            raise InputError(f"{file}: no such file; {what}; {again}")
     try:
         content = read_json(beside)
     except InputError as error:
-        raise InputError(f"{error}; it says what {path.name} is: {AGAIN}") from None
-    record = NetworkRecord.from_json(content, beside, AGAIN)
+        raise InputError(f"{error}; it says what {path.name} is: {again}") from None
+    record = NetworkRecord.from_json(content, beside, again)
     if lacking := [name for name in _NEEDED if getattr(record, name) is None]:
-        raise InputError(f"{beside}: damaged: it does not say {', '.join(lacking)}; {AGAIN}")
+        raise InputError(f"{beside}: damaged: it does not say {', '.join(lacking)}; {again}")
     if record.kind not in RECIPES:
-        raise InputError(f"{beside}: kind {record.kind!r} is none of {', '.join(RECIPES)}; {AGAIN}")
+        raise InputError(f"{beside}: kind {record.kind!r} is none of {', '.join(RECIPES)}; {again}")
     if record.checksum != checksum_of(path):
         raise InputError(
             f"{beside}: of another network than {path.name} (checksum {record.checksum} against {checksum_of(path)}), "
-            f"or one of both is damaged; copy both files again, or {AGAIN}"
+            f"or one of both is damaged; copy both files again, or {again}"
         )
     return record
 

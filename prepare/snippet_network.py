@@ -31,6 +31,8 @@ class TimeAxis:
 
     def line(self, rows: Tensor) -> Tensor:
         """The rows `[S, in]` of all snippets with zeros in the gaps, `[L, in]`."""
+        if self.length == len(rows):  # one video has no gaps
+            return rows
         return rows.new_zeros(self.length, rows.shape[1]).index_copy(0, self.place, rows)
 
     def convolve(self, layer: nn.Conv1d, rows: Tensor) -> Tensor:
@@ -40,7 +42,8 @@ class TimeAxis:
     def with_neighbours(self, rows: Tensor) -> Tensor:
         """Each row `[S, in]` between those of the snippets before and after it, zeros at the ends: `[S, 3·in]`."""
         line = F.pad(self.line(rows), (0, 0, 1, 1))
-        return torch.cat([line[:-2], line[1:-1], line[2:]], dim=1)[self.place]
+        windows = torch.cat([line[:-2], line[1:-1], line[2:]], dim=1)  # [L, 3·in]
+        return windows if self.length == len(rows) else windows[self.place]
 
 
 class SnippetNetwork(nn.Module):

@@ -208,8 +208,12 @@ def record_path(weights: Path) -> Path:
     return weights.with_suffix(".json")
 
 
-def read_record(weights: Path) -> WeightsRecord | None:
+def read_record(weights: Path, remedy: str = "") -> WeightsRecord | None:
     """Read what the JSON file beside weights says of them; None if there is none.
+
+    Args:
+        weights: their file.
+        remedy: what to do when it is damaged, where the weights are of no use without.
 
     Raises:
         InputError: it is damaged, or of other weights.
@@ -217,7 +221,7 @@ def read_record(weights: Path) -> WeightsRecord | None:
     path = record_path(weights)
     if path == weights or not path.is_file():
         return None
-    remedy = f"restore it, or remove it to use {weights.name} without"
+    remedy = remedy or f"restore it, or remove it to use {weights.name} without"
     try:
         content = read_json(path)
     except InputError as error:
@@ -226,7 +230,7 @@ def read_record(weights: Path) -> WeightsRecord | None:
     if record.checksum not in (None, checksum_of(weights)):
         raise InputError(
             f"{path}: of other weights than {weights.name} (checksum {record.checksum} against "
-            f"{checksum_of(weights)}), or one of both is damaged; copy both files again, or remove this one"
+            f"{checksum_of(weights)}), or one of both is damaged; {remedy}"
         )
     return record
 

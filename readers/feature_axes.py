@@ -5,10 +5,11 @@ but for axes of length 1 behind it. The others are told apart by their lengths:
 
 1. T differs from video to video, and the number of crops does not. So the axis whose length varies is T.
 2. If no length varies, all axes but one may have length 1, and that one is T.
-3. Else, an archive's array `feature` is `[crops, T, D]`, as its extractor documents, if there are fewer crops than
+3. Else, a trained model knows the crops that its features had, if these have as many on the same axis.
+4. Else, an archive's array `feature` is `[crops, T, D]`, as its extractor documents, if there are fewer crops than
    snippets, or as many crops as are usual.
-4. Else, if one of two axes has a usual number of crops, it is the crops.
-5. Else it is an error, and `--crop_axis` tells.
+5. Else, if one of two axes has a usual number of crops, it is the crops.
+6. Else it is an error, and `--crop_axis` tells.
 
 The first video with crops decides, after a look at the shapes of others; each that is read later must agree with it.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +27,13 @@ from utils import InputError
 
 USUAL_CROPS = (2, 3, 5, 10)
 _MOST_LOOKED_AT = 1000  # shapes of other videos, until they differ
+
+
+class Crops(NamedTuple):
+    """The crops of arrays with three axes."""
+
+    axis: int  # 0 or 1
+    number: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,11 @@ class Axes:
     def crops(self) -> int:
         """How many crops there are."""
         return int(np.prod([length for axis, length in enumerate(self.lengths) if axis != self.snippets]))
+
+    @property
+    def of_three(self) -> Crops | None:
+        """The crops, if there are several, and no axes but theirs, T and D."""
+        return Crops(1 - self.snippets, self.crops) if len(self.lengths) == 2 and self.crops > 1 else None
 
     def require_same(self, lengths: tuple[int, ...], where: str) -> None:
         """Check that an array has as many crops as the first.
@@ -75,6 +89,7 @@ def find_axes(
     *,
     documented: bool = False,
     crop_axis: int | None = None,
+    likely: Crops | None = None,
 ) -> Axes:
     """Find out what the axes of the first array with crops are.
 
@@ -84,6 +99,7 @@ def find_axes(
         where: its file, for messages.
         documented: whether it is an extractor's array `feature`.
         crop_axis: 0 or 1, if the user says which axis is the crops.
+        likely: crops of other features, that these are likely to have as well.
 
     Raises:
         InputError: the lengths do not tell.
@@ -103,7 +119,9 @@ def find_axes(
             snippets = varying[0]
             break
     else:
-        if documented and len(lengths) == 2 and (lengths[0] in USUAL_CROPS or lengths[0] < lengths[1]):
+        if likely is not None and len(lengths) == 2 and lengths[likely.axis] == likely.number:
+            snippets = 1 - likely.axis
+        elif documented and len(lengths) == 2 and (lengths[0] in USUAL_CROPS or lengths[0] < lengths[1]):
             snippets = 1
         elif len(long) <= 1:
             snippets = long[0] if long else 0
@@ -112,7 +130,7 @@ def find_axes(
     if snippets is None:
         raise InputError(
             f"{where}: an array {_as_text(lengths)}, and no video of another length: which axis is the crops, and "
-            "which the snippets? Say it with --crop_axis 0 or 1"
+            "which the snippets? Say it with --crop_axis 0 or 1, or save [T, D]"
         )
     return Axes(snippets, lengths, where)
 

@@ -29,7 +29,7 @@ def check_features(array: Any, where: str, video: str, modalities: int | None = 
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array):
         kind = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
         empty = isinstance(array, np.ndarray) and array.ndim == 2 and not len(array)
-        remedy = "; extract it again, or remove the file and pass --missing_features skip" if empty else ""
+        remedy = "; extract it again, or remove the file (and train with --missing_features skip)" if empty else ""
         raise InputError(f"{where}: video {video}: expected a [T, D] array of numbers, found {kind}{remedy}")
     if array.shape[1] < 2:
         raise InputError(f"{where}: video {video}: width {array.shape[1]}; expected at least 2")

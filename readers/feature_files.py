@@ -74,24 +74,31 @@ class FeatureFolder:
                 part_of = [file for file in found if file] if alone else [*wanted]
         return part_of
 
-    def names(self) -> list[str]:
-        """The names of all videos that have files in the folder."""
-        return [*dict.fromkeys(map(self.name_of, self._by_stem))]
+    def names(self, *, alone: bool = False) -> list[str]:
+        """The names of all videos that have files in the folder; see `name_of`."""
+        return [*dict.fromkeys(self.name_of(stem, alone=alone) for stem in self._by_stem)]
 
-    def name_of(self, stem: str) -> str:
+    def name_of(self, stem: str, *, alone: bool = False) -> str:
         """The name of the video that a file in the folder is of; one of a pair without the other is a file by itself.
 
         Args:
             stem: of the file, relative to the folder.
+            alone: whether one of two files will do, if all files in the folder are named so.
         """
         pairs = [layout for layout in reversed(_FORMS) if len(layout) > 1]
         for layout in pairs:
             for form in layout:
                 start, _, end = form.partition("{}")
                 name = stem.removeprefix(start).removesuffix(end)
-                if form.format(name) == stem and all(form.format(name) in self._by_stem for form in layout):
+                if form.format(name) != stem:
+                    continue
+                if all(form.format(name) in self._by_stem for form in layout) or (alone and self._all_are(start, end)):
                     return name
         return stem.rpartition("/")[2]
+
+    def _all_are(self, start: str, end: str) -> bool:
+        """Whether the names of all files begin and end so."""
+        return all(stem.startswith(start) and stem.endswith(end) for stem in self._by_stem)
 
     def _file(self, stem: str) -> Path | None:
         """The file with a name, but for its ending, relative to the folder."""

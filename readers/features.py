@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from readers.arrays import read_array
-from readers.feature_axes import Axes, find_axes, one_crop, without_trailing
+from readers.feature_axes import Axes, Crops, find_axes, one_crop, without_trailing
 from readers.feature_checks import FeatureCheck, as_tensor, check_features, check_modality_lengths
 from readers.feature_files import EXPECTED, FeatureFolder, arrays_in, feature_file, shapes_in
 from readers.findings import Findings
@@ -51,6 +51,7 @@ class Features:
         crop: which crop of features with crops to take; None averages them.
         crop_axis: which axis of arrays with crops, 0 or 1, is the crops; None finds out, see `readers.feature_axes`.
         feature_size: D that all videos must have; None takes that of the video that is read first.
+        likely_crops: those that a model was trained with, for arrays that do not tell.
         modalities: 2 if features are RGB and flow, 1 if they are one kind; None takes 2 unless D is odd.
 
     Attributes:
@@ -71,10 +72,11 @@ class Features:
         *,
         modalities: int | None = None,
         crop_axis: int | None = None,
+        likely_crops: Crops | None = None,
     ) -> None:
         self.path, self.videos, self.crop = path, videos, crop
         self.in_memory = None if path.is_dir() else read_object_array(path, videos)
-        self._modalities, self._crop_axis = modalities, crop_axis
+        self._modalities, self._crop_axis, self._likely_crops = modalities, crop_axis, likely_crops
         self._is_one_array = False  # whether RGB and flow of the last video read came in one array
         self.width: Width | None = None
         if feature_size is not None:
@@ -108,6 +110,11 @@ class Features:
                 f"notice: features are {width.size} wide, as one stream of I3D is: taken as RGB and flow of "
                 f"{width.size // 2} each; if they are RGB or flow alone, pass --modalities 1"
             )
+
+    @property
+    def crops(self) -> Crops | None:
+        """The crops of the arrays read so far; None if they have none."""
+        return self._axes[2].of_three if 2 in self._axes else None
 
     def files(self, i: int) -> list[Path]:
         """Find the file of a video, or its two files if RGB and flow are apart; empty if it has none.
@@ -283,7 +290,14 @@ class Features:
         """What the axes of an array are, see `find_axes`; the first array decides for all."""
         if (axes := self._axes.get(len(lengths))) is None:
             others = (shape[:-1] for shape in self._shapes() if len(shape) == len(lengths) + 1)
-            axes = find_axes(lengths, others, where, documented=documented, crop_axis=self._crop_axis)
+            axes = find_axes(
+                lengths,
+                others,
+                where,
+                documented=documented,
+                crop_axis=self._crop_axis,
+                likely=self._likely_crops,
+            )
             self._axes[len(lengths)] = axes
             if axes.crops > 1:
                 taken = "averaged (--crop K takes one)" if self.crop is None else f"of which --crop takes {self.crop}"

@@ -175,7 +175,7 @@ def _write(path: Path, kind: str, name: str, data: str, title: str, warning: str
         # In JSON these stand in strings only; so no text can end the element.
         data=data.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"),
     )
-    with whole_file(path) as file:
+    with whole_file(path, durable=False) as file:
         file.write(content)
 
 

@@ -66,7 +66,7 @@ class Detector:
 
     def _read(self, given: InputVideo) -> Video:
         """Read the features of a video, make its proposals, and pool them; raises InputError."""
-        model, features, where = self.model, given.features, given.features.where(given.index)
+        model, features, where = self.model, given.features, given.where
         made = origin(features, given.index)
         require_rate(made, where, model.rate, of_model=True)
         if differing := difference(made, model.settings.features):
@@ -81,7 +81,8 @@ class Detector:
             raise InputError(f"{where}: {error}") from None
         listed = listed_proposals(entries, {name: i for i, name in enumerate(model.class_names)}, model.rate)
         pooled = roi_pool(raw, torch.from_numpy(listed.segments_snip), model.roi_size).to(self.device, dtype)
-        return make_video(given.name, torch.zeros(len(model.class_names)), listed, raw, pooled, None, self.device)
+        labels = torch.zeros(len(model.class_names))
+        return make_video(given.name, labels, listed, raw, pooled, None, self.device, trains=False)
 
     def _detect(self, group: Sequence[tuple[InputVideo, Video]]) -> Iterator[DetectedVideo]:
         """The detections in some videos, in one batch."""
@@ -93,8 +94,7 @@ class Detector:
             if finite:
                 yield self._as_detected(given, video, detected)
             else:
-                where = given.features.where(given.index)
-                self._fail(given.name, f"{where}: video {given.name}: {NOT_FINITE}; {CHECK_FEATURES}")
+                self._fail(given.name, f"{given.where}: video {given.name}: {NOT_FINITE}; {CHECK_FEATURES}")
 
     def _as_detected(self, given: InputVideo, video: Video, found: VideoDetections) -> DetectedVideo:
         rate, names = self.model.rate, self.model.class_names

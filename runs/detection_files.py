@@ -13,7 +13,7 @@ from runs.detected import DetectedVideo
 from runs.detections import write_detection_csv, write_detections
 from runs.results import DETECTIONS
 from runs.subtitles import write_subtitles
-from utils import InputError, __version__, log
+from utils import InputError, __version__, keep_previous, log
 
 SUBTITLES = "subtitles"  # the folder of them
 
@@ -54,6 +54,7 @@ class DetectionFiles:
         """
         if not self._tables:
             raise InputError(f"none of the {failed} videos could be used, see above; nothing was detected")
+        keep_previous(self.folder / "results.json")  # which would be taken for that of these detections
         path, record = self.folder / DETECTIONS, self.record
         table = pd.concat(self._tables, ignore_index=True)
         table["place"] = table["video"].map({video: i for i, video in enumerate(self.lengths)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from prepare.clips import Extractor
 from prepare.feature_writing import KINDS, FeatureSettings
@@ -15,11 +16,12 @@ from prepare.i3d import FEATURE_SIZE, i3d_checksum, read_networks
 from prepare.video_features import make_features
 from prepare.video_files import find_videos, has_video_ending
 from readers.facts import WeightsRecord
+from readers.feature_axes import Crops
 from readers.feature_files import ENDINGS, FeatureFolder
 from readers.feature_origin import difference, is_random
 from readers.features import Features, Width
 from runs.detection_model import DetectionModel
-from utils import InputError, log
+from utils import InputError, is_plain_name, log, short_repr
 
 WIDTH_OF_I3D = len(KINDS) * FEATURE_SIZE
 
@@ -32,6 +34,16 @@ class InputVideo:
     features: Features
     index: int  # in `features`
     media: Path | None = None  # the video file, if it is known
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the features; raises InputError as `FeatureFolder.find`."""
+        return self.features.files(self.index)
+
+    @property
+    def where(self) -> str:
+        """These files, for messages."""
+        return self.features.where(self.index)
 
 
 @dataclass(frozen=True)
@@ -54,13 +66,22 @@ class Inputs:
 
     Attributes:
         videos: by their names, in the order in which they were added.
-        failed: lines on the videos of which no features could be made.
+        failed: lines on the videos that cannot be used.
+
+    Raises:
+        InputError: there is no such folder.
     """
 
     def __init__(self, model: DetectionModel, extraction: Extraction, media: Path | None = None) -> None:
+        if media is not None and not media.is_dir():
+            raise InputError(f"--videos {media}: no such folder")
         self.model, self.extraction, self.media = model, extraction, media
         self.videos: dict[str, InputVideo] = {}
         self.failed: list[str] = []
+
+    def with_bar(self) -> Iterable[InputVideo]:
+        """The videos, with a bar that shows how far their detection is."""
+        return tqdm(self.videos.values(), desc="detecting", unit="video", leave=False)
 
     def add(self, paths: Sequence[Path], device: torch.device) -> None:
         """Add what is at some places: features, or videos, of which features are then made on a device.
@@ -68,27 +89,61 @@ class Inputs:
         Raises:
             InputError: there is nothing at a place, two videos have one name, or features cannot be made at all.
         """
-        of_videos = []
+        of_videos: list[Path] = []
+        found: list[tuple[Path, str]] = []  # folder of features, and name of a video
+        folders: dict[Path, FeatureFolder] = {}  # each is listed once, however many of its files are given
         for path in paths:
             if not path.exists():
                 raise InputError(f"--input {path}: no such file or folder")
-            folder = FeatureFolder(path if path.is_dir() else path.parent, [])
-            names = folder.names() if path.is_dir() else [folder.name_of(path.stem)] * (path.suffix in ENDINGS)
+            place = path if path.is_dir() else path.parent
+            folder = folders.setdefault(place, FeatureFolder(place, []))
+            alone = self.model.record.modalities == 1
+            names = folder.names(alone=alone) if path.is_dir() else _name_in(folder, path, alone=alone)
+            found += [(place, name) for name in names]
             if names:
-                self._add_features(folder.path, names, media_in(self.media or folder.path))
-            else:
-                of_videos.append(path)
+                continue
+            if FeatureFolder(path / "features", []).names():  # it is a dataset's own folder
+                raise InputError(f"--input {path}: no features; name the folder that has them: {path / 'features'}")
+            of_videos.append(path)
+        self._add_features(found)
         if of_videos:
             self._add_videos(of_videos, device)
 
-    def _add_features(self, folder: Path, names: Sequence[str], media: Mapping[str, Path]) -> None:
-        features = features_for(self.model, folder, names)
-        for i, name in enumerate(names):
-            given = InputVideo(name, features, i, media.get(name))
-            other = self.videos.setdefault(name, given)
-            if other.features.files(other.index) != features.files(i):
-                both = f"{other.features.where(other.index)} and {features.where(i)}"
-                raise InputError(f"--input: two videos are named {name}: {both}; detect in one of them at a time")
+    def _add_features(self, found: Sequence[tuple[Path, str]], media: Mapping[str, Path] | None = None) -> None:
+        """Add videos by the folders of their features and their names; `media` has their files, where known."""
+        names: dict[Path, dict[str, None]] = {}
+        for folder, name in found:
+            if is_plain_name(name):
+                names.setdefault(folder, {})[name] = None
+            else:
+                self._fail(f"{folder}: {short_repr(name)} cannot be the name of a video; rename its file")
+        of_folder: dict[Path, dict[str, InputVideo]] = {}
+        for folder, of_videos in names.items():
+            features = features_for(self.model, folder, [*of_videos])
+            of_names = media_in(self.media or folder) if media is None else media
+            of_folder[folder] = {
+                name: InputVideo(name, features, i, of_names.get(name)) for i, name in enumerate(of_videos)
+            }
+        for folder, name in found:
+            if (given := of_folder.get(folder, {}).get(name)) is not None:
+                self._add_one(given)
+
+    def _add_one(self, given: InputVideo) -> None:
+        """Add a video, or say why it cannot be used."""
+        try:
+            files = given.files
+        except InputError as error:
+            self._fail(str(error))
+            return
+        other = self.videos.setdefault(given.name, given)
+        if other is not given and [*map(Path.resolve, other.files)] != [*map(Path.resolve, files)]:
+            both = f"{other.where} and {given.where}"
+            raise InputError(f"--input: two videos are named {given.name}: {both}; detect in one of them at a time")
+
+    def _fail(self, reason: str) -> None:
+        if reason not in self.failed:
+            self.failed.append(reason)
+            log.info(f"error: {reason}")
 
     def _add_videos(self, paths: Sequence[Path], device: torch.device) -> None:
         """Make the features of videos, as those of the training were made, and add them."""
@@ -111,7 +166,12 @@ class Inputs:
         summary = make_features(paths, target, settings, extractor, workers=self.extraction.workers)
         self.failed += summary.errors
         if names := sorted([*summary.made, *summary.there]):
-            self._add_features(target, names, media)
+            self._add_features([(target, name) for name in names], media)
+
+
+def _name_in(folder: FeatureFolder, path: Path, *, alone: bool) -> list[str]:
+    """The name of the video that a file of features in a folder is of; empty if the file is something else."""
+    return [folder.name_of(path.stem, alone=alone)] if path.suffix in ENDINGS else []
 
 
 def settings_of(made_by: Mapping[str, Any] | None, record: WeightsRecord, *, half: bool) -> FeatureSettings:
@@ -140,7 +200,8 @@ def features_for(model: DetectionModel, folder: Path, names: Sequence[str]) -> F
     """The features of videos in a folder, as wide as a model takes them."""
     record, settings = model.record, model.settings
     crop, axis, modalities = settings.crop, settings.crop_axis, record.modalities
-    features = Features(folder, names, crop, modalities=modalities, crop_axis=axis)
+    likely = None if settings.crops is None else Crops(*settings.crops)
+    features = Features(folder, names, crop, modalities=modalities, crop_axis=axis, likely_crops=likely)
     features.require_width(Width(model.feature_size, f"the model {model.path} takes"))
     return features
 

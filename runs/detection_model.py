@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,18 @@ from torch import nn
 from eval.nms import NMS
 from eval.postprocess import SCORING, PostProcess
 from model import NetworkSettings, build_network
-from prepare.kept_network import KeptNetwork, keep_network, read_kept_network, remove_network
+from prepare.kept_network import KeptNetwork, keep_network, network_files, read_kept_network, remove_network
 from readers.checkpoints import load_weights
 from readers.facts import WeightsRecord, read_record, record_path
+from readers.feature_checks import MAX_FEATURE_SIZE
 from readers.feature_origin import SETTINGS, is_random
 from runs.weights import save_weights
 from utils import InputError, is_finite_number, read_json, short_repr, write_json
 
 MODEL = "model"  # the folder, inside that of the run
 WEIGHTS, PROPOSALS, DETECTION = "network.pkl", "proposals.pkl", "detection.json"
-AGAIN = "train again, or copy the folder again"
+_RANGES = {"feature_size": (2, MAX_FEATURE_SIZE), "hidden_size": (2, 8192), "roi_size": (6, 1000), "modalities": (1, 2)}
+AGAIN = "copy the folder again, or write it again with --run_type train --resume"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class DetectionSettings:
     pooled_dtype: str  # that pooled proposals are rounded to
     crop: int | None  # of features with crops, see `readers.features.Features`
     crop_axis: int | None  # likewise
+    crops: Sequence[int] | None = None  # which axis they are, and how many, see `readers.feature_axes.Crops`
     features: Mapping[str, Any] | None = None  # what made the features of the training videos, if their files say it
 
     def post_process(self, rate: float, recipe: str) -> PostProcess:
@@ -102,7 +105,8 @@ def write_model(
     """
     with suppress(InputError, FileNotFoundError):  # there is none yet, or it is damaged
         earlier = read_record(folder / WEIGHTS)
-        same = _settings_of(folder / DETECTION) == settings and (folder / PROPOSALS).exists() == (proposals is not None)
+        kept = read_kept_network(folder / PROPOSALS) if (folder / PROPOSALS).exists() else None
+        same = _settings_of(folder / DETECTION) == settings and (kept is None) == (proposals is None)
         if same and earlier is not None and replace(earlier, checksum=None) == record:
             return
     write_json(folder / DETECTION, asdict(settings))
@@ -127,10 +131,13 @@ def read_model(path: Path, device: torch.device) -> DetectionModel:
     if not (folder / DETECTION).is_file():
         raise InputError(f"--model {path}: {_what_is_missing(path)}")
     settings = _settings_of(folder / DETECTION)
-    record = read_record(folder / WEIGHTS)
+    record = read_record(folder / WEIGHTS, AGAIN)
     names = ("class_names", "feature_fps", "snippet_frames", "feature_size", "modalities", "roi_size", "recipe")
     if record is None or any(getattr(record, name) is None for name in names):
         raise InputError(f"{record_path(folder / WEIGHTS)}: missing or incomplete; {AGAIN}")
+    for name, (least, most) in _RANGES.items():  # before the network is built, however large
+        if (value := getattr(record, name)) is not None and not least <= value <= most:
+            raise InputError(f"{record_path(folder / WEIGHTS)}: damaged: {name} is {value}; {AGAIN}")
     assert record.class_names and record.feature_size and record.recipe and record.rate and record.roi_size
     network = build_network(
         NetworkSettings(
@@ -142,7 +149,8 @@ def read_model(path: Path, device: torch.device) -> DetectionModel:
         )
     )
     load_weights(network, folder / WEIGHTS)
-    kept = read_kept_network(folder / PROPOSALS) if (folder / PROPOSALS).exists() else None
+    has_network = any(file.exists() for file in network_files(folder / PROPOSALS))
+    kept = read_kept_network(folder / PROPOSALS, AGAIN) if has_network else None
     if kept is not None:
         kept.record.require(record_path(folder / PROPOSALS), record.rate, record.class_names, AGAIN)
     return DetectionModel(
@@ -177,10 +185,10 @@ def _what_is_missing(path: Path) -> str:
 def _settings_of(path: Path) -> DetectionSettings:
     """The settings that a file holds."""
     content = read_json(path)
-    names = {field.name for field in fields(DetectionSettings)}
-    if not isinstance(content, dict) or not names <= content.keys():
+    needed = {field.name for field in fields(DetectionSettings) if field.default is MISSING}
+    if not isinstance(content, dict) or not needed <= content.keys():
         raise InputError(f"{path}: damaged; {AGAIN}")
-    values = {name: content[name] for name in names}
+    values = {field.name: content[field.name] for field in fields(DetectionSettings) if field.name in content}
     for name, value in values.items():
         if not _IS_VALID[name](value):
             raise InputError(f"{path}: damaged: {name} is {short_repr(value)}; {AGAIN}")
@@ -199,10 +207,16 @@ def _is_number_or_none(value: Any) -> bool:
     return value is None or (type(value) is int and value >= 0)
 
 
+def _are_crops_or_none(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
+    return value is None or (is_pair and value[0] in (0, 1))
+
+
 _IS_VALID: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("threshold_cls", "score_fusion"), _is_share),
     **dict.fromkeys(("precision", "row_dtype", "pooled_dtype"), _is_dtype),
     **dict.fromkeys(("crop", "crop_axis"), _is_number_or_none),
+    "crops": _are_crops_or_none,
     "nms": lambda value: value in (*NMS,),
     "features": lambda value: value is None or (isinstance(value, dict) and value.keys() == {*SETTINGS}),
 }

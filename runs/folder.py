@@ -134,6 +134,15 @@ class RunFolder:
         """Whether a training run has begun here."""
         return self.resume.exists() or (self.path / "metrics.jsonl").exists()
 
+    def require_no_run(self) -> None:
+        """Check that a command that is no training run may write here.
+
+        Raises:
+            InputError: there is a training run.
+        """
+        if self.holds_run:
+            raise InputError(f"--exp_dir {self.path}: holds a training run, whose files stay as they are; name another")
+
     def clear(self) -> None:
         """Remove a training run, its first phase, and the report on it. Files that the program did not write stay.
 

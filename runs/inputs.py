@@ -24,6 +24,7 @@ from prepare.kept_network import KeptNetwork, network_that_made
 from readers.annotations import Annotations
 from readers.descriptor_files import order_in_descriptors, read_descriptors
 from readers.facts import WeightsRecord, require_fitting
+from readers.feature_axes import Crops
 from readers.feature_origin import check_origins, origin
 from readers.features import Features
 from readers.findings import Findings, say_notices
@@ -176,6 +177,7 @@ class Data:
     left_out: LeftOut | None = None  # the test videos without features, if there are any
     train_left_out: tuple[str, ...] = ()  # likewise the training videos
     made_by: Mapping[str, Any] | None = None  # how the features of the training were made, see `origin`
+    crops: Crops | None = None  # of the features, if they have crops
     proposal_network: KeptNetwork | None = None  # that made the proposals of the training videos, if it was kept
 
     @property
@@ -298,6 +300,7 @@ def load_data(options: Options, device: torch.device) -> Data:
         record=weights_record(options, source, features),
         left_out=LeftOut.of(source.left_out("test"), len(names_of["test"]), truth_left_out),
         train_left_out=tuple(source.left_out("train")) if training else (),
+        crops=features.crops,
         made_by=origin(features, source.indices(names_of["train"])[0]) if training else None,
         proposal_network=network_that_made(files.proposals["train"], files.network) if training else None,
     )

@@ -103,7 +103,7 @@ def extraction(options: Options) -> Extraction:
 def keep_model(options: Options, run: Run, network: nn.Module, data: Data) -> None:
     """Write what detection in new videos needs into a folder of the run, at its end, see `runs.detection_model`."""
     if not data.held_out:
-        settings = replace(detection_settings(options), features=data.made_by)
+        settings = replace(detection_settings(options), crops=data.crops and [*data.crops], features=data.made_by)
         record = replace(data.record, epoch=run.state.epoch)
         write_model(options.exp_dir / MODEL, network, record, settings, data.proposal_network)
 

@@ -33,7 +33,7 @@ def write_subtitles(path: Path, video: DetectedVideo) -> None:
         for start, end, label, score in sorted(rows)
         if start < end
     ]
-    with whole_file(path) as file:
+    with whole_file(path, durable=False) as file:
         file.write("\n".join(["WEBVTT\n", *cues]))
 
 

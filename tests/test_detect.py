@@ -1,7 +1,10 @@
 """Detection in new videos: the same as in testing; inputs, files and errors."""
 
 import json
+import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,7 @@ from readers.feature_files import FeatureFolder
 from runs.detect import detect, open_detector
 from runs.detected import DetectedVideo
 from runs.detection_inputs import Extraction, Inputs
+from runs.detection_model import read_model, write_model
 from runs.subtitles import write_subtitles
 from utils import InputError
 
@@ -29,6 +33,9 @@ def home(tmp_path_factory):
 
     home = tmp_path_factory.mktemp("own")
     own_dataset(home / "data" / "Own")
+    for file in (home / "data" / "Own" / "features").iterdir():
+        features = np.load(file)
+        np.save(file, np.stack([features - 0.1, features, features + 0.1], axis=1))  # [T, 3, D]
     (home / "new").mkdir()
     for file in (home / "data" / "Own" / "features").glob("b*.npy"):
         shutil.copy(file, home / "new")
@@ -50,14 +57,18 @@ def entries(file):
 
 
 def test_detections_are_those_of_testing(home, run_in, tmp_path):
-    status, out, _ = run_in(home)("--run_type", "detect", "--model", "trained", "--input", "new", "--exp_dir", tmp_path)
-    assert status == 0 and "x real time" in out
+    (tmp_path / "results.json").write_text("{}")  # of other detections
+    status, out, err = run_in(home)(
+        "--run_type", "detect", "--model", "trained", "--input", "new", "--exp_dir", tmp_path
+    )
+    assert status == 0 and "x real time" in out and "detecting" in err
     ours, theirs = (entries(folder / "detections.json") for folder in (tmp_path, home / "tested"))
     assert ours["results"] == theirs["results"] and len(ours["results"]) == 6
     assert ours["external_data"]["class_names"] == ["Dive", "Jump"]
     assert (tmp_path / "detections.csv").read_bytes() == (home / "tested" / "detections.csv").read_bytes()
     assert sorted(file.stem for file in (tmp_path / "pages").glob("*.html")) == [*(f"b{i}" for i in range(6)), "index"]
     assert sorted(file.name for file in (tmp_path / "subtitles").iterdir()) == [f"b{i}.vtt" for i in range(6)]
+    assert not (tmp_path / "results.json").exists() and (tmp_path / "results.1.json").exists()
     run = run_in(home)
     argv = ("--run_type", "eval", "--detections", tmp_path / "detections.json", "--exp_dir", tmp_path / "eval")
     assert run(*argv, *OWN)[0] == 0
@@ -119,13 +130,16 @@ def damage(name, old=None, new=None):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (damage("network.json"), "network.json.*train again"),
+        (damage("network.json"), "network.json.*--resume"),
         (damage("network.pkl"), "network.pkl"),
-        (damage("proposals.json"), "proposals.json"),
+        (damage("proposals.json"), "proposals.json.*train --resume"),
         (damage("detection.json", '"soft"', '"none"'), "detection.json: damaged"),
         (damage("detection.json", '"crop": null', '"crop": "x"'), "detection.json: damaged"),
         (damage("detection.json", '"features": null', '"features": {"crop": "ten"}'), "detection.json: damaged"),
         (damage("detection.json", "{", "["), "detection.json"),
+        (damage("network.json", '"roi_size": 12', '"roi_size": 3'), "network.json: damaged: roi_size is 3"),
+        (damage("network.json", '"epoch": 5', '"epoch": "x"'), "network.json: damaged.*copy the folder again"),
+        (damage("proposals.pkl"), "proposals.pkl: no such file.*copy the folder again"),
         (damage("network.json", '"roi_size"', '"roi"'), "network.json.*incomplete"),
         (damage("network.json", '"Dive"', '"Leap"'), "proposals.json.*Dive"),
     ],
@@ -155,14 +169,21 @@ def test_inputs_that_cannot_be_used_are_named_and_the_others_go_on(home, run_in,
     shutil.copytree(home / "new", tmp_path / "new")
     np.save(tmp_path / "new" / "b1.npy", np.ones((30, 8), np.float32))
     (tmp_path / "new" / "b2.npy").write_bytes(b"no array")
+    (tmp_path / "new" / "b\n9.npy").write_bytes(b"")
     np.save(tmp_path / "new" / "b3.npy", np.full((30, 6), np.nan, np.float32))
     np.save(tmp_path / "new" / "b4.npy", np.full((30, 6), 3e38, np.float32))
     run = run_in(home)
     argv = ("--run_type", "detect", "--model", "trained", "--exp_dir", tmp_path / "out", "--input")
     status, out, _ = run(*argv, tmp_path / "new")
-    assert status == 1 and "4 videos could not be used" in out
+    assert status == 1 and "5 videos could not be used" in out
     lines = [line for line in out.splitlines() if line.startswith("error: ")]
-    expected = (("b1.npy", "8 wide"), ("b2.npy", ""), ("b3.npy", "not finite"), ("b4.npy", "not finite"))
+    expected = (
+        ("b\\n9", "cannot be the name"),
+        ("b1.npy", "8 wide"),
+        ("b2.npy", ""),
+        ("b3.npy", "not finite"),
+        ("b4.npy", "not finite"),
+    )
     assert all(name in line and what in line for line, (name, what) in zip(lines, expected, strict=True))
     assert sorted(entries(tmp_path / "out" / "detections.json")["results"]) == ["b0", "b5"]
 
@@ -171,10 +192,47 @@ def test_inputs_that_cannot_be_used_are_named_and_the_others_go_on(home, run_in,
         ([tmp_path / "nothing"], "nothing"),
         ([tmp_path / "new" / "b2.npy"], "none of the 1 videos could be used"),
         ([tmp_path / "new", home / "new"], "two videos are named b0"),
+        ([home / "data" / "Own"], f"name the folder that has them: {home / 'data' / 'Own' / 'features'}"),
+        ([home / "new", "--videos", tmp_path / "none"], "--videos"),
+        ([home / "new", "--exp_dir", home / "trained"], "holds a training run"),
     ):
         status, out, err = run(*argv, *inputs)
         assert status == 2 and named in err, err
     assert (tmp_path / "out" / "detections.json").read_bytes() == before
+
+
+def test_inputs_may_overlap_and_a_folder_is_listed_once(home, monkeypatch):
+    monkeypatch.chdir(home)
+    detector = open_detector(home / "trained")
+    inputs = Inputs(detector.model, Extraction())
+    paths = [*map(Path, ("new/b3.npy", "new/b1.npy", "new")), home / "new" / "b1.npy"]
+    inputs.add(paths, torch.device("cpu"))
+    assert [*inputs.videos] == ["b3", "b1", "b0", "b2", "b4", "b5"]
+    assert len({id(video.features) for video in inputs.videos.values()}) == 1
+
+
+def test_crops_are_those_of_the_training(home, tmp_path):
+    crops = np.load(home / "new" / "b0.npy")[8:11]  # [T, 3, D] with T = 3 does not tell the crops
+    np.save(tmp_path / "b0.npy", crops)
+    np.save(tmp_path / "mean.npy", crops.mean(1))
+    found = list(detect(home / "trained", [tmp_path / "b0.npy", tmp_path / "mean.npy"]))
+    columns = ["label", "score", "start_sec", "end_sec"]
+    pd.testing.assert_frame_equal(found[0].detections[columns], found[1].detections[columns])
+
+
+def test_what_is_missing_in_the_folder_is_written_again(home, tmp_path):
+    folder = broken(home, tmp_path)
+    model = read_model(folder, torch.device("cpu"))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    record = replace(model.record, checksum=None)
+    for name in ("proposals.json", "proposals.pkl", "network.json", "network.pkl", "detection.json"):
+        (folder / name).write_bytes(b"x")
+        write_model(folder, model.network, record, model.settings, model.proposals)
+        assert {file.name for file in folder.iterdir()} == before.keys()
+        assert read_model(folder, torch.device("cpu")).settings == model.settings, name
+    (folder / "proposals.json").unlink()
+    write_model(folder, model.network, record, model.settings, model.proposals)
+    assert (folder / "proposals.json").is_file()
 
 
 def test_features_that_were_made_in_another_way(home, tmp_path):
@@ -194,8 +252,8 @@ def test_features_that_were_made_in_another_way(home, tmp_path):
 
 
 def test_options_that_the_model_decides(run):
-    status, _, err = run("--run_type", "detect", "--model", "m", "--input", "x", "--nms", "hard")
-    assert status == 2 and "--nms" in err
+    status, _, err = run("--run_type", "detect", "--model", "m", "--input", "x", "--nms", "soft")
+    assert status == 2 and "--nms: --run_type detect takes this from --model" in err
     status, _, err = run("--run_type", "detect", "--model", "m")
     assert status == 2 and "--input" in err
 
@@ -225,10 +283,27 @@ def test_the_videos_in_a_folder_of_features(tmp_path, files, names):
     assert all(file.is_file() for name in names for file in found.find(name))
 
 
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a-rgb.npz", "b-rgb.npz"], ["a", "b"]),
+        (["rgb/a_rgb.npy", "rgb/b_rgb.npy"], ["a", "b"]),
+        (["night_rgb.npy", "b.npy"], ["b", "night_rgb"]),
+    ],
+)
+def test_videos_of_one_modality_are_named_without_it(tmp_path, files, names):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    folder = FeatureFolder(tmp_path, [])
+    assert sorted(folder.names(alone=True)) == names
+    assert all(folder.find(name, alone=True) for name in names)
+
+
 # ---------------------------------------------------------------------------------------- subtitles
 
 
-def test_subtitles(tmp_path):
+def test_subtitles(tmp_path, monkeypatch):
     table = pd.DataFrame(
         [
             ("Jump", 0.8, 3661.0, 3662.5),
@@ -239,6 +314,7 @@ def test_subtitles(tmp_path):
         columns=["label", "score", "start_sec", "end_sec"],
     )
     video = DetectedVideo("clip", 4000.0, table, np.zeros((0, 2)), np.zeros(0))
+    monkeypatch.setattr(os, "fsync", None)  # many small files that can be made again are not flushed to the disk
     write_subtitles(tmp_path / "s" / "clip.vtt", video)
     assert (tmp_path / "s" / "clip.vtt").read_text() == (
         "WEBVTT\n\n"
