@@ -23,6 +23,7 @@ import numpy as np
 
 from report.markup import STYLE, escape
 from runs.detected import DetectedVideo
+from runs.subtitles import LEAST_OF_BEST
 from utils import as_json, printable, whole_file
 
 INDEX = "index.html"
@@ -94,6 +95,7 @@ def _video_data(video: DetectedVideo, colours: Sequence[int], folder: Path) -> s
                 for label, start, end, score in zip(*columns, strict=True)
             ],
             "leftOut": len(video.detections) - len(best),
+            "least": LEAST_OF_BEST,
             "proposals": len(video.proposals),
             "count": count.tolist(),
             "attention": [None if np.isnan(value) else round(value, 3) for value in attention.tolist()],

@@ -10,7 +10,7 @@ import pandas as pd
 from runs.detected import DetectedVideo
 from utils import whole_file
 
-LEAST_OF_BEST = 0.5  # of the best score of the video; weaker detections would fill the screen
+LEAST_OF_BEST = 0.5  # of the best score of the video; weaker detections would fill the screen, also of its page
 
 
 def shown(video: DetectedVideo) -> pd.DataFrame:

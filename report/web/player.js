@@ -39,7 +39,7 @@ const video = get("video");
 let length = detections.reduce((most, one) => Math.max(most, one.end), Math.max(data.seconds, 0.1));
 const clock = new Clock(length);
 let player = clock; // the video or the clock
-let least = best > 0 ? best / 2 : lowest; // the score from which detections are shown
+let least = best > 0 ? best * data.least : lowest; // the score from which detections are shown
 let shown = []; // those detections, by time
 let current = null; // the detection that was chosen last
 let limit = null; // where playing stops, while a detection is played
