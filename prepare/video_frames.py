@@ -21,8 +21,10 @@ from utils import InputError, error_text, ran_out, short_repr
 
 WIDTH, HEIGHT = 340, 256
 _ROUNDED = 0.001  # seconds: a longer unit of time is that of the frames, and exact
+_INEXACT = 1e-5  # seconds, of sums of floating point numbers
 _BACK = 0.5  # seconds that a timestamp may go back without being a new beginning
 _GAP, _GAP_OF_BROADCASTS = 3600.0, 10.0  # seconds from one frame to the next; more is a jump of the clock
+_UNSPECIFIED = 2  # FFmpeg's number for colours of which nothing is said
 _MISSING = 0.02, 0.5  # share and seconds of the stated length that may be missing
 
 
@@ -46,6 +48,7 @@ class VideoFile:
         self.stated_seconds: float | None = None
         self.damage: str | None = None
         self._late = 0.0  # seconds that rounding may add to a timestamp
+        self._colours: str | None = None  # what is odd about them
 
     def frames(self) -> Iterator[np.ndarray]:
         """Decode the video: uint8 RGB `[256, 340, 3]`, one frame after another; a frame that lasts comes repeatedly.
@@ -71,8 +74,13 @@ class VideoFile:
     def _picture(self, frame: Any, scale: _Scaler) -> np.ndarray:
         import av
 
-        try:
+        with suppress(av.FFmpegError):
             return scale(frame)
+        space, frame.colorspace = int(frame.colorspace), _UNSPECIFIED
+        try:
+            picture = scale(frame)
+            self._colours = f"colours that FFmpeg cannot convert (colour space {space}), taken for usual ones"
+            return picture
         except av.FFmpegError as error:
             if ran_out(error):
                 raise
@@ -86,16 +94,17 @@ class VideoFile:
             stream.codec_context.thread_count = 1  # several may conceal damage otherwise each time
             self.stated_seconds = _stated_seconds(container, stream)
             discontinuous = container.format.flags & 0x0200  # AVFMT_TS_DISCONT
-            self._late = float(stream.time_base / 2) if stream.time_base <= _ROUNDED else 0.0
+            self._late = max(_INEXACT, float(stream.time_base / 2) if stream.time_base <= _ROUNDED else 0.0)
             clock = _Clock(_usual_step(stream), _GAP_OF_BROADCASTS if discontinuous else _GAP)
-            decoding = _Decoding(container, stream)
+            stamps, decoding = _Stamps(float(stream.time_base), container.format.name), _Decoding(container, stream)
             for frame in decoding.frames():
-                yield clock.time_of(_timestamp(frame, stream), float((frame.duration or 0) * stream.time_base)), frame
+                yield clock.time_of(stamps.of(frame), float((frame.duration or 0) * stream.time_base)), frame
             if clock.end is None:
                 cause = f" ({decoding.cause})" if decoding.cause else ""
                 raise InputError(f"{self.path}: no frame can be decoded{cause}; get the video again")
             yield clock.end, None
-        self.damage = "; ".join(filter(None, (decoding.damage, clock.damage or self._missing(clock.end)))) or None
+        times = clock.damage or self._missing(clock.end)
+        self.damage = "; ".join(filter(None, (decoding.damage, times, self._colours))) or None
 
     def _missing(self, end: float) -> str | None:
         stated, (share, seconds) = self.stated_seconds, _MISSING
@@ -154,6 +163,36 @@ class _Decoding:
 
 
 _FAILED = object()
+
+
+class _Stamps:
+    """Timestamps of frames, in seconds by the file's own clock.
+
+    Decoders give frames in the order in which they are shown. So where the times at which they are shown do not rise,
+    but those at which they are decoded do, the former are wrong, and the latter count, as in FFmpeg's own program.
+    Files such as .avi hold only the latter, from which FFmpeg guesses the former.
+
+    Args:
+        unit: of the timestamps, in seconds.
+        form: of the file, FFmpeg's name for it.
+    """
+
+    def __init__(self, unit: float, form: str) -> None:
+        self._unit = unit
+        self._last: list[int | None] = [None, None]  # when shown, when decoded
+        self._wrong = [int(form == "avi"), 0]
+
+    def of(self, frame: Any) -> float | None:
+        """When the next frame is shown; None if that is unknown."""
+        stamps = [frame.pts, frame.dts]
+        for i, (stamp, last) in enumerate(zip(stamps, self._last, strict=True)):
+            if stamp is not None:
+                self._wrong[i] += last is not None and stamp <= last
+                self._last[i] = stamp
+        by_decoding = self._last[1] is not None and self._wrong[0] > self._wrong[1]
+        stamp = stamps[1] if by_decoding or stamps[0] is None else stamps[0]
+        seconds = None if stamp is None else stamp * self._unit
+        return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 class _Clock:
@@ -297,7 +336,8 @@ def video_stream(container: Any, path: Path) -> Any:
         raise InputError(f"{path}: has no video stream ({', '.join(kinds) or 'no stream at all'})")
     if streams[0].codec_context is None:
         raise InputError(f"{path}: its codec is unknown to FFmpeg; convert it, for example to H.264")
-    return streams[0]
+    best = container.streams.best("video")  # the first may be a preview, or a picture that is not marked as one
+    return best if best in streams else streams[0]
 
 
 def _stated_seconds(container: Any, stream: Any) -> float | None:
@@ -315,13 +355,6 @@ def _usual_step(stream: Any) -> float:
         if rate and 1e-3 <= rate <= 1e3:
             return float(1 / rate)
     return 1 / 25
-
-
-def _timestamp(frame: Any, stream: Any) -> float | None:
-    """When a frame is shown, in seconds by the file's own clock; None if it does not say."""
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    seconds = None if stamp is None else float(stamp * stream.time_base)
-    return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 def _reason(error: BaseException) -> str:

@@ -101,6 +101,27 @@ def test_a_gap_is_filled_with_the_frame_before_it(tmp_path):
     assert shown(path)[0] == [*range(20), *[19] * 25, *range(20, 40)]
 
 
+@pytest.mark.parametrize("bframes", ["3", "8"])
+def test_frames_come_in_order_where_files_do_not_say_when_they_are_shown(tmp_path, bframes):
+    """An .avi file says when frames are decoded, and FFmpeg's guess of the rest is wrong for H.264."""
+    path = write_video(tmp_path / "x.avi", GREYS, options={"bf": bframes})
+    assert shown(path)[0] == [*range(40)]
+    mkv = tmp_path / "x.mkv"  # as programs write it that make one of an .avi file: the first frames come by the guess
+    with av.open(path) as source, av.open(mkv, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream, packet.pts = stream, packet.dts
+                target.mux(packet)
+    assert shown(mkv)[0][4:] == [*range(4, 40)]
+
+
+def test_long_sums_of_times_lose_no_frame(tmp_path):
+    numbers = [k % 40 for k in range(300)]
+    path = write_video(tmp_path / "x.avi", [GREYS[number] for number in numbers], codec="ffv1", pixels="bgr0")
+    assert shown(path)[0] == numbers
+
+
 @pytest.mark.parametrize("second", ["again", "later"])
 def test_a_clock_that_jumps_goes_on(tmp_path, second):
     """Recordings of broadcasts that were joined: the second begins at 0 again, or minutes later."""
@@ -155,6 +176,25 @@ def test_any_size_is_scaled(tmp_path, size):
     path = write_video(tmp_path / "x.mkv", [grey(120, size)] * 3, codec="ffv1", pixels="bgr0")
     for frame in VideoFile(path).frames():
         assert frame.shape == (256, 340, 3) and np.abs(frame.astype(int) - 120).max() <= 1
+
+
+def test_colours_that_cannot_be_converted_are_taken_for_usual_ones(tmp_path):
+    numbers, video = shown(write_video(tmp_path / "x.mp4", GREYS, options={"x264-params": "colormatrix=bt2020c"}))
+    assert numbers == [*range(40)] and "colour space 10" in video.damage
+
+
+def test_the_video_is_found_behind_a_picture(tmp_path):
+    """Some files begin with a picture of what they hold that is not marked as one."""
+    video = write_video(tmp_path / "video.mp4", GREYS)
+    picture = write_video(tmp_path / "picture.mp4", [grey(200)])
+    with av.open(picture) as first, av.open(video) as second, av.open(tmp_path / "x.mkv", "w") as target:
+        streams = [target.add_stream_from_template(source.streams.video[0]) for source in (first, second)]
+        for source, stream in zip((first, second), streams, strict=True):
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+    assert shown(tmp_path / "x.mkv")[0] == [*range(40)]
 
 
 def test_plain_videos_are_known(tmp_path):

@@ -21,16 +21,26 @@ def noise(count, size=SIZE, seed=0):
 
 
 def write_video(
-    path, pictures, *, codec="libx264", rate=25, pixels="yuv420p", times=None, ticks=None, form=None, movflags=None
+    path,
+    pictures,
+    *,
+    codec="libx264",
+    rate=25,
+    pixels="yuv420p",
+    times=None,
+    ticks=None,
+    form=None,
+    movflags=None,
+    options=None,
 ):
     """Encode RGB pictures.
 
-    `times` are the timestamps, in units of 1 / `ticks` of a second (1 / `rate` when not given).
+    `times` are the timestamps, in units of 1 / `ticks` of a second (1 / `rate` when not given); `options` are those of
+    the codec.
     """
-    options = {"movflags": movflags} if movflags else {}
     base = Fraction(1, ticks) if ticks else 1 / Fraction(rate)
-    with av.open(str(path), "w", format=form, options=options) as container:
-        stream = container.add_stream(codec, rate=Fraction(rate))
+    with av.open(str(path), "w", format=form, options={"movflags": movflags} if movflags else {}) as container:
+        stream = container.add_stream(codec, rate=Fraction(rate), options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt, stream.codec_context.time_base = pixels, base
         if codec == "libx265":
