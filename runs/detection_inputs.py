@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from readers.feature_files import ENDINGS, FeatureFolder
 from readers.feature_origin import difference, is_random
 from readers.features import Features, Width
 from runs.detection_model import DetectionModel
-from utils import InputError, is_plain_name, log, short_repr
+from utils import InputError, is_plain_name, log, short_repr, shorten_list
 
+OF_ALL = "-I3D-JOINTFeatures"  # ends the name of a file of all videos
 WIDTH_OF_I3D = len(KINDS) * FEATURE_SIZE
 
 
@@ -100,6 +101,12 @@ class Inputs:
             alone = self.model.record.modalities == 1
             names = folder.names(alone=alone) if path.is_dir() else _name_in(folder, path, alone=alone)
             found += [(place, name) for name in names]
+            if of_all := [name for name in names if name.endswith(OF_ALL)]:  # as those of the paper's datasets
+                raise InputError(
+                    f"--input {path}: {of_all[0]}.npy has the features of all videos of a dataset; python -m "
+                    f"prepare.split_features --dataset_name {of_all[0].removesuffix(OF_ALL)} makes a file of each"
+                )
+            _say_left_out(path, {*names})
             if names:
                 continue
             if FeatureFolder(path / "features", []).names():  # it is a dataset's own folder
@@ -204,6 +211,16 @@ def features_for(model: DetectionModel, folder: Path, names: Sequence[str]) -> F
     features = Features(folder, names, crop, modalities=modalities, crop_axis=axis, likely_crops=likely)
     features.require_width(Width(model.feature_size, f"the model {model.path} takes"))
     return features
+
+
+def _say_left_out(folder: Path, names: Collection[str]) -> None:
+    """Say which videos in a folder of features are left out, since they have none."""
+    without = [file for name, file in media_in(folder).items() if name not in names] if folder.is_dir() else []
+    if names and without:
+        log.info(
+            f"notice: {folder} has features, so {len(without)} videos in it that have none are left out: "
+            f"{shorten_list([file.name for file in without])}; to make theirs, name these files with --input"
+        )
 
 
 def media_in(folder: Path) -> dict[str, Path]:

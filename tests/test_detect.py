@@ -187,12 +187,14 @@ def test_inputs_that_cannot_be_used_are_named_and_the_others_go_on(home, run_in,
     assert all(name in line and what in line for line, (name, what) in zip(lines, expected, strict=True))
     assert sorted(entries(tmp_path / "out" / "detections.json")["results"]) == ["b0", "b5"]
 
+    (tmp_path / "T-I3D-JOINTFeatures.npy").touch()
     before = (tmp_path / "out" / "detections.json").read_bytes()
     for inputs, named in (
         ([tmp_path / "nothing"], "nothing"),
         ([tmp_path / "new" / "b2.npy"], "none of the 1 videos could be used"),
         ([tmp_path / "new", home / "new"], "two videos are named b0"),
         ([home / "data" / "Own"], f"name the folder that has them: {home / 'data' / 'Own' / 'features'}"),
+        ([tmp_path / "T-I3D-JOINTFeatures.npy"], "prepare.split_features --dataset_name T "),
         ([home / "new", "--videos", tmp_path / "none"], "--videos"),
         ([home / "new", "--exp_dir", home / "trained"], "holds a training run"),
     ):
@@ -201,14 +203,25 @@ def test_inputs_that_cannot_be_used_are_named_and_the_others_go_on(home, run_in,
     assert (tmp_path / "out" / "detections.json").read_bytes() == before
 
 
-def test_inputs_may_overlap_and_a_folder_is_listed_once(home, monkeypatch):
+def test_inputs_may_overlap_and_a_folder_is_listed_once(home, monkeypatch, caplog):
     monkeypatch.chdir(home)
     detector = open_detector(home / "trained")
     inputs = Inputs(detector.model, Extraction())
     paths = [*map(Path, ("new/b3.npy", "new/b1.npy", "new")), home / "new" / "b1.npy"]
     inputs.add(paths, torch.device("cpu"))
+    assert not caplog.messages
     assert [*inputs.videos] == ["b3", "b1", "b0", "b2", "b4", "b5"]
     assert len({id(video.features) for video in inputs.videos.values()}) == 1
+
+
+def test_videos_beside_features_that_have_none_are_named(home, tmp_path, caplog):
+    shutil.copy(home / "new" / "b0.npy", tmp_path)
+    for name in ("b0.mp4", "b7.mp4"):
+        (tmp_path / name).touch()
+    inputs = Inputs(open_detector(home / "trained").model, Extraction())
+    inputs.add([tmp_path], torch.device("cpu"))
+    assert [video.media for video in inputs.videos.values()] == [tmp_path / "b0.mp4"]
+    assert "1 videos in it that have none are left out: b7.mp4" in caplog.text
 
 
 def test_crops_are_those_of_the_training(home, tmp_path):
