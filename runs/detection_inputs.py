@@ -118,22 +118,20 @@ class Inputs:
 
     def _add_features(self, found: Sequence[tuple[Path, str]], media: Mapping[str, Path] | None = None) -> None:
         """Add videos by the folders of their features and their names; `media` has their files, where known."""
-        names: dict[Path, dict[str, None]] = {}
-        for folder, name in found:
+        names_in: dict[Path, list[str]] = {}  # files of one folder share what is known of them
+        for folder, name in dict.fromkeys(found):
             if is_plain_name(name):
-                names.setdefault(folder, {})[name] = None
+                names_in.setdefault(folder, []).append(name)
             else:
                 self._fail(f"{folder}: {short_repr(name)} cannot be the name of a video; rename its file")
-        of_folder: dict[Path, dict[str, InputVideo]] = {}
-        for folder, of_videos in names.items():
-            features = features_for(self.model, folder, [*of_videos])
-            of_names = media_in(self.media or folder) if media is None else media
-            of_folder[folder] = {
-                name: InputVideo(name, features, i, of_names.get(name)) for i, name in enumerate(of_videos)
-            }
-        for folder, name in found:
-            if (given := of_folder.get(folder, {}).get(name)) is not None:
-                self._add_one(given)
+        given: dict[tuple[Path, str], InputVideo] = {}
+        for folder, names in names_in.items():
+            features = features_for(self.model, folder, names)
+            files = media_in(self.media or folder) if media is None else media
+            given |= {(folder, name): InputVideo(name, features, i, files.get(name)) for i, name in enumerate(names)}
+        for one in dict.fromkeys(found):  # in their order
+            if one in given:
+                self._add_one(given[one])
 
     def _add_one(self, given: InputVideo) -> None:
         """Add a video, or say why it cannot be used."""
@@ -148,9 +146,8 @@ class Inputs:
             raise InputError(f"--input: two videos are named {given.name}: {both}; detect in one of them at a time")
 
     def _fail(self, reason: str) -> None:
-        if reason not in self.failed:
-            self.failed.append(reason)
-            log.info(f"error: {reason}")
+        self.failed.append(reason)
+        log.info(f"error: {reason}")
 
     def _add_videos(self, paths: Sequence[Path], device: torch.device) -> None:
         """Make the features of videos, as those of the training were made, and add them."""
