@@ -130,7 +130,7 @@ def open_detector(model: Path, *, device: str = "auto", lac_ckpt: Path | None = 
     else:
         raise InputError(
             f"{loaded.path}: the proposals of the training came from files, so there is no network that makes them for "
-            "new videos: pass LAC's with --lac_ckpt, or make proposals with --run_type proposals --overwrite, and train "
+            "new videos: pass LAC's with --lac_ckpt, or make proposals with --run_type proposals --overwrite and train "
             "again"
         )
     if loaded.warning:
