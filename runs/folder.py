@@ -170,7 +170,7 @@ class RunFolder:
             options: the options as JSON values.
             replace: remove an earlier training run.
         """
-        for folder in (self.path, self.path / "ckpt"):
+        for folder in (self.path, self.path / "ckpt", self.path / "model"):
             for path in folder.glob(".*.part"):  # of a run that was killed
                 with writing(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()

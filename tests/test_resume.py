@@ -342,7 +342,9 @@ def test_logs_are_mended(run, tmp_path, monkeypatch, uninterrupted_run):
             file.write(more)
     event_file = next((out / "logs").iterdir())
     event_file.write_bytes(event_file.read_bytes()[:-5])
-    (out / "ckpt" / ".resume.pt.1.part").write_text("half")
+    for name in ("ckpt/.resume.pt.1.part", "model/.network.pkl.1.part"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("half")
     assert run(*ARGV, "--exp_dir", out, "--resume")[0] == 0
     found = what_is_left(out)
     assert found | {"logs": ""} == uninterrupted_run | {"logs": ""}
