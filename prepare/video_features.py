@@ -26,9 +26,10 @@ from prepare.optical_flow import flow_of
 from prepare.video_files import find_videos
 from prepare.video_frames import VideoFile
 from prepare.video_packages import require_video_packages
-from readers.findings import DOUBTFUL, Findings
+from readers.findings import DOUBTFUL, Findings, say_notices
 from utils import CannotWrite, InputError, __version__, log, require_writable, writing
 
+_WAIT = 0.5  # seconds, after which another process may have made a video
 Pictures = Generator[tuple[np.ndarray | None, np.ndarray | None], None, None]  # of RGB and of optical flow
 
 
@@ -37,8 +38,7 @@ class FeatureSummary:
     """What became of the videos; mostly the names of their features."""
 
     made: list[str] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)  # already, as they would be made
-    elsewhere: list[str] = field(default_factory=list)  # another process was making them when this one ended
+    there: list[str] = field(default_factory=list)  # already, as they would be made, or made by another process
     errors: list[str] = field(default_factory=list)  # a line for each that failed
     others: int = 0  # files that are no videos
     seconds: float = 0.0  # of video, in those made
@@ -58,7 +58,6 @@ class FeatureSummary:
         """What to say at the end, after so many seconds."""
         speed = f" ({self.seconds:.0f} s of video in {took:.0f} s)" if self.made else ""
         parts = [f"{len(self.made)} made{speed}", f"{len(self.there)} already there", f"{len(self.errors)} failed"]
-        parts += [f"{len(self.elsewhere)} being made by another process"] if self.elsewhere else []
         parts += [f"{self.others} files that are no videos left out"] if self.others else []
         return f"features in {target}: {', '.join(parts)}"
 
@@ -255,21 +254,29 @@ class _Making:
         self.progress = _Progress({name: source.size or 1 for name, source in sources.items()})
 
     def run(self) -> None:
-        """Make all; those that another process has are asked for once more at the end."""
+        """Make all. Those that other processes have are waited for at the end: one that is killed leaves its video."""
         try:
-            held = [name for name in self.sources if not self._try(name)]
-            self.summary.elsewhere += [name for name in held if not self._try(name)]
+            held = self._left(self._left(self.sources))
+            if held:
+                details = [f"{name} ({holder})" for name, holder in held.items()]
+                say_notices({"waiting for other processes, which are making videos": details})
+            while held := self._left(held):
+                time.sleep(_WAIT)
         finally:
             self.progress.close()
         self.findings.say()
 
-    def _try(self, name: str) -> bool:
-        """Make the features of a video; False if another process is making them."""
+    def _left(self, names: Iterable[str]) -> dict[str, str]:
+        """Make the features of videos, but for those that other processes are making; returns these, and by whom."""
+        return {name: holder for name in names if (holder := self._try(name)) is not None}
+
+    def _try(self, name: str) -> str | None:
+        """Make the features of a video; returns who else is making them, None if nobody."""
         lock = self.files.lock(name)
         with writing(lock.path):
             taken = lock.take()
         if not taken:
-            return False
+            return lock.holder
         if lock.failure:
             self.findings.warn(f"videos that cannot be locked ({lock.failure})", name, "start no second process here")
         seconds = 0.0
@@ -285,7 +292,7 @@ class _Making:
         finally:
             lock.release()
         self.progress.end(name, seconds)
-        return True
+        return None
 
     def _make(self, name: str) -> float:
         """Make the features of a video that is locked; returns its seconds."""

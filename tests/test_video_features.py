@@ -399,14 +399,30 @@ def test_what_killed_processes_left_is_removed(three, expected, tmp_path):
     names = (".a-rgb.npz.17.part", ".a.lock", ".日本語-flow.npz.18.part", ".gone.npy.19.part", ".gone.json.19.part")
     for name in names:
         (tmp_path / name).write_bytes(b"half")
-    held = FileLock(tmp_path / ".b c.lock")  # of a process that is alive
+    make(three, tmp_path)
+    assert left(tmp_path) == expected
+
+
+@pytest.mark.parametrize("ends", ["killed", "made"])
+def test_videos_of_other_processes_are_waited_for(three, expected, tmp_path, monkeypatch, caplog, ends):
+    """When it ends, all features are there, whoever made them: what follows it can begin."""
+    caplog.set_level("INFO")
+    held, waited = FileLock(tmp_path / ".b c.lock"), []
     assert held.take()
     (tmp_path / ".b c-rgb.npz.20.part").write_bytes(b"half")
+
+    def wait(_):
+        waited.append(sorted(left(tmp_path).keys() - expected.keys()))
+        for name in expected if ends == "made" and len(waited) == 2 else ():
+            (tmp_path / name).write_bytes(expected[name])
+        if len(waited) == 2:
+            held.release()
+
+    monkeypatch.setattr(video_features.time, "sleep", wait)
     summary = make(three, tmp_path)
-    assert summary.elsewhere == ["b c"] and summary.status == 0
-    assert sorted(left(tmp_path).keys() - expected.keys()) == [".b c-rgb.npz.20.part", ".b c.lock"]
-    held.release()
-    assert make(three, tmp_path).made == ["b c"]
+    assert waited == [[".b c-rgb.npz.20.part", ".b c.lock"]] * 2
+    assert ("b c" in summary.made) == (ends == "killed") and len(summary.made + summary.there) == 3
+    assert f"waiting for other processes, which are making videos: b c (process {os.getpid()} on" in caplog.text
     assert left(tmp_path) == expected
 
 
