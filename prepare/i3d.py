@@ -236,8 +236,8 @@ def read_networks(weights: Path) -> dict[str, I3D]:
         return read_i3d(weights)
     if any((weights / name).exists() for name in FILES.values()):
         raise InputError(
-            f"--i3d_weights random: means random weights, but a folder of this name has some; pass {weights.absolute()} "
-            "for these, or rename the folder"
+            "--i3d_weights random: means random weights, but a folder of this name has some; pass "
+            f"{weights.absolute()} for these, or rename the folder"
         )
     log.info(
         "warning: --i3d_weights random: features of a network that has learnt nothing, to try out what follows; "
