@@ -143,8 +143,8 @@ def detect(
     inputs: Path | str | Sequence[Path | str],
     *,
     device: str = "auto",
-    lac_ckpt: Path | None = None,
-    media: Path | None = None,
+    lac_ckpt: Path | str | None = None,
+    media: Path | str | None = None,
     extraction: Extraction | None = None,
 ) -> Iterator[DetectedVideo]:
     """Find actions in videos.
@@ -163,8 +163,8 @@ def detect(
     Raises:
         InputError: the model cannot be used, an input is not there, or features cannot be made at all.
     """
-    detector = open_detector(Path(model), device=device, lac_ckpt=lac_ckpt)
-    given = Inputs(detector.model, extraction or Extraction(), media)
+    detector = open_detector(Path(model), device=device, lac_ckpt=None if lac_ckpt is None else Path(lac_ckpt))
+    given = Inputs(detector.model, extraction or Extraction(), None if media is None else Path(media))
     paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
     given.add([Path(path) for path in paths], detector.device)
     yield from detector(given.videos.values())

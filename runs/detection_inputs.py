@@ -140,6 +140,9 @@ class Inputs:
         except InputError as error:
             self._fail(str(error))
             return
+        if not files:  # a folder, a broken link or a pipe, which is read for ever
+            self._fail(f"{given.features.path}: {given.name}: not a file")
+            return
         other = self.videos.setdefault(given.name, given)
         if other is not given and [*map(Path.resolve, other.files)] != [*map(Path.resolve, files)]:
             both = f"{other.where} and {given.where}"

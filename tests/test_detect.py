@@ -98,7 +98,7 @@ def test_proposals_from_files_need_the_network_of_lac(home, tmp_path, monkeypatc
     torch.manual_seed(0)
     network = LacNetwork(feature_size=6, num_class=2, hidden=4)
     torch.save(network.state_dict(), tmp_path / "lac.pkl")
-    found = list(detect(tmp_path / "model", home / "new" / "b0.npy", lac_ckpt=tmp_path / "lac.pkl"))
+    found = list(detect(tmp_path / "model", home / "new" / "b0.npy", lac_ckpt=f"{tmp_path / 'lac.pkl'}"))
     assert len(found) == 1 and found[0].detections["label"].isin(["Dive", "Jump"]).all()
 
 
@@ -170,15 +170,17 @@ def test_inputs_that_cannot_be_used_are_named_and_the_others_go_on(home, run_in,
     np.save(tmp_path / "new" / "b1.npy", np.ones((30, 8), np.float32))
     (tmp_path / "new" / "b2.npy").write_bytes(b"no array")
     (tmp_path / "new" / "b\n9.npy").write_bytes(b"")
+    (tmp_path / "new" / "c.npy").mkdir()
     np.save(tmp_path / "new" / "b3.npy", np.full((30, 6), np.nan, np.float32))
     np.save(tmp_path / "new" / "b4.npy", np.full((30, 6), 3e38, np.float32))
     run = run_in(home)
     argv = ("--run_type", "detect", "--model", "trained", "--exp_dir", tmp_path / "out", "--input")
     status, out, _ = run(*argv, tmp_path / "new")
-    assert status == 1 and "5 videos could not be used" in out
+    assert status == 1 and "6 videos could not be used" in out
     lines = [line for line in out.splitlines() if line.startswith("error: ")]
     expected = (
         ("b\\n9", "cannot be the name"),
+        ("c", "not a file"),
         ("b1.npy", "8 wide"),
         ("b2.npy", ""),
         ("b3.npy", "not finite"),
