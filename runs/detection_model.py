@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -27,7 +28,7 @@ from readers.facts import WeightsRecord, read_record, record_path
 from readers.feature_checks import MAX_FEATURE_SIZE
 from readers.feature_origin import SETTINGS, is_random
 from runs.weights import save_weights
-from utils import InputError, is_finite_number, read_json, short_repr, write_json
+from utils import InputError, is_finite_number, log, read_json, short_repr, write_json
 
 MODEL = "model"  # the folder, inside that of the run
 WEIGHTS, PROPOSALS, DETECTION = "network.pkl", "proposals.pkl", "detection.json"
@@ -139,6 +140,7 @@ def read_model(path: Path, device: torch.device) -> DetectionModel:
         if (value := getattr(record, name)) is not None and not least <= value <= most:
             raise InputError(f"{record_path(folder / WEIGHTS)}: damaged: {name} is {value}; {AGAIN}")
     assert record.class_names and record.feature_size and record.recipe and record.rate and record.roi_size
+    _say_if_older(path, record)
     network = build_network(
         NetworkSettings(
             feature_size=record.feature_size,
@@ -165,6 +167,17 @@ def read_model(path: Path, device: torch.device) -> DetectionModel:
         roi_size=record.roi_size,
         post_process=settings.post_process(record.rate, record.recipe),
     )
+
+
+def _say_if_older(run: Path, record: WeightsRecord) -> None:
+    """Say so where a run went on after its model was written."""
+    with suppress(InputError):
+        last = read_record(run / "ckpt" / "last_model.pkl")
+        if last is not None and (last.epoch or 0) > (record.epoch or math.inf):
+            log.info(
+                f"notice: {run}: the model is of epoch {record.epoch}, and the run went on to {last.epoch}; --run_type "
+                "train --resume ends the run, and writes its model"
+            )
 
 
 def _what_is_missing(path: Path) -> str:

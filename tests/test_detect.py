@@ -151,6 +151,16 @@ def test_a_damaged_model(home, tmp_path, change, named):
         list(detect(model, home / "new"))
 
 
+def test_a_model_of_an_earlier_epoch_than_its_run(home, tmp_path, caplog):
+    model = broken(home, tmp_path)
+    shutil.copytree(home / "trained" / "ckpt", tmp_path / "ckpt")
+    for epoch in (5, 9):
+        assert not caplog.messages
+        damage("last_model.json", '"epoch": 5', f'"epoch": {epoch}')(tmp_path / "ckpt")
+        read_model(model.parent, torch.device("cpu"))
+    assert "of epoch 5, and the run went on to 9" in caplog.text
+
+
 def test_folders_without_a_model(home, tmp_path):
     for path, named in (
         (tmp_path / "none", "no such folder"),
