@@ -154,11 +154,13 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 def _image(read: Callable[[], bytes], where: Path | str, mode: str) -> Any:
     """Read an image of Pillow's; any of many errors says that it is damaged."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(read())) as image:
             return image.convert(mode)
+    except UnidentifiedImageError:  # its text is of an object in memory
+        raise InputError(f"{where}: not an image; {_AGAIN}") from None
     except Exception as error:
         if ran_out(error):
             raise

@@ -12,7 +12,7 @@ from readers.findings import DOUBTFUL, USELESS, Findings
 from utils import InputError, short_repr
 
 SETTINGS = ("feature_fps", "snippet_frames", "crop", "weights")  # that features share which may be compared
-AGAIN = "make the features again with --run_type features"
+AGAIN = "make the features again with --run_type features --overwrite"
 
 
 def origin(features: Features, i: int) -> dict[str, Any] | None:
@@ -50,22 +50,22 @@ def check_origins(features: Features, chosen: Sequence[int], rate: float, findin
         findings.warn(kind, "--i3d_weights random", weight=USELESS)
 
 
-def require_rate(made: Mapping[str, Any] | None, where: str, rate: float, *, of_model: bool = False) -> None:
+def require_rate(made: Mapping[str, Any] | None, where: str, rate: float, of_model: str = "") -> None:
     """Check the rate at which features were made.
 
     Args:
         made: what made them; None if unknown.
         where: they are, for messages.
         rate: snippets per second that are needed.
-        of_model: whether it is that of a model, and no option changes it.
+        of_model: the options that give this rate, if it is that of a model, and no option of the run changes it.
 
     Raises:
         InputError: they say that they were made at another.
     """
     facts = Facts.from_json(made or {}, where, AGAIN)
     if (other := facts.other_rate(rate)) is not None:
-        option = "" if of_model else f"pass {facts.rate_options}, or "
-        raise InputError(f"{where}: {other}; {option}{AGAIN}")
+        remedy = f"{AGAIN} {of_model}" if of_model else f"pass {facts.rate_options}, or {AGAIN}"
+        raise InputError(f"{where}: {other}; {remedy}")
 
 
 def difference(made: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> str | None:

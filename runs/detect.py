@@ -68,7 +68,7 @@ class Detector:
         """Read the features of a video, make its proposals, and pool them; raises InputError."""
         model, features, where = self.model, given.features, given.where
         made = origin(features, given.index)
-        require_rate(made, where, model.rate, of_model=True)
+        require_rate(made, where, model.rate, model.record.rate_options)
         if differing := difference(made, model.settings.features):
             raise InputError(f"{where}: made in another way than those of the training: {differing}; {AGAIN}")
         raw = features.read(given.index)  # [T, D]

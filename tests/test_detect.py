@@ -273,7 +273,8 @@ def test_features_that_were_made_in_another_way(home, tmp_path):
     inputs.add([folder], torch.device("cpu"))
     assert [video.name for video in detector(inputs.videos.values())] == ["b0", "b4", "b5"]  # the last two do not say
     assert "crop" in detector.failed["b1"] and "weights" in detector.failed["b3"]
-    assert "4 snippets a second" in detector.failed["b2"] and "--feature_fps" not in detector.failed["b2"]
+    assert "4 snippets a second" in detector.failed["b2"]
+    assert detector.failed["b2"].endswith("--run_type features --overwrite --feature_fps 2 --snippet_frames 1")
 
 
 def test_options_that_the_model_decides(run):

@@ -112,9 +112,9 @@ def test_a_damaged_image_is_named(tmp_path, data, zipped):
             (folder / f"{kind}.zip").unlink()
     frames = FrameFolder(folder).rgb()
     next(frames)
-    with pytest.raises(InputError, match=r"img_2\.png: not a readable image \(.+\); write the frames") as error:
+    with pytest.raises(InputError, match=r"img_2\.png: not an? .*image.*; write the frames") as error:
         next(frames)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and " object at " not in str(error.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"no archive", "cut"])
