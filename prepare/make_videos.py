@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from prepare.video_frames import HEIGHT, WIDTH  # so that nothing is scaled
 from prepare.video_packages import require_video_packages
 from readers.features import SIMULATED_MARK
-from utils import InputError, is_plain_name, printable, whole_file, write_json
+from utils import InputError, is_plain_name, printable, require_writable, whole_file, write_json
 
 FPS = 25
 RADIUS = 52  # of a shape, in pixels
@@ -199,9 +200,10 @@ def make_videos(folder: Path, *, train: int = 12, test: int = 8, seed: int = 0) 
         What happens in each.
 
     Raises:
-        InputError: packages are missing, or there is something already.
+        InputError: packages are missing, there is something already, or the folder cannot be written to.
     """
     require_video_packages()
+    require_writable(folder, "--folder")
     videos, annotations = folder / "videos", folder / "annotations.json"
     for path in (videos, annotations):
         if path.exists():
@@ -246,11 +248,9 @@ def main() -> int:
     print(
         f"{args.train} videos to train and {args.test} to test on, {seconds:.0f} s in all, {megabytes:.1f} MB: {videos}"
     )
-    root = "" if args.folder.parent == Path("data") else f" --dataset_root {args.folder}"
-    print(
-        f"done; next: python main.py --run_type features --dataset_name {args.folder.name}{root} --videos {videos} "
-        "--i3d_weights random"
-    )
+    words = ["python", "main.py", "--run_type", "features", "--dataset_name", args.folder.name]
+    words += [] if args.folder.parent == Path("data") else ["--dataset_root", str(args.folder)]
+    print(f"done; next: {shlex.join([*words, '--videos', str(videos), '--i3d_weights', 'random'])}")
     return 0
 
 

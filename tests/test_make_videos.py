@@ -1,10 +1,12 @@
 """The made videos: what their annotations say is what they show."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
+from options import parse_options
 from prepare import make_videos as shapes
 from prepare.make_videos import CLASSES, FPS, HEIGHT, WIDTH, Scene, draw, entry_of, invent_scene, num_frames
 from readers.annotations import read_annotations
@@ -122,3 +124,23 @@ def test_the_length_in_the_annotations_is_that_of_the_frames():
     scene = Scene("x", 0, 1.01, ())
     assert entry_of(scene, "training")["duration"] == num_frames(scene) / FPS == len(list(draw(scene))) / FPS
     assert json.dumps(entry_of(scene, "training"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_before_any_work(tmp_path, monkeypatch, capsys):
+    for package in ("av", "cv2", "PIL"):
+        pytest.importorskip(package)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(shapes, "write_video", None)
+    monkeypatch.setattr("sys.argv", ["make_videos", "--folder", str(tmp_path / "file")])
+    assert shapes.main() == 2
+    assert f"error: --folder {tmp_path / 'file'}: " in capsys.readouterr().err
+
+
+def test_the_next_command_can_be_pasted(tmp_path, monkeypatch, capsys):
+    for package in ("av", "cv2", "PIL"):
+        pytest.importorskip(package)
+    monkeypatch.setattr(shapes, "write_video", lambda scene, folder: folder.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr("sys.argv", ["make_videos", "--folder", str(tmp_path / "My videos")])
+    assert shapes.main() == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("next: python main.py ")[2])
+    assert parse_options(words).videos == tmp_path / "My videos" / "videos"
