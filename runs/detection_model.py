@@ -81,9 +81,9 @@ class DetectionModel:
     def warning(self) -> str:
         """Why what it finds says nothing about real videos; empty if there is no reason."""
         if self.settings.features and is_random(self.settings.features):
-            return "trained on features of an I3D with random weights, so what is found here means little"
+            return "The model was trained on features of an I3D with random weights: what is found here means little"
         return (
-            "trained on simulated data, so what is found says nothing about real videos"
+            "The model was trained on simulated data: what is found says nothing about real videos"
             if self.record.simulated
             else ""
         )

@@ -20,7 +20,7 @@ def shown(video: DetectedVideo) -> pd.DataFrame:
 
 
 def write_subtitles(path: Path, video: DetectedVideo) -> None:
-    """Write a cue for each detection that is shown, see `shown`: the label, and the score in percent.
+    """Write a cue for each detection that is shown, see `shown`: the label, and the score.
 
     Raises:
         CannotWrite: the file cannot be written.
@@ -29,7 +29,7 @@ def write_subtitles(path: Path, video: DetectedVideo) -> None:
     times = (table[["start_sec", "end_sec"]].clip(lower=0) * 1000).round().astype(int)  # milliseconds
     rows = zip(times["start_sec"].tolist(), times["end_sec"].tolist(), table["label"], table["score"], strict=True)
     cues = [
-        f"{_time(start)} --> {_time(end)}\n{html.escape(' '.join(label.split()), quote=False)} {score:.0%}\n"
+        f"{_time(start)} --> {_time(end)}\n{html.escape(' '.join(label.split()), quote=False)} ({score:.2g})\n"
         for start, end, label, score in sorted(rows)
         if start < end
     ]

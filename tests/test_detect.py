@@ -332,8 +332,8 @@ def test_videos_of_one_modality_are_named_without_it(tmp_path, files, names):
 def test_subtitles(tmp_path, monkeypatch):
     table = pd.DataFrame(
         [
-            ("Jump", 0.8, 3661.0, 3662.5),
-            ("A --> <b>\n& c", 0.5, -0.2, 1.0),
+            ("Jump", 1.06, 3661.0, 3662.5),
+            ("A --> <b>\n& c", 0.53, -0.2, 1.0),
             ("weak", 0.39, 0.0, 1.0),
             ("no", 0.7, 2.0, 2.0),
         ],
@@ -344,8 +344,8 @@ def test_subtitles(tmp_path, monkeypatch):
     write_subtitles(tmp_path / "s" / "clip.vtt", video)
     assert (tmp_path / "s" / "clip.vtt").read_text() == (
         "WEBVTT\n\n"
-        "00:00:00.000 --> 00:00:01.000\nA --&gt; &lt;b&gt; &amp; c 50%\n\n"
-        "01:01:01.000 --> 01:01:02.500\nJump 80%\n"
+        "00:00:00.000 --> 00:00:01.000\nA --&gt; &lt;b&gt; &amp; c (0.53)\n\n"
+        "01:01:01.000 --> 01:01:02.500\nJump (1.1)\n"
     )
     write_subtitles(tmp_path / "none.vtt", DetectedVideo("none", 1.0, table[:0], np.zeros((0, 2)), np.zeros(0)))
     assert (tmp_path / "none.vtt").read_text() == "WEBVTT\n"
