@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,6 +27,8 @@ _OTHER = re.compile(
     r"md|md5|mk[as]|mp3|nfo|np[yz]|ogg|opus|pdf|pickle|pkl|png|pptx?|psd|pth?|py|rar|rtf|sh|sha256|smi|srt|ssa|sub|svg|tar|"
     r"tfrecord|tiff?|torrent|tsv|txt|url|vtt|wav|webp|wma|xlsx?|xml|xz|ya?ml|zip)"
 )
+_HALF = re.compile(r"(.+)[-_](rgb|flow)", re.DOTALL)  # how names of files with half of a video's features end
+_OTHER_HALF = {"rgb": "flow", "flow": "rgb"}
 _UNFINISHED = re.compile(r"\.(part|crdownload|(op)?download|filepart|te?mp|aria2|ytdl|!).*")
 
 
@@ -77,10 +79,21 @@ def find_videos(paths: Sequence[Path]) -> FoundVideos:
             found.errors.append(f"{names}: features of {len(videos)} videos would have one name; rename all but one")
         else:
             found.videos[_name_of(videos[0])] = videos[0]
+    for name in [name for name in found.videos if _is_taken_for_half(name, found.videos)]:
+        reason = f"the features of {short_repr(name)} would be taken for half of those of another video"
+        found.errors.append(f"{found.videos.pop(name)}: {reason}; rename it")
     found.videos = dict(sorted(found.videos.items()))
     if not found.videos and not found.errors:
         raise InputError(_nothing_in(paths, found.others))
     return found
+
+
+def _is_taken_for_half(name: str, names: Container[str]) -> bool:
+    """Whether features with this name, and those with the others, look like the two halves of one video's."""
+    half = _HALF.fullmatch(name)
+    return half is not None and any(
+        other in names for other in (half[1], name.removesuffix(half[2]) + _OTHER_HALF[half[2]])
+    )
 
 
 def _nothing_in(paths: Sequence[Path], others: Counter[str]) -> str:

@@ -272,6 +272,15 @@ def test_one_name_for_two_videos_is_an_error_of_both(tmp_path, three):
     assert all(any(str(tmp_path / name) in error for error in found.errors) for name in names[:4])
 
 
+def test_names_that_look_like_halves_of_others_are_errors(tmp_path):
+    """The readers would take `x-rgb.npz`, of the video x, for the features of the video x-rgb."""
+    for name in ("x", "x-rgb", "x_flow", "river-flow", "y-rgb", "z_rgb", "z_flow"):
+        (tmp_path / f"{name}.mp4").touch()
+    found = find_videos([tmp_path])
+    assert [*found.videos] == ["river-flow", "x", "y-rgb"]
+    assert sorted(error.split("'")[1] for error in found.errors) == ["x-rgb", "x_flow", "z_flow", "z_rgb"]
+
+
 def test_what_cannot_be_used_does_not_stop_the_others(tmp_path, three, caplog):
     caplog.set_level("INFO")
     write_video(tmp_path / "short.mp4", noise(16))
