@@ -374,7 +374,8 @@ sys.exit(status)
 
 def run_main(home: Path, *argv: str) -> tuple[float, list[float]]:
     """Train in a process of its own: its peak memory in GB, and the seconds of its epochs."""
-    command = [sys.executable, "-c", CHILD, str(REPOSITORY), "--dataset_name", workload.NAME, "--overwrite", *argv]
+    command = [sys.executable, "-c", CHILD, str(REPOSITORY), "--dataset_name", workload.NAME, "--recipe", "paper"]
+    command += ["--overwrite", *argv]
     subprocess.run(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     lines = [json.loads(line) for line in (home / "outputs" / "metrics.jsonl").read_text().splitlines()]
     return json.loads((home / "peak.json").read_text()), [line["seconds"] for line in lines if "seconds" in line]
@@ -411,7 +412,7 @@ def measure_tenfold(table: Table, home: Path, clips: list[workload.Clip]) -> Non
 def load(home: Path, device: torch.device) -> tuple[Data, Options, list[Tensor]]:
     """The dataset under a folder, main.py's default options for it, and the features of its training videos."""
     root = home / "data" / workload.NAME
-    argv = ["--dataset_name", workload.NAME, "--cache", "memory", "--dataset_root", str(root)]
+    argv = ["--dataset_name", workload.NAME, "--recipe", "paper", "--cache", "memory", "--dataset_root", str(root)]
     argv += ["--proposals_root", str(home / "proposals4Thumos14"), "--descriptors_root", str(home / "descriptors")]
     options = parse_options(argv)
     data = load_data(options, device)
@@ -422,8 +423,8 @@ def load_demo(home: Path, device: torch.device) -> tuple[Data, Options]:
     """The demo, made under a folder, and main.py's default options for it."""
     root = home / "demo"
     make_demo(root, root, root)
-    argv = ["--dataset_name", "Demo", "--dataset_root", str(root), "--proposals_root", str(root)]
-    options = parse_options([*argv, "--descriptors_root", str(root)])
+    argv = ["--dataset_name", "Demo", "--recipe", "paper", "--dataset_root", str(root)]
+    options = parse_options([*argv, "--proposals_root", str(root), "--descriptors_root", str(root)])
     return load_data(options, device), options
 
 
