@@ -14,8 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils import chunks, to_device
+
 # The usual rate: snippets of 16 frames, at 25 frames per second. Snippet i covers [i, i + 1) on the snippet axis.
 SNIPPETS_PER_SECOND = 25 / 16
+
+_BINS_IN_CACHE = 1 << 20  # numbers that `roi_pool` has in memory at a time on the CPU, and near its caches; 4 MB
+_BINS_ON_DEVICE = 1 << 26  # and elsewhere, where fewer and larger operations are faster; 256 MB
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Times = TypeVar("Times", np.ndarray, float)
@@ -123,16 +128,16 @@ def pseudo_instances(listed: Proposals, labels: np.ndarray, *, ratio: float, max
     return instance_class
 
 
-def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute where RoI Align samples the snippet axis (SPEC section 2).
 
     Args:
-        segments_snip: `[M, 2]` float64 proposals in snippets.
+        segments_snip: `[M, 2]` float64 proposals in snippets, on the CPU.
         num_bins: R.
 
     Returns:
         `y [S]`: the sample positions of all M·R bins, concatenated; `weight [S]`: one over the number of samples in the
-        bin; `offset [M·R]`: the first sample of each bin.
+        bin; `offset [M·R]`: the first sample of each bin; `proposal [S]`: whose sample it is.
     """
     start, end = segments_snip.unbind(1)
     length = end - start
@@ -143,12 +148,48 @@ def roi_samples(segments_snip: Tensor, num_bins: int) -> tuple[Tensor, Tensor, T
 
     bin_samples = samples.repeat_interleave(num_bins)  # [M·R]
     offset = bin_samples.cumsum(0) - bin_samples
-    bin_of = torch.arange(len(bin_samples)).repeat_interleave(bin_samples)  # [S]
-    proposal, bin_in_proposal = bin_of // num_bins, bin_of % num_bins
-    k = torch.arange(len(bin_of)) - offset[bin_of]
-    n = samples[proposal].double()
-    y = start[proposal] + (bin_in_proposal + (k.double() + 0.5) / n) * width[proposal]
-    return y, 1 / n, offset
+    proposal = torch.arange(len(samples)).repeat_interleave(num_bins * samples)  # [S]
+    n, place = samples[proposal], torch.arange(len(proposal)) - offset[::num_bins][proposal]
+    bin_in_proposal = place // n
+    k, n = (place - n * bin_in_proposal).double(), n.double()
+    y = start[proposal] + (bin_in_proposal + (k + 0.5) / n) * width[proposal]
+    return y, 1 / n, offset, proposal
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """What RoI Align reads of features: a bin is the weighted sum of some of their rows, two for every sample."""
+
+    index: Tensor  # [2S] int64, the row
+    weight: Tensor  # [2S]
+    offset: Tensor  # [M·R] int64, where the reads of each bin begin
+    begin: list[int]  # [M + 1] where those of each proposal begin, and the end
+
+    @classmethod
+    def of(cls, features: Tensor, segments_snip: Tensor, num_bins: int, first: Tensor, last: Tensor) -> _Reads:
+        """Of proposals that each read the rows `first [M]` to `last [M]` of the features, and zeros beyond them.
+
+        Computed on the CPU, in float64, which not every device has, and moved to that of the features.
+        """
+        y, weight, offset, proposal = roi_samples(segments_snip, num_bins)
+        low, first, last = y.floor(), first[proposal, None], last[proposal, None]
+        fraction = y - low
+        index = low.long()[:, None] + torch.tensor([0, 1]) + first  # [S, 2]
+        weight = torch.stack([1 - fraction, fraction], dim=1) * weight[:, None]  # [S, 2]
+        within = torch.minimum(torch.maximum(index, first), last)
+        weight = weight.where(within == index, 0).to(features.dtype)
+        offset = 2 * offset
+        index, weight, there = (to_device(x, features.device) for x in (within.view(-1), weight.view(-1), offset))
+        return cls(index, weight, there, [*offset[::num_bins].tolist(), 2 * len(y)])
+
+    def bins(self, features: Tensor, start: int, stop: int) -> Tensor:
+        """The bins of the proposals from `start` to `stop`: `[m, R, D]`."""
+        num_bins = len(self.offset) // (len(self.begin) - 1)
+        reads = slice(self.begin[start], self.begin[stop])
+        offset = self.offset[num_bins * start : num_bins * stop] - reads.start
+        weight = self.weight[reads]
+        bins = F.embedding_bag(self.index[reads], features, offset, mode="sum", per_sample_weights=weight)
+        return bins.view(stop - start, num_bins, -1)
 
 
 def roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12) -> Tensor:
@@ -156,58 +197,66 @@ def roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12) -> Te
 
     Args:
         features: `[T, D]` of one video.
-        segments_snip: `[M, 2]` float64 proposals in snippets.
+        segments_snip: `[M, 2]` float64 proposals in snippets, on the CPU.
         num_bins: R.
 
     Returns:
         `[M, R, D]` bin means.
     """
-    num_snippets = len(features)
-    y, weight, offset = roi_samples(segments_snip, num_bins)
-    low = y.floor()
-    fraction = y - low
-    index = torch.stack([low, low + 1], dim=1).long()  # [S, 2]
-    weight = torch.stack([1 - fraction, fraction], dim=1) * weight[:, None]  # [S, 2]
-    weight = weight.where((index >= 0) & (index < num_snippets), 0)  # zero outside the video
-    bins = F.embedding_bag(
-        index.clamp(0, num_snippets - 1).view(-1),
-        features,
-        2 * offset,
-        mode="sum",
-        per_sample_weights=weight.view(-1).to(features.dtype),
-    )
-    return bins.view(len(segments_snip), num_bins, -1)  # [M, R, D]
+    first = torch.zeros(len(segments_snip), dtype=torch.long)
+    reads = _Reads.of(features, segments_snip, num_bins, first, first + len(features) - 1)
+    return reads.bins(features, 0, len(segments_snip))
 
 
-def roi_pool(features: Tensor, segments_snip: Tensor, num_bins: int = 12, chunk: int = 256) -> Tensor:
+def roi_pool(
+    features: Tensor,
+    segments_snip: Tensor,
+    num_bins: int = 12,
+    *,
+    lengths: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
+    out: Tensor | None = None,
+    most: int | None = None,
+) -> Tensor:
     """Pool the features of each proposal: inside - left, inside, inside - right (SPEC section 2).
 
     The bins of `roi_align` are reduced by maximum: left = bins [0, q), inside = [q, 5q), right = [5q, R),
-    q = R // 6. Pooling has no weights, so it is done once per video, not in every step.
+    q = R // 6. Pooling has no weights, so it is done once per video where there is memory for the result, and not in
+    every step. The number of operations on the device of the features depends neither on the number of proposals, up
+    to `most`, nor on that of videos.
 
     Args:
-        features: `[T, D]` of one video.
-        segments_snip: `[M, 2]` float64 proposals in snippets.
+        features: `[T, D]` of one video, or those of several, one under another; on any device.
+        segments_snip: `[M, 2]` float64 proposals in snippets, on the CPU; those of one video after those of another.
         num_bins: R, at least 6.
-        chunk: how many proposals to pool at a time at most, which bounds the memory of bins; fewer if they are long.
+        lengths: T of each video; None for one video.
+        sizes: M of each video.
+        out: `[M, 3, D]` to write to, of any floating-point type, on the device of the features.
+        most: numbers in the bins that are in memory at a time, about; those of a proposal at least.
 
     Returns:
         `[M, 3, D]`.
     """
-    q = num_bins // 6
-    pooled = features.new_empty(len(segments_snip), 3, features.shape[1])
-    sizes = _chunk_sizes(segments_snip, num_bins, chunk)
-    for out, part in zip(pooled.split(sizes), segments_snip.split(sizes), strict=True):
-        bins = roi_align(features, part, num_bins)  # [m, R, D]
-        left, inside, right = (b.amax(1) for b in bins.split([q, 4 * q, num_bins - 5 * q], dim=1))  # each [m, D]
-        torch.stack([inside - left, inside, inside - right], dim=1, out=out)
+    q, count = num_bins // 6, torch.tensor([len(segments_snip)] if sizes is None else sizes)
+    length = torch.tensor([len(features)] if lengths is None else lengths)
+    end = length.cumsum(0)
+    first, last = (end - length).repeat_interleave(count), (end - 1).repeat_interleave(count)  # [M] each
+    pooled = features.new_empty(len(segments_snip), 3, features.shape[1]) if out is None else out
+    most = most or (_BINS_IN_CACHE if features.device.type == "cpu" else _BINS_ON_DEVICE)
+    parts = _parts(segments_snip, num_bins)
+    for rows, *of_part in zip(*(x.split(parts) for x in (pooled, segments_snip, first, last)), strict=True):
+        reads = _Reads.of(features, of_part[0], num_bins, *of_part[1:])
+        for chunk in chunks(len(rows), num_bins * features.shape[1], most):
+            some = rows[chunk]
+            bins = reads.bins(features, chunk.start, chunk.start + len(some))  # [m, R, D]
+            left, inside, right = (b.amax(1) for b in bins.split([q, 4 * q, num_bins - 5 * q], dim=1))  # each [m, D]
+            torch.stack([inside - left, inside, inside - right], dim=1, out=some)
     return pooled
 
 
-def _chunk_sizes(segments_snip: Tensor, num_bins: int, chunk: int, max_samples: int = 1 << 20) -> list[int]:
-    """Split proposals into consecutive chunks of at most `chunk` proposals and about `max_samples` samples."""
+def _parts(segments_snip: Tensor, num_bins: int, max_samples: int = 1 << 20) -> list[int]:
+    """Split proposals into consecutive parts of about `max_samples` samples, which bounds the memory of `_Reads`."""
     lengths = segments_snip[:, 1] - segments_snip[:, 0]
     samples = num_bins * (1.5 * lengths.clamp(min=1) / num_bins).ceil()
-    share = (samples / max_samples).clamp(min=1 / chunk)  # of a chunk
-    chunk_of = (share.cumsum(0) - share).floor()
-    return chunk_of.unique_consecutive(return_counts=True)[1].tolist()
+    part_of = ((samples.cumsum(0) - samples) / max_samples).floor()
+    return part_of.unique_consecutive(return_counts=True)[1].tolist()

@@ -19,7 +19,7 @@ from proposals import roi_samples
 
 def plain_roi_align(features: Tensor, segments_snip: Tensor, num_bins: int = 12) -> Tensor:
     """The same as `proposals.roi_align`, word for word as SPEC section 2 has it: read every sample, then average."""
-    y, weight, offset = roi_samples(segments_snip, num_bins)
+    y, weight, offset, _ = roi_samples(segments_snip, num_bins)
     within = F.pad(features, (0, 0, 1, 1))  # zero outside the video
     low = y.floor()
     before, after = (within[(low.long() + i).clamp(0, len(within) - 1)] for i in (1, 2))  # [S, D] each

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataset import read_proposals
 from proposals import SNIPPETS_PER_SECOND, roi_align, roi_pool, seconds_to_snippets, snippets_to_seconds, tiou
@@ -82,9 +83,56 @@ def test_roi_pool_in_chunks_and_any_order():
     start = 40 * torch.rand(23, generator=rng, dtype=torch.float64)
     segments = torch.stack([start, start + 20 * torch.rand(23, generator=rng, dtype=torch.float64)], dim=1)
     whole = roi_pool(features, segments)
-    assert torch.equal(roi_pool(features, segments, chunk=5), whole)
+    assert torch.equal(roi_pool(features, segments, most=5 * 12 * 6), whole)
     order = torch.randperm(23, generator=rng)
     assert torch.equal(roi_pool(features, segments[order]), whole[order])
+
+
+def invented(num_videos, proposals_each, rng, width=6):
+    """The features of some videos, and proposals of each, some of which begin before it or end after it."""
+    features = [torch.randn(10 + 7 * i, width, generator=rng) for i in range(num_videos)]
+    start = 70 * torch.rand(num_videos, proposals_each, generator=rng, dtype=torch.float64) - 10
+    length = 30 * torch.rand(num_videos, proposals_each, generator=rng, dtype=torch.float64)
+    return features, list(torch.stack([start, start + length], dim=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_videos_pooled_together_are_those_pooled_alone(dtype):
+    """None reads what is next to it, and the bytes are the same."""
+    features, segments = invented(4, 9, torch.Generator().manual_seed(0))
+    alone = torch.cat([roi_pool(f, s) for f, s in zip(features, segments, strict=True)]).to(dtype)
+    together = torch.empty(36, 3, 6, dtype=dtype)
+    lengths, sizes = ([len(x) for x in of_videos] for of_videos in (features, segments))
+    found = roi_pool(torch.cat(features), torch.cat(segments), lengths=lengths, sizes=sizes, out=together)
+    assert found is together and torch.equal(together, alone)
+
+
+class OnMeta(TorchDispatchMode):
+    """Lists the operations whose result is on PyTorch's meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        some = result[0] if isinstance(result, (tuple, list)) else result
+        self.names += [function.name()] if getattr(some, "is_meta", False) else []
+        return result
+
+
+def test_pooling_takes_as_many_device_operations_for_many_proposals_as_for_one():
+    """PyTorch's meta device stands for any but the CPU: it has shapes, and no numbers."""
+
+    def operations(num_videos, proposals_each):
+        features, segments = invented(num_videos, proposals_each, torch.Generator().manual_seed(0))
+        lengths, sizes = ([len(x) for x in of_videos] for of_videos in (features, segments))
+        with OnMeta() as counted:
+            pooled = roi_pool(torch.cat(features).to("meta"), torch.cat(segments), lengths=lengths, sizes=sizes)
+        assert pooled.device.type == "meta" and pooled.shape == (num_videos * proposals_each, 3, 6)
+        return counted.names
+
+    assert len(operations(1, 1)) == len(operations(20, 100)) <= 30
 
 
 def write(path, results):
