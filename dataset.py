@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,11 +27,22 @@ from readers.features import Features
 from readers.findings import say_notices
 from readers.free_memory import free_memory
 from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_entries, unknown_labels
-from utils import InputError, log, release_memory, to_device
+from utils import InputError, host_memory, log, release_memory, to_device
 
 ROWS_AT_A_TIME = 2048  # at least, in a batch of evaluation
+RAW_AT_A_TIME = 1 << 24  # numbers of features in memory at a time, at least, when they are read again; 64 MB
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Unpooled:
+    """The features of a video, which are read and pooled again for each batch."""
+
+    features: Features
+    index: int  # of the video in them
+    roi_size: int  # R
+    dtype: torch.dtype  # what pooled proposals are rounded to
 
 
 @dataclass(frozen=True)
@@ -47,20 +57,13 @@ class Video:
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
     variance: Tensor | None  # [D] over time; None where nothing is trained
     num_snippets: int  # T
-    pooled: Tensor | None  # [M, 3, D] the network's input, on the device; None if it is not kept in memory
-    pool: Callable[[np.ndarray], Tensor] | None  # then this pools segments [m, 2] to [m, 3, D]
+    pooled: Tensor | None  # [M, 3, D] the network's input, on the device or the CPU; None if it is not kept
+    pool: Unpooled | None  # then it is pooled from this for each batch
 
     @property
     def segments_snip(self) -> np.ndarray:
         """The proposals, `[M, 2]` float64."""
         return self.listed.segments_snip
-
-    def rows(self, keep: Tensor | None = None) -> Tensor:
-        """The network's input for the proposals, or for those with the indices `keep`: `[m, 3, D]`."""
-        if self.pooled is None:
-            assert self.pool is not None
-            return self.pool(self.segments_snip if keep is None else self.segments_snip[keep.numpy()])
-        return self.pooled if keep is None else self.pooled[to_device(keep, self.pooled.device)]
 
 
 def load_videos(
@@ -112,9 +115,9 @@ def load_videos(
         check_range(raw, features.where(i), name, pooled_dtype)
         check_unit(segments, name, len(raw), rate)
         if pooled is not None:
-            pooled.copy_(roi_pool(raw, torch.from_numpy(segments), roi_size))
+            roi_pool(to_device(raw, pooled.device), torch.from_numpy(segments), roi_size, out=pooled)
             features.forget(i)
-        pool = None if kept else partial(_pool, features, i, roi_size, pooled_dtype)
+        pool = None if kept else Unpooled(features, i, roi_size, pooled_dtype)
         videos[part].append(
             make_video(name, torch.from_numpy(annotations.labels[i]), listed, raw, pooled, pool, device)
         )
@@ -128,7 +131,7 @@ def make_video(
     listed: Proposals,
     raw: Tensor,
     pooled: Tensor | None,
-    pool: Callable[[np.ndarray], Tensor] | None,
+    pool: Unpooled | None,
     device: torch.device,
     *,
     trains: bool = True,
@@ -168,10 +171,6 @@ def _memory_for_pooled(
     if not kept:
         return [None] * len(sizes)
     return torch.empty(shape, dtype=dtype, device=device).split(sizes)
-
-
-def _pool(features: Features, i: int, roi_size: int, dtype: torch.dtype, segments_snip: np.ndarray) -> Tensor:
-    return roi_pool(features.read_again(i), torch.from_numpy(segments_snip), roi_size).to(dtype)
 
 
 def fits_in_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> bool:
@@ -217,22 +216,55 @@ def make_batch(
         generator: of that choice.
         dtype: of the rows, whatever the pooled proposals are kept in.
     """
-    rows, proposals, instance_class = [], [], []
-    for video in (videos[i] for i in chosen):
-        keep = choose_proposals(video, max_proposal, generator)
-        rows.append(video.rows(keep))
-        device = video.proposals.device
+    device = videos[chosen[0]].proposals.device
+    some = [(video, choose_proposals(video, max_proposal, generator)) for video in (videos[i] for i in chosen)]
+    proposals, instance_class = [], []
+    for video, keep in some:
         of_proposals = slice(None) if keep is None else to_device(keep, device)
         proposals.append(video.proposals[of_proposals])
         instance_class.append(video.instance_class[of_proposals])
     return Batch(
         videos=list(chosen),
-        sizes=[len(part) for part in rows],
-        rows=to_device(torch.cat(rows, out=rows[0].new_empty(0, dtype=dtype)), device),
+        sizes=[len(part) for part in proposals],
+        rows=_rows(some, dtype, device),
         proposals=torch.cat(proposals),
         instance_class=torch.cat(instance_class),
         labels=torch.stack([videos[i].labels for i in chosen]),
     )
+
+
+def _rows(some: Sequence[tuple[Video, Tensor | None]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The network's input for some videos, for all their proposals or for those with the indices given: `[N, 3, D]`."""
+    parts = [_kept_rows(video.pooled, keep) for video, keep in some if video.pooled is not None]
+    if not parts:
+        return _pool_again(some, device).to(dtype)
+    if parts[0].device != device:  # they are copied as they are kept, which may be half as much
+        rows = host_memory((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype, device)
+        return to_device(torch.cat(parts, out=rows), device).to(dtype)
+    return torch.cat(parts, out=parts[0].new_empty(0, dtype=dtype))
+
+
+def _kept_rows(pooled: Tensor, keep: Tensor | None) -> Tensor:
+    return pooled if keep is None else pooled[to_device(keep, pooled.device)]
+
+
+def _pool_again(some: Sequence[tuple[Video, Tensor | None]], device: torch.device) -> Tensor:
+    """Read the features of some videos again, and pool their proposals on the device, see `_rows`."""
+    segments = [v.segments_snip if keep is None else v.segments_snip[keep.numpy()] for v, keep in some]
+    sources = [video.pool for video, _ in some if video.pool is not None]
+    width, source, start = len(some[0][0].mean), sources[0], 0
+    pooled = torch.empty(sum(map(len, segments)), 3, width, dtype=source.dtype, device=device)
+    items = zip((video.num_snippets for video, _ in some), sources, segments, strict=True)
+    for group in row_groups(items, lambda item: item[0], max(1, RAW_AT_A_TIME // width)):
+        lengths, sources, segments = map(list, zip(*group, strict=True))
+        raw = host_memory((sum(lengths), width), torch.float32, device)
+        for part, source in zip(raw.split(lengths), sources, strict=True):
+            source.features.read_again(source.index, out=part)
+        of_group, sizes = torch.from_numpy(np.concatenate(segments)), [*map(len, segments)]
+        out = pooled[start : start + len(of_group)]
+        start += len(of_group)
+        roi_pool(to_device(raw, device), of_group, source.roi_size, lengths=lengths, sizes=sizes, out=out)
+    return pooled
 
 
 def choose_proposals(video: Video, most: int | None, generator: torch.Generator | None) -> Tensor | None:

@@ -143,6 +143,15 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def host_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory of the host that is filled and then copied by `to_device`: page-locked for a GPU.
+
+    PyTorch keeps page-locked memory that is freed for the next request, and waits until copies from it are over. So
+    filling it anew for each batch takes no time for allocation, and needs no buffers to be handed round.
+    """
+    return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")
+
+
 def exact_product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` of float32 matrices, never rounded to TF32: `--tf32` is for the network, not for the losses."""
     if a.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:

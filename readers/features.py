@@ -224,10 +224,28 @@ class Features:
         check_modality_lengths(lengths, findings)
         self.content.report(findings)
 
-    def read_again(self, i: int) -> Tensor:
-        """Read a video that was read and checked before, without checking it again."""
+    def read_again(self, i: int, out: Tensor | None = None) -> Tensor:
+        """Read a video that was read and checked before, without checking it again.
+
+        Args:
+            i: index of the video.
+            out: `[T, D]` float32 to write to.
+
+        Raises:
+            InputError: the file is gone or damaged, or not as large as `out`.
+        """
         kept = self._kept.get(i)
-        return as_tensor(self._stored(i)) if kept is None else kept
+        if out is None:
+            return as_tensor(self._stored(i)) if kept is None else kept
+        stored = self._stored(i) if kept is None else kept.numpy()
+        if np.shape(stored) != out.shape:
+            raise InputError(
+                f"{self.where(i)}: video {self.videos[i]}: the features have changed since they were first read: "
+                f"{list(np.shape(stored))}, not {list(out.shape)}"
+            )
+        with np.errstate(over="ignore"):
+            np.copyto(out.numpy(), stored, casting="unsafe")
+        return out
 
     def forget(self, i: int) -> None:
         """Free the memory of a video that is not needed again."""

@@ -156,6 +156,25 @@ def test_without_a_cache_the_numbers_are_the_same(folder, dtype):
             assert a.rows.dtype == torch.float32
 
 
+def test_a_file_that_changes_while_it_is_used_is_named(folder):
+    videos = list(load_folder(folder, {"v1": np.ones((7, 4)), "v2": np.ones((5, 4))}, cache="none").values())
+    np.save(folder / "v2.npy", np.ones((1, 4)))
+    make_batch(videos, [0])
+    with pytest.raises(InputError, match=r"v2.npy: video v2: .*changed .*\[1, 4\].*\[5, 4\]"):
+        make_batch(videos, [0, 1])
+
+
+def test_long_videos_are_read_again_a_few_at_a_time(folder, monkeypatch):
+    features = {"v1": np.random.default_rng(0).random((7, 4)), "v2": np.random.default_rng(1).random((5, 4))}
+    videos = list(load_folder(folder, features, cache="none").values())
+    together, asked = make_batch(videos, [1, 0, 1]).rows, []
+    monkeypatch.setattr(dataset, "RAW_AT_A_TIME", 6 * 4)
+    monkeypatch.setattr(
+        dataset, "host_memory", lambda shape, *args: asked.append(shape) or torch.empty(shape, dtype=args[0])
+    )
+    assert torch.equal(make_batch(videos, [1, 0, 1]).rows, together) and asked == [(12, 4), (5, 4)]
+
+
 def test_a_file_is_looked_for_once(folder, monkeypatch):
     """On a network file system, each `stat` is a round trip."""
     looks, stat = [], os.stat

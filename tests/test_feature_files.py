@@ -100,6 +100,7 @@ def test_a_variant_reads_as_our_own_form(tmp_path, write):
     for i, video in enumerate(VIDEOS):
         expected = torch.from_numpy(np.hstack(arrays(video)))
         assert torch.equal(found.read(i), expected) and torch.equal(found.read_again(i), expected)
+        assert torch.equal(found.read_again(i, out=torch.empty(expected.shape)), expected)
         assert Features(tmp_path, VIDEOS).length(i) == len(expected)  # from the header alone
 
 
