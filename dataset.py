@@ -27,9 +27,15 @@ from readers.features import Features
 from readers.findings import say_notices
 from readers.free_memory import free_memory
 from readers.result_files import MAKE_PROPOSALS_AGAIN, parse_results, require_entries, unknown_labels
-from utils import InputError, host_memory, log, release_memory, to_device
+from utils import InputError, SideStream, host_memory, log, release_memory, to_device
 
 ROWS_AT_A_TIME = 2048  # at least, in a batch of evaluation
+KEPT = {  # pooled proposals are, by --cache
+    "memory": "kept in memory",
+    "host": "kept in the memory of the machine and copied for each batch",
+    "none": "pooled again for each batch",
+}
+USABLE = 0.9  # of free memory, for pooled proposals and a step; what is left is for what nobody can foresee
 RAW_AT_A_TIME = 1 << 24  # numbers of features in memory at a time, at least, when they are read again; 64 MB
 
 Item = TypeVar("Item")
@@ -76,6 +82,7 @@ def load_videos(
     device: torch.device | str = "cpu",
     cache: str = "memory",
     pooled_dtype: torch.dtype = torch.float32,
+    room: Callable[[int], int] = lambda width: 0,
 ) -> dict[str, list[Video]]:
     """Read and check every video that has an entry in `proposals`, and pool its proposals.
 
@@ -85,10 +92,12 @@ def load_videos(
         proposals: of each part of the dataset, those of each of its videos. A video of several parts is read once.
         roi_size: R.
         rate: snippets per second, for messages.
-        device: where pooled proposals are kept.
-        cache: `memory` keeps the pooled proposals; `none` pools them again for each batch; `auto` keeps them if they
-            fit, see `fits_in_memory`. The values are the same.
+        device: where batches are used.
+        cache: `memory` keeps the pooled proposals there; `host` keeps them in the memory of the machine, from where
+            each batch is copied; `none` pools them again for each batch; `auto` chooses, see `choose_cache`. The values
+            are the same, but for the last bits of what is pooled on another device than the CPU.
         pooled_dtype: what pooled proposals are rounded to, whether they are kept or not.
+        room: bytes that must stay free on the device, by the width of the features; for `auto`.
 
     Returns:
         The videos of each part, in the order of the annotations.
@@ -103,6 +112,9 @@ def load_videos(
     features.require(chosen)
     features.read(chosen[0])  # sets `features.feature_size`
     sizes = [len(proposals[part][names[i]]) for i, part in wanted]
+    shape = (sum(sizes), 3, features.feature_size)
+    if cache == "auto":
+        cache = choose_cache(math.prod(shape) * pooled_dtype.itemsize, room(features.feature_size), device)
     stores = _memory_for_pooled(features, sizes, cache, pooled_dtype, device)
     kept = stores[0] is not None
     videos: dict[str, list[Video]] = {part: [] for part in proposals}
@@ -161,28 +173,44 @@ def _memory_for_pooled(
     features: Features, sizes: list[int], cache: str, dtype: torch.dtype, device: torch.device
 ) -> Sequence[Tensor | None]:
     """For each video `[M, 3, D]` of uninitialised memory, or None where `cache` keeps nothing; see `load_videos`."""
-    shape = (sum(sizes), 3, features.feature_size)
-    kept = cache == "memory" or (cache == "auto" and fits_in_memory(shape, dtype, device))
-    if not kept and features.in_memory is not None:
+    if cache != "none":
+        where = device if cache == "memory" else torch.device("cpu")
+        return torch.empty((sum(sizes), 3, features.feature_size), dtype=dtype, device=where).split(sizes)
+    if features.in_memory is not None:
         log.info(
             f"notice: {features.path} stays in memory as a whole; to have a file per video, read when it is needed: "
             "python -m prepare.split_features"
         )
-    if not kept:
-        return [None] * len(sizes)
-    return torch.empty(shape, dtype=dtype, device=device).split(sizes)
+    return [None] * len(sizes)
 
 
-def fits_in_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a tensor takes at most 70% of the free memory, which leaves room to train; logs the decision."""
-    size, free = math.prod(shape) * dtype.itemsize, free_memory(device)
-    fits = free is None or size <= 0.7 * free
+def choose_cache(size: int, room: int, device: torch.device) -> str:
+    """Choose where pooled proposals are kept, and log why.
+
+    Args:
+        size: bytes that they take.
+        room: bytes that training or testing takes beside them on the device.
+        device: where batches are used.
+
+    Returns:
+        `memory` if both fit into `USABLE` of the free memory of the device, else `host` if they fit into that of the
+        machine, else `none`.
+    """
+    places = {"memory": (device, size + room)}
+    if device.type != "cpu":
+        places["host"] = (torch.device("cpu"), size)
+    cache, found = "none", []
+    for name, (where, needed) in places.items():
+        free = free_memory(where)
+        found.append(f"{'unknown' if free is None else f'{free / 1e9:.1f} GB'} free on {where}")
+        if free is None or needed <= USABLE * free:
+            cache = name
+            break
     log.info(
-        f"pooled proposals: {size / 1e9:.2f} GB of {str(dtype).removeprefix('torch.')}, "
-        f"{'unknown' if free is None else f'{free / 1e9:.1f} GB'} free on {device}: "
-        f"{'kept in memory' if fits else 'pooled again for each batch'} (--cache auto)"
+        f"pooled proposals take {size / 1e9:.2f} GB, and a step up to {room / 1e9:.2f} GB; {', '.join(found)}: "
+        f"{KEPT[cache]} (--cache auto)"
     )
-    return fits
+    return cache
 
 
 # ---------------------------------------------------------------------------------------------- batches
@@ -326,19 +354,29 @@ def evaluation_batches(
 
 
 def _prefetch_if_uncached(videos: Sequence[Video], batches: Iterator[Batch]) -> Iterator[Batch]:
-    return batches if videos[0].pooled is not None else prefetch(batches)
+    """In the background, unless all that makes up a batch is on the device."""
+    pooled, device = videos[0].pooled, videos[0].proposals.device
+    return batches if pooled is not None and pooled.device == device else prefetch(batches, device)
 
 
-def prefetch(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+def prefetch(batches: Iterator[Batch], device: torch.device, depth: int = 2) -> Iterator[Batch]:
     """Make batches in a background thread, up to `depth` before they are used; their order stays.
 
-    A thread suffices: reading files and pooling release the interpreter lock.
+    A thread suffices: reading files, pooling and copying release the interpreter lock.
     """
+    stream = SideStream(device)
+
+    def make() -> tuple[Batch | None, Any]:
+        return stream.make(lambda: next(batches, None))
+
     with ThreadPoolExecutor(max_workers=1) as worker:
-        ahead = deque(worker.submit(next, batches, None) for _ in range(depth))
-        while (batch := ahead.popleft().result()) is not None:
-            ahead.append(worker.submit(next, batches, None))
-            yield batch
+        ahead = deque(worker.submit(make) for _ in range(depth))
+        try:
+            while (batch := stream.take(*ahead.popleft().result())) is not None:
+                ahead.append(worker.submit(make))
+                yield batch
+        finally:  # also when nobody takes them any more: those not begun are not made
+            worker.shutdown(wait=False, cancel_futures=True)
 
 
 def read_proposals(

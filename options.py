@@ -266,9 +266,10 @@ def _add_data_options(add: Callable[..., argparse.Action]) -> None:
     add("--max_proposal", type=_count, default=3000, help="proposals of a video used in a training step")
     add(
         "--cache",
-        choices=("auto", "memory", "none"),
+        choices=("auto", "memory", "host", "none"),
         default="auto",
-        help="pooled proposals: memory keeps them, none pools them again for each batch, auto keeps them if they fit",
+        help="pooled proposals: memory keeps them on the device, host in the machine's memory, none pools them again "
+        "for each batch, auto takes the first of these that fits",
     )
     add(
         "--pooled_dtype",

@@ -19,10 +19,11 @@ import reprlib
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ if sys.platform != "win32":
     import fcntl
 
 log = logging.getLogger("seal")
+
+Made = TypeVar("Made")
 
 
 class InputError(Exception):
@@ -150,6 +153,51 @@ def host_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) 
     filling it anew for each batch takes no time for allocation, and needs no buffers to be handed round.
     """
     return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")
+
+
+class SideStream:
+    """Lets another thread give a GPU its work beside what the GPU does already; nothing of it is needed elsewhere.
+
+    Copies and pooling for the next batch then run during the step before. On the stream of the steps they would wait
+    for all that the GPU has been told to do. Argued, not tested on a GPU: what is made here waits for nothing but what
+    was there when the object was made; the step waits for the event, and PyTorch keeps the memory until the step has
+    used it.
+
+    Args:
+        device: that the thread works for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def make(self, function: Callable[[], Made]) -> tuple[Made, torch.cuda.Event | None]:
+        """Call a function in the thread: what it returns, and what `take` waits for."""
+        if self._stream is None:
+            return function(), None
+        with torch.cuda.stream(self._stream):
+            return function(), self._stream.record_event()
+
+    def take(self, made: Made, done: torch.cuda.Event | None) -> Made:
+        """What `make` returned, for the thread that uses it."""
+        if done is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(done)
+            for tensor in _tensors_in(made):
+                tensor.record_stream(stream)
+        return made
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in the fields of a dataclass, and in tuples and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        yield from _tensors_in([*vars(value).values()])
+    elif isinstance(value, (tuple, list)):
+        yield from itertools.chain.from_iterable(map(_tensors_in, value))
 
 
 def exact_product(a: Tensor, b: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
     Returns:
         None if the system does not say.
     """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # of what PyTorch has taken, some may be free, as after an earlier run of several seeds
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     try:
         known = re.search(r"MemAvailable: +(\d+) kB", (root / "proc/meminfo").read_text())
     except OSError:  # not Linux

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from descriptors import ONE_MODALITY, PseudoLabels, are_tied, cosines, pseudo_la
 from eval.metrics import LeftOut
 from eval.segments import rounding
 from eval.tables import proposal_table
+from model import NetworkSettings
 from options import Options
 from prepare.kept_network import KeptNetwork, network_that_made
+from proposals import Proposals
 from readers.annotations import Annotations
 from readers.descriptor_files import order_in_descriptors, read_descriptors
 from readers.facts import WeightsRecord, require_fitting
@@ -31,6 +34,7 @@ from readers.findings import Findings, say_notices
 from readers.plausible import check_labels, check_lengths, check_rounding, check_scores, check_segments, check_truth
 from readers.source import PART_NAMES, PARTS, DatasetFiles, ReadingSettings, Source
 from runs.folder import RESUME
+from runs.memory import pass_memory, step_memory
 from utils import log, pick_device, shorten_list
 
 
@@ -241,6 +245,25 @@ def choose_device(options: Options) -> torch.device:
     return pick_device(options.device, tf32=options.tf32, deterministic=options.deterministic)
 
 
+def room_beside_pooled(
+    options: Options, num_class: int, proposals: Mapping[str, Mapping[str, Proposals]], width: int
+) -> int:
+    """Bytes that a run takes on the device beside the pooled proposals, with features this wide."""
+    settings = NetworkSettings(
+        width,
+        num_class,
+        options.hidden_size,
+        standardise=options.recipe == "own",
+        precision=getattr(torch, options.precision),
+    )
+    sizes = {part: [*map(len, of_videos.values())] for part, of_videos in proposals.items()}
+    most = pass_memory(settings, sizes["test"])
+    if "train" in sizes:
+        step = step_memory(settings, sizes["train"], batch_size=options.batch_size, max_proposal=options.max_proposal)
+        most = max(step, most)
+    return most
+
+
 def load_data(options: Options, device: torch.device) -> Data:
     """Read what training or testing needs, and pool the proposals."""
     training = options.run_type == "train"
@@ -269,6 +292,7 @@ def load_data(options: Options, device: torch.device) -> Data:
         device=device,
         cache=options.cache,
         pooled_dtype=getattr(torch, options.pooled_dtype),
+        room=partial(room_beside_pooled, options, num_class, proposals),
     )
     if options.recipe == "own" and training:
         ratio = options.pseudo_instance_ratio

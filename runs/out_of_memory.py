@@ -60,8 +60,9 @@ def with_nothing_kept(error: BaseException, options: Mapping[str, Any], argv: Se
     """
     less = LESS.get(options["run_type"]) or [*_smaller_steps(options), ONE_FILE]
     less, hint = [*less, *(["--device cpu"] if is_of_gpu(error) else [])], ""
-    if options["run_type"] in ("train", "test") and options["cache"] != "none":
-        less, hint = ["--cache none", *less], f"try: {command_line([*without(argv, '--cache'), '--cache', 'none'])}"
+    if options["run_type"] in ("train", "test") and (cache := _smaller_cache(error, options)):
+        words = [*without(argv, "--cache"), "--cache", cache]
+        less, hint = [f"--cache {cache}", *less], f"try: {command_line(words)}"
     return OutOfMemory(error, f"What takes less: {'; '.join(less)}. Or give the job more memory", hint)
 
 
@@ -78,8 +79,9 @@ def in_training(
         epoch: the last one that is in it.
         again: whether the run may as well be started again.
     """
-    less = [] if options["cache"] == "none" else ["--cache none"]
-    argv = [*without(argv, "--cache"), "--cache", "none"]
+    cache = _smaller_cache(error, options)
+    less = [f"--cache {cache}"] if cache else []
+    argv = [*without(argv, "--cache"), "--cache", cache or options["cache"]]
     if again:
         name = "--batch_size" if options["batch_size"] > 1 else "--max_proposal"
         half = str(max(1, options[name.removeprefix("--")] // 2))
@@ -93,6 +95,13 @@ def in_training(
         f"--exp_dir, from --pretrained_ckpt {kept}"
     )
     return OutOfMemory(error, remedy, f"go on with: {command_line(argv)}")
+
+
+def _smaller_cache(error: BaseException, options: Mapping[str, Any]) -> str | None:
+    """What `--cache` takes less of the memory that ran out; None if that is chosen already."""
+    if is_of_gpu(error) and "MPS" not in str(error):  # whose memory is that of the machine
+        return None if options["cache"] in ("host", "none") else "host"
+    return None if options["cache"] == "none" else "none"
 
 
 def _smaller_steps(options: Mapping[str, Any]) -> list[str]:

@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from building import batch_of, criterion, network
+from building import batch_of, criterion, network, proposals_of
 
 import main
-from dataset import Video, training_batches
+from dataset import Video, load_videos, training_batches
 from descriptors import PseudoLabels
+from readers.annotations import read_annotations
+from readers.features import Features
 from runs.inputs import Data
 from utils import pick_device
 
@@ -65,6 +68,48 @@ def test_no_step_of_an_epoch_waits_for_the_device(waiting_is_an_error):
     steps = epoch(2)
     torch.cuda.set_sync_debug_mode("default")
     assert len(steps) == 3 and torch.stack(steps).cpu().isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_cache_gives_the_same_batches_and_none_waits(tmp_path, waiting_is_an_error, dtype):
+    rng, names = np.random.default_rng(0), [f"v{i}" for i in range(6)]
+    database = {name: {"subset": "training", "annotations": [{"label": "x"}]} for name in names}
+    (tmp_path / "annotations.json").write_text(json.dumps({"database": database}))
+    listed = {}
+    for i, name in enumerate(names):
+        np.save(tmp_path / f"{name}.npy", rng.random((20 + i, 16), dtype=np.float32))
+        start = 20 * rng.random((30 + i, 1))
+        listed[name] = proposals_of(np.hstack([start, start + 9 * rng.random((30 + i, 1))]))
+    annotations, cuda = read_annotations(tmp_path / "annotations.json"), torch.device("cuda")
+
+    def epoch(device, cache):
+        features = Features(tmp_path, annotations.videos)
+        loaded = load_videos(
+            annotations,
+            features,
+            {"all": listed},
+            roi_size=12,
+            rate=25 / 16,
+            device=device,
+            cache=cache,
+            pooled_dtype=dtype,
+        )["all"]
+        made = []
+        for i in range(2):  # libraries are loaded, and memory is taken, in the first
+            waiting_is_an_error() if i and device == cuda else None
+            generator = torch.Generator().manual_seed(0)
+            made = [(b.sizes, b.rows * 1, b.proposals) for b in training_batches(loaded, 2, 25, generator)]
+            torch.cuda.set_sync_debug_mode("default")
+        return made
+
+    expected = epoch(torch.device("cpu"), "memory")
+    for cache in ("memory", "host", "none"):
+        for (sizes, *of_cuda), (sizes_of_cpu, *of_cpu) in zip(epoch(cuda, cache), expected, strict=True):
+            assert sizes == sizes_of_cpu
+            for found, wanted in zip(of_cuda, of_cpu, strict=True):
+                torch.testing.assert_close(
+                    found.cpu(), wanted, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5
+                )
 
 
 def test_losses_and_gradients_are_those_of_the_cpu():

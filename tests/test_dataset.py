@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+from collections.abc import Generator
 
 import numpy as np
 import pytest
@@ -9,11 +11,22 @@ import torch
 from building import proposals_of
 
 import dataset
-from dataset import Video, evaluation_batches, load_videos, make_batch, prefetch, read_proposals, training_batches
+from dataset import (
+    Video,
+    choose_cache,
+    evaluation_batches,
+    load_videos,
+    make_batch,
+    prefetch,
+    read_proposals,
+    training_batches,
+)
 from proposals import SNIPPETS_PER_SECOND
 from readers.annotations import read_annotations, uninformative_labels
 from readers.features import Features
 from utils import InputError
+
+CPU, OTHER = torch.device("cpu"), torch.device("meta")  # the latter has shapes and no numbers
 
 
 def objects(*items):
@@ -142,14 +155,15 @@ def test_a_file_per_video_gives_the_same(folder, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_without_a_cache_the_numbers_are_the_same(folder, dtype):
+def test_with_every_cache_the_numbers_are_the_same(folder, dtype):
     features = {"v1": np.random.default_rng(0).random((7, 4)), "v2": np.random.default_rng(1).random((5, 4))}
     kept = list(load_folder(folder, features, pooled_dtype=dtype).values())
-    for videos in (
-        list(load_folder(folder, features, pooled_dtype=dtype, cache="none").values()),
-        list(load(folder, *features.values(), pooled_dtype=dtype, cache="none").values()),
+    for cache, videos in (
+        ("host", list(load_folder(folder, features, pooled_dtype=dtype, cache="host").values())),
+        ("none", list(load_folder(folder, features, pooled_dtype=dtype, cache="none").values())),
+        ("none", list(load(folder, *features.values(), pooled_dtype=dtype, cache="none").values())),
     ):
-        assert all(video.pooled is None for video in videos)
+        assert all((video.pooled is None) == (cache == "none") for video in videos)
         for max_proposal in (None, 1):
             a, b = (make_batch(v, [1, 0], max_proposal, torch.Generator().manual_seed(3)) for v in (kept, videos))
             assert torch.equal(a.rows, b.rows) and torch.equal(a.proposals, b.proposals) and a.sizes == b.sizes
@@ -222,15 +236,50 @@ def test_a_video_name_cannot_leave_the_folder(folder):
 
 
 @pytest.mark.parametrize(
-    ("free", "kept"), [(3 * 3 * 4 * 4 / 0.7 + 1, True), (3 * 3 * 4 * 4 / 0.7 - 1, False), (None, True)]
+    ("device", "of_device", "of_machine", "chosen"),
+    [
+        (CPU, None, 1001, "memory"),
+        (CPU, None, 999, "none"),
+        (CPU, None, None, "memory"),
+        (OTHER, 1001, 0, "memory"),
+        (OTHER, 999, 801, "host"),
+        (OTHER, 999, 799, "none"),
+        (OTHER, None, 0, "memory"),
+    ],
 )
-def test_auto_keeps_what_fits_and_says_so(folder, monkeypatch, caplog, free, kept):
-    monkeypatch.setattr(dataset, "free_memory", lambda device: free)
+def test_auto_takes_what_fits_beside_a_step_and_says_why(monkeypatch, caplog, device, of_device, of_machine, chosen):
+    free = {OTHER: of_device, CPU: of_machine}
+    monkeypatch.setattr(dataset, "free_memory", lambda where: free[where] and free[where] * 1e9 / dataset.USABLE)
     with caplog.at_level("INFO", logger="seal"):
-        videos = load(folder, np.ones((5, 4)), np.ones((5, 4)), cache="auto")
+        assert choose_cache(int(800e9), int(200e9), device) == chosen
+    [line] = caplog.messages
+    assert "800.00 GB" in line and "200.00 GB" in line and dataset.KEPT[chosen] in line and "--cache auto" in line
+
+
+@pytest.mark.parametrize(("more", "kept"), [(1, True), (-1, False)])
+def test_auto_is_told_how_much_room_to_leave(folder, monkeypatch, caplog, more, kept):
+    pooled, free = 3 * 3 * 4 * 4, 10_000
+    monkeypatch.setattr(dataset, "free_memory", lambda device: free)
+    room = dataset.USABLE * free - pooled - more
+    with caplog.at_level("INFO", logger="seal"):
+        videos = load(folder, np.ones((5, 4)), np.ones((5, 4)), cache="auto", room={4: room}.get)
     assert all((video.pooled is not None) == kept for video in videos.values())
-    assert ("kept in memory" if kept else "pooled again for each batch") in caplog.text
     assert ("stays in memory as a whole" in caplog.text) != kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("cache", ["memory", "host", "none"])
+def test_every_cache_serves_another_device(folder, cache, dtype):
+    """What is kept by the machine, and what is pooled again, is copied ahead."""
+    features = {"v1": np.ones((7, 4)), "v2": np.ones((5, 4))}
+    videos = list(load_folder(folder, features, cache=cache, pooled_dtype=dtype, device="meta").values())
+    kept = {"memory": OTHER, "host": CPU, "none": None}[cache]
+    assert [video.pooled if kept is None else video.pooled.device for video in videos] == [kept, kept]
+    for batches in (evaluation_batches(videos), training_batches(videos, 2, 1, torch.Generator().manual_seed(0))):
+        [batch] = batches
+        assert batch.rows.device == batch.proposals.device == batch.labels.device == OTHER
+        assert batch.rows.shape == (sum(batch.sizes), 3, 4) and batch.rows.dtype == torch.float32
+        assert isinstance(batches, Generator) and (batches.gi_code.co_name == "prefetch") == (cache != "memory")
 
 
 def test_float16_cannot_hold_every_difference(folder):
@@ -342,22 +391,39 @@ def test_testing_sees_every_video_once_in_order():
 
 
 def test_prefetched_batches_are_the_same_and_few():
-    made = []
+    made, before = [], threading.active_count()
 
     def count():
         for i in range(9):
             made.append(i)
             yield i
 
-    batches = prefetch(count(), depth=2)
+    batches = prefetch(count(), CPU, depth=2)
     assert next(batches) == 0
     assert list(batches) == list(range(1, 9)) == made[1:]
 
-    batches = prefetch(count(), depth=2)
+    batches = prefetch(count(), CPU, depth=2)
     made.clear()
     next(batches)
     batches.close()  # as when training is interrupted
     assert len(made) <= 3
+    assert threading.active_count() == before
+
+
+def test_what_is_not_begun_is_not_made_when_nobody_takes_it():
+    made, go_on = [], threading.Event()
+
+    def slow():
+        for i in range(9):
+            made.append(i)
+            assert i == 0 or go_on.wait(10)
+            yield i
+
+    batches = prefetch(slow(), CPU, depth=4)
+    assert next(batches) == 0
+    threading.Timer(0.05, go_on.set).start()
+    batches.close()
+    assert made == [0, 1]
 
 
 def test_errors_in_prefetching_are_raised():
@@ -365,7 +431,7 @@ def test_errors_in_prefetching_are_raised():
         yield 1
         raise InputError("v1.npy: no such file")
 
-    batches = prefetch(broken())
+    batches = prefetch(broken(), CPU)
     assert next(batches) == 1
     with pytest.raises(InputError, match=r"v1.npy"):
         next(batches)

@@ -383,7 +383,7 @@ def test_an_internal_fault_keeps_its_traceback(run, monkeypatch):
 def test_no_cache_and_a_file_per_video_change_no_number(demo_home, run_in, tmp_path):
     home = copy_home(demo_home, tmp_path)
     run = run_in(home)
-    expected = without_times(run.train(tmp_path / "kept", "--max_epoch", 2, "--cache", "memory"))
+    expected = without_times(run.train(tmp_path / "kept", "--max_epoch", 2, "--cache", "host"))
     for i, prepare in enumerate((None, lambda: split_features("Demo", home / "data" / "Demo", np.dtype("float32")))):
         if prepare:
             prepare()

@@ -73,7 +73,8 @@ def test_each_kind_is_told_in_a_line(name, run_type, capsys):
     assert re.search(f"^error: .*{message}", told)
     assert name in ("threads", "processes") or re.search(r"What takes less: .*Or give the job more memory$", told)
     if run_type in ("train", "test") and name not in ("threads", "processes"):
-        assert hint == [f"try: python main.py --run_type {run_type} --detections d.json --cache none"]
+        cache = "host" if name in ("cuda", "cuda call", "cublas") else "none"
+        assert hint == [f"try: python main.py --run_type {run_type} --detections d.json --cache {cache}"]
 
 
 def test_other_errors_are_raised():
@@ -136,11 +137,11 @@ def test_what_the_hint_says_works(own, tmp_path, monkeypatch, epoch):
     words = shlex.split(hint)
     options = dict.fromkeys(words)
     if epoch == 1:
-        assert "No epoch is over yet. What takes less: --cache none; a smaller --batch_size (now 2)" in told
+        assert "No epoch is over yet. What takes less: --cache host; a smaller --batch_size (now 2)" in told
         assert words[:3] == ["try:", "python", "main.py"]
         assert "--resume" not in options and words[-3:] == ["--batch_size", "1", "--overwrite"]
     else:  # steps stay as large as they were
-        assert "resume.pt has the run up to epoch 2, which can go on with --cache none or --device cpu" in told
+        assert "resume.pt has the run up to epoch 2, which can go on with --cache host or --device cpu" in told
         assert words[:5] == ["go", "on", "with:", "python", "main.py"] and "--resume" in options
         again = own(*words[5:])  # and running out again tells the same
         assert again[0] == 2 and again[2].splitlines()[-1] == hint

@@ -6,12 +6,14 @@ import os
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from building import batch_of
 
+from dataset import Batch
 from model import NetworkSettings, build_network, scores
 from readers.arrays import read_array
 from readers.checkpoints import load_weights
@@ -22,6 +24,7 @@ from runs.console import in_utf8
 from runs.weights import save_weights
 from utils import (
     InputError,
+    SideStream,
     has_control_characters,
     is_finite_number,
     is_plain_name,
@@ -484,3 +487,34 @@ def test_the_limits_of_the_process_itself_count(tmp_path, monkeypatch):
         limits = {limit: (10_000, 10_000)}
         monkeypatch.setattr("resource.getrlimit", lambda which, limits=limits: limits.get(which, (-1, -1)))
         assert free_memory(torch.device("cpu"), tmp_path) == free
+
+
+def test_work_beside_that_of_a_gpu_is_handed_over(monkeypatch):
+    """Without one: what was there is waited for, and the user of a result waits for it and says that it uses it."""
+    said = []
+
+    class Stream:
+        def __init__(self, name="side"):
+            self.name = name
+
+        def __getattr__(self, method):
+            return lambda *args: said.append((self.name, method, *args)) or f"{method} of {self.name}"
+
+    steps = Stream("steps")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(said.append((stream.name, "entered"))))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: said.append((stream.name, tensor.item())))
+    stream = SideStream(torch.device("cuda"))
+    batch = Batch([0], [1], torch.tensor(1.0), torch.tensor(2.0), (torch.tensor(3.0), [4]), torch.tensor(5.0))
+    made = stream.make(lambda: batch)
+    assert said == [("side", "wait_stream", steps), ("side", "entered"), ("side", "record_event")]
+    assert stream.take(*made) is batch
+    assert said[3] == ("steps", "wait_event", "record_event of side")
+    assert said[4:] == [("steps", 1.0), ("steps", 2.0), ("steps", 3.0), ("steps", 5.0)]
+
+
+def test_free_memory_of_a_gpu_counts_what_pytorch_keeps_for_later(monkeypatch):
+    for name, value in (("mem_get_info", (100, 900)), ("memory_reserved", 50), ("memory_allocated", 20)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory(torch.device("cuda")) == 130
