@@ -36,7 +36,8 @@ KEPT = {  # pooled proposals are, by --cache
     "none": "pooled again for each batch",
 }
 USABLE = 0.9  # of free memory, for pooled proposals and a step; what is left is for what nobody can foresee
-RAW_AT_A_TIME = 1 << 24  # numbers of features in memory at a time, at least, when they are read again; 64 MB
+RAW_AT_A_TIME = 1 << 22  # numbers of features in memory at a time, at least, when they are read again; 16 MB
+RAW_ON_DEVICE = 1 << 25  # for another device than the CPU, where fewer and larger operations are faster; 128 MB
 
 Item = TypeVar("Item")
 
@@ -283,7 +284,8 @@ def _pool_again(some: Sequence[tuple[Video, Tensor | None]], device: torch.devic
     width, source, start = len(some[0][0].mean), sources[0], 0
     pooled = torch.empty(sum(map(len, segments)), 3, width, dtype=source.dtype, device=device)
     items = zip((video.num_snippets for video, _ in some), sources, segments, strict=True)
-    for group in row_groups(items, lambda item: item[0], max(1, RAW_AT_A_TIME // width)):
+    numbers = RAW_AT_A_TIME if device.type == "cpu" else RAW_ON_DEVICE
+    for group in row_groups(items, lambda item: item[0], max(1, numbers // width)):
         lengths, sources, segments = map(list, zip(*group, strict=True))
         raw = host_memory((sum(lengths), width), torch.float32, device)
         for part, source in zip(raw.split(lengths), sources, strict=True):

@@ -28,7 +28,7 @@ from runs.detected import DetectedVideo
 from runs.detection_inputs import Extraction, Inputs, InputVideo
 from runs.detection_model import DetectionModel, read_model
 from runs.inference import CHECK_FEATURES, NOT_FINITE, are_finite, logits_of
-from utils import InputError, log, pick_device
+from utils import InputError, log, pick_device, to_device
 
 
 @dataclass
@@ -80,7 +80,8 @@ class Detector:
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         listed = listed_proposals(entries, {name: i for i, name in enumerate(model.class_names)}, model.rate)
-        pooled = roi_pool(raw, torch.from_numpy(listed.segments_snip), model.roi_size).to(self.device, dtype)
+        segments = torch.from_numpy(listed.segments_snip)
+        pooled = roi_pool(to_device(raw, self.device), segments, model.roi_size).to(dtype)
         labels = torch.zeros(len(model.class_names))
         return make_video(given.name, labels, listed, raw, pooled, None, self.device, trains=False)
 

@@ -27,6 +27,7 @@ def peak_memory(run):
     ("sizes", "width", "settings"),
     [
         ([150, 20, 90, 100], 256, {"dropout_ratio": 0.5}),
+        ([50, 40] * 20, 256, {"dropout_ratio": 0.5}),
         ([150, 20, 90, 100], 256, {"precision": torch.bfloat16}),
         ([150, 120, 190, 100], 256, {"standardise": True, "hidden_size": 64}),
     ],
