@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -410,18 +411,40 @@ def test_prefetched_batches_are_the_same_and_few():
     assert threading.active_count() == before
 
 
-def test_what_is_not_begun_is_not_made_when_nobody_takes_it():
-    made, go_on = [], threading.Event()
+def test_batches_are_made_with_few_threads_beside_the_steps():
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        counts = [*prefetch((torch.get_num_threads() for _ in range(2)), CPU)]
+        here, later = torch.get_num_threads(), []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert counts == [2, 2] and here == 8 and later == [8]
+
+
+def test_what_is_not_begun_is_not_made_when_nobody_takes_it(monkeypatch):
+    made, begun, go_on = [], threading.Event(), threading.Event()
+
+    class Executor(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            go_on.set()
+            super().shutdown(wait)
 
     def slow():
         for i in range(9):
             made.append(i)
-            assert i == 0 or go_on.wait(10)
+            if i == 1:
+                begun.set()
+                go_on.wait(10)
             yield i
 
+    monkeypatch.setattr(dataset, "ThreadPoolExecutor", Executor)
     batches = prefetch(slow(), CPU, depth=4)
-    assert next(batches) == 0
-    threading.Timer(0.05, go_on.set).start()
+    assert next(batches) == 0 and begun.wait(10)
     batches.close()
     assert made == [0, 1]
 
