@@ -18,12 +18,17 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-import numpy as np
+from options import Options, describe, parse_options, resume_options
+from runs.console import exit_status, in_utf8, set_up_output
+
+if __name__ == "__main__":  # `--help` and mistakes in the command line end here: the imports below take seconds
+    in_utf8()
+    parse_options()
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +38,6 @@ from eval.evaluation import diagnose, evaluate
 from eval.protocols import TIOU_PROTOCOLS
 from eval.results import ChosenEpoch, summary
 from losses import TERMS, Criterion, LossSettings, mean_prediction
-from options import Options, describe, parse_options, resume_options
 from prepare.commands import check, make_descriptors, make_proposals, make_video_features, take_proposals
 from prepare.make_demo import make_demo_once
 from prepare.settings import check_settings, feature_job, proposal_settings
@@ -41,7 +45,6 @@ from report.dashboard import Dashboard
 from report.requirements import require_matplotlib
 from report.settings import dashboard_settings, report_settings
 from report.video_pages import write_video_pages
-from runs.console import exit_status, in_utf8, set_up_output
 from runs.detect import open_detector
 from runs.detection_files import DetectionFiles
 from runs.detection_inputs import Inputs
@@ -72,7 +75,7 @@ from runs.setup import (
     train_as_told,
 )
 from runs.signals import uninterrupted
-from utils import Settling, __version__, log, seed_everything, step_if_finite, unbreakable_output
+from utils import Settling, __version__, log, seed_everything, step_if_finite, unbreakable_output, versions
 
 # ------------------------------------------------------------------------------------------------ training
 
@@ -302,8 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(argv)
     with unbreakable_output():
         set_up_output()
-        versions = f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
-        log.info("\n".join([f"SEAL {__version__} ({versions})", *describe(options, changed_only=True)]))
+        log.info("\n".join([f"SEAL {__version__} ({versions()})", *describe(options, changed_only=True)]))
         return exit_status(lambda: dispatch(options), vars(options))
 
 
@@ -315,4 +317,4 @@ def dispatch(options: Options) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(in_utf8() or main())
+    sys.exit(main())

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from utils import chunks, to_device
+from utils import Later, chunks, to_device
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Later("torch")
 
 # The usual rate: snippets of 16 frames, at 25 frames per second. Snippet i covers [i, i + 1) on the snippet axis.
 SNIPPETS_PER_SECOND = 25 / 16
@@ -22,7 +25,7 @@ SNIPPETS_PER_SECOND = 25 / 16
 _BINS_IN_CACHE = 1 << 20  # numbers that `roi_pool` has in memory at a time on the CPU, and near its caches; 4 MB
 _BINS_ON_DEVICE = 1 << 26  # and elsewhere, where fewer and larger operations are faster; 256 MB
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+Array = TypeVar("Array", np.ndarray, "Tensor")
 Times = TypeVar("Times", np.ndarray, float)
 
 
@@ -188,7 +191,9 @@ class _Reads:
         reads = slice(self.begin[start], self.begin[stop])
         offset = self.offset[num_bins * start : num_bins * stop] - reads.start
         weight = self.weight[reads]
-        bins = F.embedding_bag(self.index[reads], features, offset, mode="sum", per_sample_weights=weight)
+        bins = torch.nn.functional.embedding_bag(
+            self.index[reads], features, offset, mode="sum", per_sample_weights=weight
+        )
         return bins.view(stop - start, num_bins, -1)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import gc
+import importlib
 import itertools
 import json
 import logging
 import math
 import os
+import platform
 import random
 import re
 import reprlib
@@ -23,11 +25,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from types import ModuleType
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+
+
+class Later(ModuleType):
+    """A module that is imported when it is first used, for one that takes long and that not every command needs."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = Later("torch")  # `--help` and mistakes in the command line are answered without it
 
 __version__ = "0.2.0"
 
@@ -65,6 +80,11 @@ def ran_out(error: BaseException) -> str | None:
         "failed to map segment|paging file is too small|excessive memory usage|error return without exception set"
     )
     return "memory" if isinstance(error, MemoryError) or number == errno.ENOMEM or re.search(words, text) else None
+
+
+def versions() -> str:
+    """Those of what this program stands on."""
+    return f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}"
 
 
 def raise_input_error(message: str) -> NoReturn:

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from runs.out_of_memory import with_nothing_kept
@@ -17,15 +16,14 @@ from runs.signals import Interrupted, catching_signals
 from utils import InputError, error_text, printable, ran_out
 
 
-def in_utf8() -> int:
-    """Start Python again where names of files are in another encoding than UTF-8, as with `LC_ALL=C`; else return 0.
+def in_utf8() -> None:
+    """Start Python again where names of files are in another encoding than UTF-8, as with `LC_ALL=C`.
 
     Python's UTF-8 mode, which cannot be entered later, finds files of any name, and prints it.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    return 0
 
 
 def set_up_output() -> None:
@@ -75,6 +73,8 @@ def _of_system_error(error: Exception, options: Mapping[str, Any]) -> int:
         return say_end(f"error: {told}", told.hint, 2)
     if isinstance(error, OSError) and error.filename is not None:  # a folder for a file, or one without permission
         return say_end(f"error: {error.filename}: {error.strerror}", "", 2)
+    import torch  # not above: `in_utf8` comes before everything that takes long to import
+
     if torch.are_deterministic_algorithms_enabled() and "deterministic" in str(error):
         reason = error_text(str(error).partition(", but")[0])
         return say_end(f"error: --deterministic: {reason}; leave the option out", "", 2)

@@ -1,8 +1,12 @@
 """The command line, end to end, on a narrow demo dataset."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -468,6 +472,17 @@ def test_help_names_every_default(capsys):
     for action in build_parser()._actions:
         if action.default not in (None, "==SUPPRESS==") and action.default is not False:
             assert f"{action.help}(default:{action.default})".replace(" ", "") in text
+
+
+@pytest.mark.parametrize(("argv", "status"), [(["--help"], 0), (["--epochs", "3"], 2)])
+def test_the_command_line_is_read_before_what_takes_long_to_import(argv, status, tmp_path):
+    for package in ("torch", "pandas", "matplotlib", "joblib"):
+        (tmp_path / f"{package}.py").write_text("raise RuntimeError('imported')")
+    main = Path(__file__).resolve().parents[1] / "main.py"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, main, *argv], env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert "--max_epoch" in done.stdout if status == 0 else "--epochs 3" in done.stderr
 
 
 def test_describe_marks_what_differs():
