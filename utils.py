@@ -212,7 +212,7 @@ class SideStream:
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in the fields of a dataclass, and in tuples and lists."""
-    if isinstance(value, Tensor):
+    if isinstance(value, torch.Tensor):
         yield value
     elif is_dataclass(value):
         yield from _tensors_in([*vars(value).values()])
