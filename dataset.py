@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class Video:
     labels: Tensor  # [C] 0 or 1
     listed: Proposals  # its M proposals as their file lists them
     proposals: Tensor  # [M, 2] their segments in snippets, float32 on the device
-    instance_class: Tensor  # [M] int64 on the device; the class of a pseudo-instance, -1 for other proposals
+    instance_class: np.ndarray  # [M] int64; the class of a pseudo-instance, -1 for other proposals
     mean: Tensor  # [D] temporal mean of the features, RGB then flow
     variance: Tensor | None  # [D] over time; None where nothing is trained
     num_snippets: int  # T
@@ -155,7 +155,7 @@ def make_video(
         labels=labels.to(device),
         listed=listed,
         proposals=torch.from_numpy(listed.segments_snip).float().to(device),
-        instance_class=torch.full((len(listed),), -1, device=device),
+        instance_class=np.full(len(listed), -1),
         mean=raw.mean(0).to(device),
         variance=raw.var(0, correction=0).to(device) if trains else None,
         num_snippets=len(raw),
@@ -166,8 +166,7 @@ def make_video(
 
 def with_pseudo_instances(video: Video, ratio: float) -> Video:
     """The video with its pseudo-instances, see `proposals.pseudo_instances`."""
-    instance_class = pseudo_instances(video.listed, video.labels.cpu().numpy(), ratio=ratio)
-    return replace(video, instance_class=to_device(torch.from_numpy(instance_class), video.proposals.device))
+    return replace(video, instance_class=pseudo_instances(video.listed, video.labels.cpu().numpy(), ratio=ratio))
 
 
 def _memory_for_pooled(
@@ -217,6 +216,14 @@ def choose_cache(size: int, room: int, device: torch.device) -> str:
 # ---------------------------------------------------------------------------------------------- batches
 
 
+class Instances(NamedTuple):
+    """The Q pseudo-instances of a batch, those of one video after those of another."""
+
+    rows: Tensor  # [Q] which rows of the batch they are
+    classes: Tensor  # [Q]
+    sizes: list[int]  # [B] the number of pseudo-instances of each video
+
+
 @dataclass(frozen=True)
 class Batch:
     """The proposals of some videos, flat: those of one video after those of another."""
@@ -225,7 +232,7 @@ class Batch:
     sizes: list[int]  # [B] number of proposals of each video
     rows: Tensor  # [N, 3, D]
     proposals: Tensor  # [N, 2] snippets
-    instance_class: Tensor  # [N] see `Video`
+    instances: Instances
     labels: Tensor  # [B, C]
 
 
@@ -251,13 +258,13 @@ def make_batch(
     for video, keep in some:
         of_proposals = slice(None) if keep is None else to_device(keep, device)
         proposals.append(video.proposals[of_proposals])
-        instance_class.append(video.instance_class[of_proposals])
+        instance_class.append(video.instance_class if keep is None else video.instance_class[keep.numpy()])
     return Batch(
         videos=list(chosen),
         sizes=[len(part) for part in proposals],
         rows=_rows(some, dtype, device),
         proposals=torch.cat(proposals),
-        instance_class=torch.cat(instance_class),
+        instances=batch_instances(instance_class, device),
         labels=torch.stack([videos[i].labels for i in chosen]),
     )
 
@@ -295,6 +302,14 @@ def _pool_again(some: Sequence[tuple[Video, Tensor | None]], device: torch.devic
         start += len(of_group)
         roi_pool(to_device(raw, device), of_group, source.roi_size, lengths=lengths, sizes=sizes, out=out)
     return pooled
+
+
+def batch_instances(instance_class: Sequence[np.ndarray], device: torch.device) -> Instances:
+    """The pseudo-instances of a batch from the `Video.instance_class` of its proposals, `[M]` of each video."""
+    of_row = np.concatenate(instance_class)  # [N]
+    rows = np.flatnonzero(of_row >= 0)
+    rows_classes = to_device(torch.from_numpy(np.stack([rows, of_row[rows]])), device)
+    return Instances(*rows_classes, sizes=[int((classes >= 0).sum()) for classes in instance_class])
 
 
 def choose_proposals(video: Video, most: int | None, generator: torch.Generator | None) -> Tensor | None:

@@ -4,8 +4,9 @@
 
 Axes: B videos of a batch, N rows (the proposals of all of them, one video under another), M proposals of one
 video, C classes without and C+1 with the background, which is the last column. `sizes` holds the M of each video.
-Loops run over the videos of a batch (ten by default), because videos differ in M; no loop runs over proposals. On a
-GPU, excluded rows are masked, because counting them would wait for the device; on the CPU they are dropped.
+Videos differ in M. `per_video_mean`, `mean_of_strongest`, `of_each_row` and `padded` hide that: no loop runs over
+videos, so that a step takes as many device operations for a large batch as for a small one. Rows that do not count
+have no weight; to drop them, the program would have to wait for the device.
 
 `seal_terms` are those of the paper, `own_terms` those for own data (SPEC section 14).
 
@@ -16,21 +17,24 @@ name, into `LossSettings` (docs/EXTENDING.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset import Batch
+from dataset import Batch, Instances
 from descriptors import PseudoLabels
 from proposals import tiou
-from utils import exact_product
+from utils import chunks, exact_product, to_device
 
 MIL_SCALES = (1, 2, 4, 8, 16)  # of `multi_scale_loss`: all proposals of a video, its strongest half, and so on
+PAIRS_AT_A_TIME = 1 << 22  # of proposals of one video; a pair takes about 40 bytes for a moment
+FAR_AWAY = 1e30  # start and end of an empty segment that overlaps nothing
 
 
 def multiple_instance_loss(
@@ -50,9 +54,7 @@ def multiple_instance_loss(
     """
     target = F.pad(labels, (0, 1), value=background)  # [B, C+1]
     target = target / (target.sum(1, keepdim=True) + 1e-4)
-    video_logits = torch.stack(
-        [x.topk(max(1, len(x) // topk_divisor), dim=0).values.mean(0) for x in class_logits.split(sizes)]
-    )  # [B, C+1]
+    [video_logits] = mean_of_strongest(class_logits, sizes, [topk_divisor])  # [B, C+1]
     return -(target * video_logits.log_softmax(1)).sum(1).mean()
 
 
@@ -85,8 +87,7 @@ def similar_modality_loss(
 
 def mean_prediction(class_logits: Tensor, sizes: Sequence[int]) -> Tensor:
     """Class probabilities of each video, the background aside: the mean over its proposals, `[B, C]` of `[N, C+1]`."""
-    probs = class_logits[:, :-1].softmax(1)  # [N, C]
-    return torch.stack([p.mean(0) for p in probs.split(sizes)])
+    return per_video_mean(class_logits[:, :-1].softmax(1), sizes)
 
 
 def process_consistency_loss(
@@ -119,33 +120,71 @@ def process_consistency_loss(
         weight_center · centre + weight_distance · distance + weight_penalty · penalty, each a sum over the kept
         proposals of the batch divided by their number; 0 when none is kept.
     """
-    total = count = attention_prob.new_zeros(())
-    per_video = (x.split(sizes) for x in (attention_prob.detach(), completeness_prob, proposals))
-    for a, u, segments in zip(*per_video, strict=True):
-        pseudo = ~(a < gamma * a.max())  # [M], never all false, even if a is nan
-        pseudo, pseudo_instances = compact_on_cpu(pseudo, segments)  # [M], or [P] each
-        overlap = tiou(segments[:, None], pseudo_instances, epsilon=1e-6).where(pseudo, -1)  # [M, P]
-        overlap, nearest = overlap.max(1)  # [M] each
-        match = pseudo_instances[nearest]
-        kept, u, segments, match = compact_on_cpu(overlap > 0, u, segments, match)  # [M], or [K] each
-        kept, (start, end), (match_start, match_end) = kept.to(u.dtype), segments.T, match.T
-        match_center = (match_start + match_end) / 2
+    a, u = attention_prob.detach(), completeness_prob
+    highest = padded(a, sizes, -torch.inf).amax(1)  # [B]
+    is_pseudo = ~(a < gamma * of_each_row(highest, sizes))  # [N], in no video all false, even if a is nan
+    overlap, match = nearest_pseudo_instance(proposals, is_pseudo, sizes)
+    kept, (start, end), (match_start, match_end) = (overlap > 0).to(u.dtype), proposals.T, match.T
+    match_center = (match_start + match_end) / 2
 
-        inner_start, inner_end = torch.maximum(start, match_start), torch.minimum(end, match_end)
-        inter = (inner_end - inner_start).clamp(min=1e-6)
+    inner_start, inner_end = torch.maximum(start, match_start), torch.minimum(end, match_end)
+    inter = (inner_end - inner_start).clamp(min=1e-6)
 
-        # Row i is a completeness and column j a geometry: every pair of them, or the diagonal alone.
-        scale = u[:, None] if center == "all_pairs" else u
-        estimate = (inner_end - inner_start) / 2 * scale + (torch.minimum(start, match_start) + inner_start) / 2
-        off_center = F.smooth_l1_loss(estimate, match_center.expand_as(estimate), reduction="none")
-        off_center = kept @ off_center if center == "all_pairs" else off_center  # [M], by geometry
-        distance = ((start + end) / 2 - match_center).abs() / inter
-        distance = F.smooth_l1_loss(distance, torch.zeros_like(distance), reduction="none")
-        penalty = (1 - u) * (inter / (match_end - match_start) < 0.5)
+    # How far the estimate of the centre lies off, as a function of a completeness: slope · completeness + offset.
+    slope = (inner_end - inner_start) / 2
+    offset = (torch.minimum(start, match_start) + inner_start) / 2 - match_center
+    if center == "all_pairs":
+        off_center = smooth_l1_of_pairs(u, kept * slope, kept * offset, sizes)
+    else:
+        off_center = _smooth_l1(slope * u + offset)
+    distance = _smooth_l1(((start + end) / 2 - match_center) / inter)
+    penalty = (1 - u) * (inter / (match_end - match_start) < 0.5)
+    return _masked_mean(weight_center * off_center + weight_distance * distance + weight_penalty * penalty, kept)
 
-        total = total + kept @ (weight_center * off_center + weight_distance * distance + weight_penalty * penalty)
-        count = count + kept.sum()
-    return total / count.clamp(min=1)
+
+def nearest_pseudo_instance(proposals: Tensor, is_pseudo: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Match each proposal with the pseudo-instance of its video that it overlaps most.
+
+    Args:
+        proposals: `[N, 2]`.
+        is_pseudo: `[N]` bool, which proposals are pseudo-instances.
+        sizes: M of each video.
+
+    Returns:
+        The tIoU `[N]` and the match `[N, 2]`; where the tIoU is 0, the match is any proposal.
+    """
+    instances = proposals.where(is_pseudo[:, None], FAR_AWAY)
+    best = [overlap.max(1) for overlap in _overlaps(proposals, sizes, instances, sizes, epsilon=1e-6)]
+    overlap, nearest = (torch.cat(part) for part in zip(*best, strict=True))  # [N] each
+    rows = _rows(sizes, proposals.device)
+    return overlap, padded(proposals, sizes, 0).flatten(0, 1)[rows.video * max(sizes) + nearest]
+
+
+def smooth_l1_of_pairs(u: Tensor, slope: Tensor, offset: Tensor, sizes: Sequence[int]) -> Tensor:
+    """For each row i the sum of smooth_l1(slope_j · u_i + offset_j) over the rows j of its video.
+
+    Smooth L1 of d is g·d - g²/2, where g, its derivative, is d limited to [-1, 1]. So the sum and its derivative come
+    together, and no pair has to be kept for the backward pass.
+
+    Args:
+        u: `[N]`, which alone gets a gradient.
+        slope: `[N]`.
+        offset: `[N]`.
+        sizes: M of each video.
+
+    Returns:
+        `[N]`.
+    """
+    video = _rows(sizes, u.device).video
+    slopes, offsets = padded(slope, sizes, 0), padded(offset, sizes, 0)  # [B, M_max] each
+    sums = []
+    for part in chunks(len(u), max(sizes), PAIRS_AT_A_TIME):
+        of_slope = slopes[video[part]]  # [n, M_max]
+        d = torch.addcmul(offsets[video[part]], of_slope, u.detach()[part, None])
+        g = d.clamp(-1, 1)
+        sums.append(torch.stack([d.sub_(g, alpha=0.5).mul_(g).sum(1), g.mul_(of_slope).sum(1)]))
+    value, derivative = torch.cat(sums, 1)
+    return value + derivative * (u - u.detach())
 
 
 def semantic_consistency_loss(
@@ -172,15 +211,13 @@ def semantic_consistency_loss(
         the mean squared error between softmax(x) and softmax(a·x), background left out of both.
     """
     logits = class_logits[:, :-1]  # [N, C]
-    video = torch.cat([labels.new_full((size,), i, dtype=torch.long) for i, size in enumerate(sizes)])  # [N]
-    chosen = (logits.argmax(1) == labels.argmax(1)[video]) & labels.any(1)[video]  # [N]
+    has_label = of_each_row(labels.any(1), sizes)
+    chosen = (logits.argmax(1) == of_each_row(labels.argmax(1), sizes)) & has_label  # [N]
 
-    member = F.one_hot(video, len(sizes)).T * chosen  # [B, N]
-    mean_of = member / member.sum(1, keepdim=True).clamp(min=1)
-    descriptor = exact_product(mean_of.to(fused.dtype), fused)  # [B, D], zero where no proposal is chosen
-    # One by one, not fused - descriptor[video]: the gradient of indexing adds up in an order that changes every time.
-    per_video = zip(fused.split(sizes), descriptor, strict=True)
-    distance = torch.cat([torch.linalg.vector_norm(f - d, dim=1) for f, d in per_video])  # [N]
+    descriptor = per_video_mean(fused, sizes, chosen)  # [B, D], zero where no proposal is chosen
+    # A product, not `of_each_row`: the gradient of indexing adds up in an order that changes every time.
+    off_descriptor = exact_product(_rows(sizes, fused.device).member.T.to(fused.dtype), descriptor, minuend=fused)
+    distance = torch.linalg.vector_norm(off_descriptor, dim=1)  # [N]
 
     suppressed = (logits * attention_prob[:, None]).softmax(1)
     return distance_weight * _masked_mean(distance, chosen) + F.mse_loss(logits.softmax(1), suppressed)
@@ -211,43 +248,105 @@ def multi_scale_loss(logits: Tensor, sizes: Sequence[int], labels: Tensor) -> Te
 
 def multi_scale_logits(logits: Tensor, sizes: Sequence[int]) -> Tensor:
     """The logits of videos at each of `MIL_SCALES`: means of the strongest M // scale, class by class; `[K, B, C]`."""
-    per_video = []
-    for x in logits.split(sizes):
-        counts = [max(1, len(x) // scale) for scale in MIL_SCALES]
-        total = x.sort(0, descending=True).values.cumsum(0)  # [M, C]
-        per_video.append(torch.stack([total[count - 1] / count for count in counts]))
-    return torch.stack(per_video, 1)
+    return mean_of_strongest(logits, sizes, MIL_SCALES)
 
 
-def instance_overlap(proposals: Tensor, instance_class: Tensor, sizes: Sequence[int], num_class: int) -> Tensor:
+def instance_overlap(proposals: Tensor, sizes: Sequence[int], instances: Instances, num_class: int) -> Tensor:
     """The tIoU of each proposal with the nearest pseudo-instance of each class.
 
     Args:
         proposals: `[N, 2]`.
-        instance_class: `[N]`, the class of a proposal that is a pseudo-instance, else -1.
         sizes: M of each video.
+        instances: the pseudo-instances of the B videos.
         num_class: C.
 
     Returns:
         `[N, C]` in [0, 1]; 0 for classes without a pseudo-instance in the video.
     """
-    overlaps = []
-    for segments, classes in zip(proposals.split(sizes), instance_class.split(sizes), strict=True):
-        chosen, instances, classes = compact_on_cpu(classes >= 0, segments, classes)  # [P], or [M] each
-        overlap = tiou(segments[:, None], instances) * chosen  # [M, P]
-        of_class = classes.clamp(min=0).expand_as(overlap)
-        zeros = overlap.new_zeros(len(segments), num_class)
-        overlaps.append(zeros.scatter_reduce(1, of_class, overlap, "amax"))
-    return torch.cat(overlaps)
+    if not any(instances.sizes):
+        return proposals.new_zeros(len(proposals), num_class)
+    classes = of_each_row(padded(instances.classes, instances.sizes, 0), sizes)  # [N, P_max]
+    segments = proposals[instances.rows]
+    overlap = torch.cat([*_overlaps(proposals, sizes, segments, instances.sizes, epsilon=0)])  # [N, P_max]
+    return overlap.new_zeros(len(overlap), num_class).scatter_reduce(1, classes, overlap, "amax")
 
 
-def compact_on_cpu(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """The mask and the values; on the CPU without the rows where the mask is false.
+# ------------------------------------------------------------------------------------- the rows of each video
 
-    Callers weigh rows by the mask that is returned, so dropping rows changes nothing but the time. On the CPU it saves
-    work. On a GPU the number of rows that are left is unknown without a sync, so all rows stay.
+
+class _Rows(NamedTuple):
+    """Where the rows of each video are."""
+
+    video: Tensor  # [N] the video of each row
+    place: Tensor  # [N] of each row, in the rows of a padded view, [B * M_max]
+    member: Tensor  # [B, N] float32, 1 for the rows of a video
+
+
+def _rows(sizes: Sequence[int], device: torch.device) -> _Rows:
+    return _rows_of(tuple(sizes), device)
+
+
+@lru_cache(maxsize=8)  # the terms of a step share it
+def _rows_of(sizes: tuple[int, ...], device: torch.device) -> _Rows:
+    count = np.array(sizes)
+    video = np.repeat(np.arange(len(count)), count)
+    place = np.arange(len(video)) + np.repeat(count.max() * np.arange(len(count)) - (count.cumsum() - count), count)
+    video, place = to_device(torch.from_numpy(np.stack([video, place])), device)
+    member = video == torch.arange(len(count), device=device)[:, None]
+    return _Rows(video, place, member.float())
+
+
+def padded(values: Tensor, sizes: Sequence[int], fill: float) -> Tensor:
+    """`[B, M_max, ...]` of `[N, ...]`: each video filled up to the length of the longest."""
+    shape, place = (len(sizes), max(sizes)), _rows(sizes, values.device).place
+    filled = values.new_full((shape[0] * shape[1], *values.shape[1:]), fill)
+    return filled.index_copy(0, place, values).unflatten(0, shape)
+
+
+def of_each_row(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """`[N, ...]` of `[B, ...]`: for each row what its video has."""
+    return values.index_select(0, _rows(sizes, values.device).video)
+
+
+def per_video_mean(values: Tensor, sizes: Sequence[int], mask: Tensor | None = None) -> Tensor:
+    """`[B, D]` of `[N, D]`: the mean over the rows of each video, or over those of a mask `[N]`; 0 if it has none."""
+    weight = _rows(sizes, values.device).member.to(values.dtype)  # [B, N]
+    weight = weight if mask is None else weight * mask
+    return exact_product(weight, values) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def mean_of_strongest(values: Tensor, sizes: Sequence[int], divisors: Sequence[int]) -> Tensor:
+    """The mean of the largest M // divisor values of each video (at least one), column by column.
+
+    Args:
+        values: `[N, ...]`.
+        sizes: M of each video.
+        divisors: K of them.
+
+    Returns:
+        `[K, B, ...]`.
     """
-    return tuple(x[mask] for x in (mask, *values)) if mask.is_cpu else (mask, *values)
+    counts = [[max(1, size // divisor) for divisor in divisors] for size in sizes]  # [B, K]
+    most = max(map(max, counts))
+    strongest = padded(values.flatten(1), sizes, -torch.inf).topk(most, dim=1).values  # [B, most, columns]
+    count = to_device(torch.tensor(counts, dtype=values.dtype), values.device)[..., None]
+    weight = (torch.arange(most, device=values.device) < count) / count  # [B, K, most]
+    means = exact_product(weight, strongest.masked_fill(strongest == -torch.inf, 0))  # [B, K, columns]
+    return means.movedim(1, 0).unflatten(2, values.shape[1:])
+
+
+def _overlaps(
+    proposals: Tensor, sizes: Sequence[int], others: Tensor, other_sizes: Sequence[int], epsilon: float
+) -> Iterator[Tensor]:
+    """The tIoU of proposals with other segments of their videos: `[n, P_max]` for n proposals after others."""
+    video = _rows(sizes, proposals.device).video
+    others = padded(others, other_sizes, FAR_AWAY).movedim(-1, 0).contiguous()  # [2, B, P_max]
+    for part in chunks(len(proposals), others.shape[2], PAIRS_AT_A_TIME):
+        yield tiou(proposals[part, None], others[:, video[part]].movedim(0, -1), epsilon=epsilon)
+
+
+def _smooth_l1(x: Tensor) -> Tensor:
+    return F.smooth_l1_loss(x, torch.zeros_like(x), reduction="none")
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -283,14 +382,14 @@ class Step:
     def instance_overlap(self) -> Tensor:
         """The tIoU with the nearest pseudo-instance of each class, `[N, C]`."""
         b = self.batch
-        return instance_overlap(b.proposals, b.instance_class, b.sizes, b.labels.shape[1])
+        return instance_overlap(b.proposals, b.sizes, b.instances, b.labels.shape[1])
 
     @cached_property
     def overlap_is_known(self) -> Tensor:
         """`[N, C]`, 0 for the labels of which a video has no pseudo-instance, so that nothing is known, else 1."""
-        per_video = zip(self.instance_overlap.split(self.batch.sizes), self.batch.labels, strict=True)
-        known = [((labels == 0) | (overlap.amax(0) > 0)).expand_as(overlap) for overlap, labels in per_video]
-        return torch.cat(known).to(self.instance_overlap.dtype)
+        overlap, sizes = self.instance_overlap, self.batch.sizes
+        known = (self.batch.labels == 0) | (padded(overlap, sizes, 0).amax(1) > 0)  # [B, C]
+        return of_each_row(known, sizes).to(overlap.dtype)
 
 
 class Term(NamedTuple):

@@ -77,9 +77,14 @@ def tiou(a: Array, b: Array, *, epsilon: float = 0.0, closed: bool = False) -> A
     Returns:
         `[...]` overlaps in [0, 1]; 0 where the union is empty.
     """
-    one = 1.0 if closed else 0.0
-    inter = (a[..., 1].clip(max=b[..., 1]) - a[..., 0].clip(min=b[..., 0]) + one).clip(min=0)
-    union = (a[..., 1] - a[..., 0] + one) + (b[..., 1] - b[..., 0] + one) - inter + epsilon
+    inter = a[..., 1].clip(max=b[..., 1]) - a[..., 0].clip(min=b[..., 0])
+    length_a, length_b = a[..., 1] - a[..., 0], b[..., 1] - b[..., 0]
+    if closed:
+        inter, length_a, length_b = inter + 1.0, length_a + 1.0, length_b + 1.0
+    inter = inter.clip(min=0)
+    union = length_a + length_b - inter
+    if epsilon:
+        union = union + epsilon
     return inter / union.clip(min=1e-30)  # the bound matters only for two empty segments
 
 

@@ -220,11 +220,15 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
         yield from itertools.chain.from_iterable(map(_tensors_in, value))
 
 
-def exact_product(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b` of float32 matrices, never rounded to TF32: `--tf32` is for the network, not for the losses."""
+def exact_product(a: Tensor, b: Tensor, minuend: Tensor | None = None) -> Tensor:
+    """`a @ b` of float32 matrices, or `minuend - a @ b`, never rounded to TF32.
+
+    `--tf32` is for the network, not for the losses.
+    """
     if a.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-        return (a.double() @ b.double()).to(b.dtype)
-    return a @ b
+        product = (a.double() @ b.double()).to(b.dtype)
+        return product if minuend is None else minuend - product
+    return a @ b if minuend is None else torch.addmm(minuend, a, b, alpha=-1)
 
 
 def has_settled(losses: Sequence[float], window: int, fall: float = 0.03) -> bool:

@@ -6,12 +6,13 @@ video, and takes the padding through the network. The losses then see the propos
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dataset import Batch
+from dataset import Batch, batch_instances
 from descriptors import PseudoLabels
 from losses import Criterion
 from proposals import roi_samples
@@ -62,7 +63,7 @@ def padded_step(
         sizes,
         rows.flatten(0, 1),
         torch.cat(segments_snip).float(),
-        torch.full((sum(sizes),), -1),
+        batch_instances([np.full(size, -1) for size in sizes], labels.device),
         labels,
     )
     outputs = model(batch)  # padding and all

@@ -231,7 +231,7 @@ class Data:
             digest.update(video.labels.cpu().numpy().tobytes())
             digest.update(self.annotations.ambiguous.get(video.name, np.empty(0)).tobytes())
             if (video.instance_class >= 0).any():
-                digest.update(video.instance_class.cpu().numpy().tobytes())
+                digest.update(video.instance_class.tobytes())
         for values in self.pseudo or ():
             digest.update(values.cpu().numpy().tobytes())
         for listed in (video.listed for video in self.test if self.fuses_scores):

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import torch
 
 from dataset import ROWS_AT_A_TIME
+from losses import PAIRS_AT_A_TIME
 from model import NetworkSettings, build_network
 
 FLOAT = 4  # bytes of a float32
 LIBRARIES = 50_000_000  # bytes that the products' libraries take to work in
-PAIRS_AT_A_TIME = 1 << 23  # of proposals that a loss compares, at most
-BYTES_OF_PAIR = 8 * FLOAT
+BYTES_OF_PAIR = 10 * FLOAT
 
 
 def step_memory(settings: NetworkSettings, sizes: Sequence[int], *, batch_size: int, max_proposal: int) -> int:

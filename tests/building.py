@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import main
-from dataset import Batch
+from dataset import Batch, batch_instances
 from losses import Criterion
 from model import NetworkSettings, build_network
 from options import parse_options
@@ -42,7 +42,8 @@ def batch_of(
 ) -> Batch:
     """A batch of which a test gives what matters to it."""
     sizes = [len(rows)] if sizes is None else list(sizes)
-    return Batch(list(range(len(sizes))), sizes, rows, proposals, torch.full((sum(sizes),), -1), labels)
+    none = [np.full(size, -1) for size in sizes]
+    return Batch(list(range(len(sizes))), sizes, rows, proposals, batch_instances(none, torch.device("cpu")), labels)
 
 
 def own_dataset(folder: Path, feature_size: int = 6, num_videos: int = 6) -> Path:

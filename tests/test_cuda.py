@@ -32,7 +32,7 @@ def videos_on(device, num_class=3, width=16):
                 labels=torch.eye(num_class)[i % num_class].to(device),
                 listed=None,
                 proposals=proposals.to(device),
-                instance_class=torch.full((size,), -1, device=device),
+                instance_class=np.full(size, -1),
                 mean=torch.ones(width, device=device),
                 variance=torch.ones(width, device=device),
                 num_snippets=30,

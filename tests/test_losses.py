@@ -1,13 +1,17 @@
 """Properties and hand-computed values of the loss terms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from building import batch_of, criterion
+import torch.nn.functional as F
+from building import batch_of, criterion, network
+from operations import Operations
 from torch.autograd import gradcheck
 
 import losses
+import main
 from descriptors import PseudoLabels
 from losses import multiple_instance_loss, process_consistency_loss, semantic_consistency_loss, similar_modality_loss
 
@@ -224,11 +228,11 @@ def test_total_is_the_weighted_sum():
 
 
 @pytest.mark.parametrize("center", ["all_pairs", "matched"])
-def test_cutting_rows_out_changes_nothing(center, monkeypatch):
-    """On the CPU, PC cuts out the proposals that it leaves out; other devices keep them, with no weight."""
+def test_pc_takes_pairs_in_chunks(center, monkeypatch):
+    """The number of pairs at a time bounds memory, and changes nothing."""
     found = []
-    for cut in (losses.compact_on_cpu, lambda mask, *values: (mask, *values)):
-        monkeypatch.setattr(losses, "compact_on_cpu", cut)
+    for pairs in (1 << 22, 100, 1):
+        monkeypatch.setattr(losses, "PAIRS_AT_A_TIME", pairs)
         outputs, proposals, _, _ = batch([30, 1, 12])
         proposals[3] = 500.0  # overlaps nothing, not even itself
         u = outputs["completeness_logits"].sigmoid().requires_grad_()
@@ -236,6 +240,54 @@ def test_cutting_rows_out_changes_nothing(center, monkeypatch):
             (4 * outputs["attention_logits"]).sigmoid(), u, proposals, [30, 1, 12], center=center, **PC
         )
         found.append((value.detach(), *torch.autograd.grad(value, u)))
-    assert (found[0][1] == 0).any()
-    for cut, whole in zip(*found, strict=True):
-        torch.testing.assert_close(cut, whole, rtol=1e-12, atol=1e-12)
+    assert found[0][1][3] == 0 and (found[0][1] != 0).any()
+    for chunked in found[1:]:
+        for whole, part in zip(found[0], chunked, strict=True):
+            torch.testing.assert_close(whole, part, rtol=1e-12, atol=1e-12)
+
+
+def test_smooth_l1_of_pairs_is_the_sum_over_pairs():
+    rng = torch.Generator().manual_seed(0)
+    u, slope, offset = (3 * torch.randn(12, generator=rng, dtype=torch.float64) for _ in range(3))
+    u.requires_grad_()
+    plain = [
+        F.smooth_l1_loss(slope[s] * u[i] + offset[s], torch.zeros(len(slope[s])).double(), reduction="sum")
+        for s in (slice(0, 7), slice(7, 8), slice(8, 12))
+        for i in range(s.start, s.stop)
+    ]
+    found = losses.smooth_l1_of_pairs(u, slope, offset, [7, 1, 4])
+    torch.testing.assert_close(found, torch.stack(plain), rtol=1e-12, atol=1e-12)
+    weights = torch.randn(12, generator=rng, dtype=torch.float64)
+    of_plain, of_found = (torch.autograd.grad(weights @ x, u)[0] for x in (torch.stack(plain), found))
+    torch.testing.assert_close(of_found, of_plain, rtol=1e-12, atol=1e-12)
+
+
+def test_reductions_of_each_video():
+    values, sizes = torch.tensor([[1.0, 8], [3, 2], [2, 4], [-5, 7]]), [3, 1]
+    assert losses.padded(values, sizes, 0).tolist() == [[[1, 8], [3, 2], [2, 4]], [[-5, 7], [0, 0], [0, 0]]]
+    assert losses.of_each_row(torch.tensor([4, 6]), sizes).tolist() == [4, 4, 4, 6]
+    torch.testing.assert_close(losses.per_video_mean(values, sizes), torch.tensor([[2, 14 / 3], [-5, 7]]))
+    mask = torch.tensor([True, False, True, False])
+    assert losses.per_video_mean(values, sizes, mask).tolist() == [[1.5, 6], [0, 0]]
+    strongest = losses.mean_of_strongest(values, sizes, [1, 2])
+    torch.testing.assert_close(strongest, torch.tensor([[[2, 14 / 3], [-5, 7]], [[3, 8], [-5, 7]]]))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_step_takes_as_many_operations_for_a_large_batch_as_for_a_small_one(precision):
+    """A GPU is given at most 400 things to do in a step, whatever the batch."""
+    rng = torch.Generator().manual_seed(0)
+    counts = {}
+    for num_videos in (2, 10, 32, 64):
+        sizes = torch.randint(1, 60, (num_videos,), generator=rng).tolist()
+        _, proposals, labels, pseudo = batch(sizes, num_class=20)
+        data = SimpleNamespace(pseudo_of=lambda whole, pseudo=pseudo: PseudoLabels(*pseudo).select(whole.videos))
+        whole = batch_of(torch.randn(sum(sizes), 3, 8, generator=rng), sizes, proposals.float(), labels.float())
+        model = network(feature_size=8, num_class=20, precision=precision)
+        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        main.training_step(model, whole, data, criterion(), optimizer, 1)  # makes the optimizer's state
+        losses._rows_of.cache_clear()
+        with Operations() as operations:
+            main.training_step(model, whole, data, criterion(), optimizer, 1)
+        counts[num_videos] = operations.total
+    assert max(counts.values()) <= 400 and max(counts.values()) <= 1.05 * min(counts.values()), counts

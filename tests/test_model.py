@@ -1,5 +1,6 @@
 """The network's precision, and that training waits for no device."""
 
+import numpy as np
 import pytest
 import torch
 from building import batch_of, criterion, network
@@ -43,7 +44,7 @@ def test_an_epoch_waits_for_the_device_once():
                 labels=torch.ones(3),
                 listed=None,
                 proposals=torch.ones(size, 2),
-                instance_class=torch.full((size,), -1),
+                instance_class=np.full(size, -1),
                 mean=torch.ones(16),
                 variance=torch.ones(16),
                 num_snippets=9,

@@ -1,6 +1,7 @@
 """The recipe for own data: its losses, scores, training length, and whole runs."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from building import batch_of, own_dataset, proposals_of
 
 import main
+from dataset import batch_instances
 from eval.postprocess import PostProcess, fuse_scores, independent
 from losses import Step, independent_logits, instance_overlap, multi_scale_logits, multi_scale_loss
 from model import Standardise
@@ -84,8 +86,8 @@ def test_pseudo_instances_by_hand():
 
 def test_overlap_with_the_nearest_pseudo_instance():
     proposals = torch.tensor([[0.0, 4], [0, 2], [10, 14], [0, 4], [6, 8]])
-    classes = torch.tensor([1, -1, 1, -1, -1])
-    overlap = instance_overlap(proposals, classes, [3, 2], 3)
+    instances = batch_instances([np.array([1, -1, 1]), np.array([-1, -1])], proposals.device)
+    overlap = instance_overlap(proposals, [3, 2], instances, 3)
     assert overlap.tolist() == [[0, 1, 0], [0, 0.5, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]]  # the second video has none
 
 
@@ -93,7 +95,7 @@ def test_labels_without_a_pseudo_instance_teach_nothing():
     """The first video has labels 0 and 1 and an instance of 1 alone; the second has neither label nor instance."""
     batch = batch_of(sizes=[2, 1], proposals=torch.tensor([[0.0, 4], [0, 2], [0, 9]]), labels=torch.eye(2) * 0)
     batch.labels[0] = 1
-    batch.instance_class[0] = 1
+    batch = replace(batch, instances=batch_instances([np.array([1, -1]), np.array([-1])], batch.labels.device))
     step = Step({}, batch, None, 1)
     assert step.instance_overlap.tolist() == [[0, 1], [0, 0.5], [0, 0]]
     assert step.overlap_is_known.tolist() == [[0, 1], [0, 1], [1, 1]]
