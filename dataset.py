@@ -307,9 +307,9 @@ def _pool_again(some: Sequence[tuple[Video, Tensor | None]], device: torch.devic
 def batch_instances(instance_class: Sequence[np.ndarray], device: torch.device) -> Instances:
     """The pseudo-instances of a batch from the `Video.instance_class` of its proposals, `[M]` of each video."""
     of_row = np.concatenate(instance_class)  # [N]
-    rows = np.flatnonzero(of_row >= 0)
-    rows_classes = to_device(torch.from_numpy(np.stack([rows, of_row[rows]])), device)
-    return Instances(*rows_classes, sizes=[int((classes >= 0).sum()) for classes in instance_class])
+    chosen = np.flatnonzero(of_row >= 0)
+    rows, classes = to_device(torch.from_numpy(np.stack([chosen, of_row[chosen]])), device)
+    return Instances(rows, classes, [int((part >= 0).sum()) for part in instance_class])
 
 
 def choose_proposals(video: Video, most: int | None, generator: torch.Generator | None) -> Tensor | None:
