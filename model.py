@@ -30,6 +30,33 @@ class PointwiseLinear(nn.Linear):
         return F.linear(rows, self.weight.squeeze(-1), self.bias)
 
 
+class Dropout(nn.Module):
+    """Dropout with sixteen random bits a value, which on the CPU are drawn four values at a time.
+
+    `nn.Dropout` draws a whole number for each value there, in one thread, which takes about fifteen times as long. The
+    numbers come from PyTorch's generator, so that they depend on the seed alone and not on the number of threads. GPUs
+    draw theirs by counters within one kernel.
+
+    Args:
+        ratio: the probability of a value to be dropped, in [0, 1); in steps of 2^-16.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__()
+        self.ratio = min(round(ratio * 2**16), 2**16 - 1) / 2**16
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The values, of any shape; in training some are zero, and the others larger by 1 / (1 - ratio)."""
+        if not self.training or self.ratio == 0:
+            return values
+        if not values.is_cpu and not values.is_meta:
+            return F.dropout(values, self.ratio)
+        bits = values.new_empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        uniform = bits.view(torch.int16)[: values.numel()].view(values.shape)  # from -2^15 to 2^15 - 1
+        kept = (uniform >= self.ratio * 2**16 - 2**15).to(values.dtype)
+        return values * kept.div_(1 - self.ratio)
+
+
 def _branch(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(PointwiseLinear(width, width // 2), nn.ReLU(inplace=True), PointwiseLinear(width // 2, out))
 
@@ -40,7 +67,7 @@ class ProposalBackbone(nn.Module):
     def __init__(self, feature_size: int, hidden_size: int, num_class: int, dropout_ratio: float) -> None:
         super().__init__()
         self.prop_fusion = nn.Sequential(
-            nn.Linear(3 * feature_size, hidden_size), nn.ReLU(inplace=True), nn.Dropout(dropout_ratio)
+            nn.Linear(3 * feature_size, hidden_size), nn.ReLU(inplace=True), Dropout(dropout_ratio)
         )
         self.prop_classifier = _branch(hidden_size, num_class + 1)
         self.prop_attention = _branch(hidden_size, 1)

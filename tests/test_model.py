@@ -1,5 +1,7 @@
 """The network's precision, and that training waits for no device."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from building import batch_of, criterion, network
 import main
 from dataset import Video, training_batches
 from descriptors import PseudoLabels
-from model import scores
+from model import Dropout, scores
 from runs.inputs import Data
 
 
@@ -63,3 +65,36 @@ def test_an_epoch_waits_for_the_device_once():
     assert all(state["step"] == 3 for state in optimizer.state.values())
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         torch.stack(steps).cpu()  # as `Run.end_epoch` reads them
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.9])
+def test_dropout_is_that_of_the_ratio(ratio):
+    """Each value is dropped with this probability, whatever its neighbours, the rows and other steps."""
+    torch.manual_seed(0)
+    layer = Dropout(ratio)
+    first, second = (layer(torch.ones(1001, 999)).double() for _ in range(2))
+    assert first.unique().tolist() == pytest.approx([0, 1 / (1 - ratio)], rel=1e-4)
+    kept, spread = 1 - ratio, math.sqrt(ratio * (1 - ratio))
+    assert float((first > 0).double().mean()) == pytest.approx(kept, abs=4 * spread / 1000)
+    z = ((first > 0).double() - kept) / spread
+    others = [z.flatten().roll(i).view_as(z) for i in (1, 2, 3, 4, 999)] + [((second > 0).double() - kept) / spread]
+    assert all(abs(float((z * other).mean())) < 5 / 1000 for other in others)
+
+
+def test_dropout_depends_on_the_seed_alone():
+    values, masks = torch.randn(300, 257, requires_grad=True), []
+    threads = torch.get_num_threads()
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        torch.manual_seed(3)
+        masks.append(Dropout(0.5)(values))
+    torch.set_num_threads(threads)
+    assert torch.equal(*masks) and not torch.equal(Dropout(0.5)(values), masks[0])
+    masks[0].sum().backward()
+    assert torch.equal(values.grad * values, masks[0])  # the gradient is dropped as the value is
+
+
+def test_dropout_that_drops_nothing():
+    values = torch.randn(5, 7)
+    assert Dropout(0.0)(values) is values and Dropout(0.5).eval()(values) is values
+    assert Dropout(0.5)(values.bfloat16()).dtype == torch.bfloat16
