@@ -69,7 +69,7 @@ def recipe_of(dataset_name: str) -> str:
 # Options that may differ when a run is resumed: how long, how often and where it trains, where the data lie, and what
 # training does not read.
 MAY_CHANGE = frozenset({
-    "max_epoch", "interval", "device", "cache", "exp_dir", "resume", "overwrite",
+    "max_epoch", "interval", "save_every", "device", "cache", "exp_dir", "resume", "overwrite",
     "dataset_root", "annotations", "class_list", "features", "proposals_root", "descriptors_root",
     "num_class", "feature_size", "modalities", "missing_features", "seeds", "detections", "compare", "curve_tiou",
     "proposals_from", "proposal_epochs", "proposals_per_video", "descriptor_pooling", "lac_ckpt",
@@ -195,6 +195,12 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         const="always",
         choices=("always", "auto"),
         help="continue the training run in --exp_dir; auto starts one if there is none",
+    )
+    add(
+        "--save_every",
+        type=_number(float, 0, 1e6),
+        default=60.0,
+        help="seconds of training that a crash or kill -9 costs at most; 0: save after every epoch",
     )
     add("--pretrained_ckpt", type=_path, help="weights to start from (test: checkpoints/best_model.pkl when not given)")
     add("--detections", type=_path, help="for eval and report: detections in ActivityNet result format")

@@ -115,7 +115,7 @@ def write_model(
         remove_network(folder / PROPOSALS)
     else:
         keep_network(folder / PROPOSALS, proposals, {})
-    save_weights(network, folder / WEIGHTS, record)
+    save_weights(network.state_dict(), folder / WEIGHTS, record)
 
 
 def read_model(path: Path, device: torch.device) -> DetectionModel:

@@ -86,7 +86,7 @@ def in_training(
         name = "--batch_size" if options["batch_size"] > 1 else "--max_proposal"
         half = str(max(1, options[name.removeprefix("--")] // 2))
         words = [*without(without(argv, "--resume"), name), name, half, "--overwrite"]
-        remedy = f"No epoch is over yet. What takes less: {'; '.join([*less, *_smaller_steps(options)])}"
+        remedy = f"No epoch has been saved yet. What takes less: {'; '.join([*less, *_smaller_steps(options)])}"
         return OutOfMemory(error, f"{remedy}. Or give the job more memory", f"try: {command_line(words)}")
     ways = [*less, *(["--device cpu"] if is_of_gpu(error) else []), "more memory for the job"]
     remedy = (

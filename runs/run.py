@@ -11,7 +11,7 @@
             run.end_epoch()                           # checks, means, logs
             if run.evaluation_due():
                 run.record_evaluation(...)
-            run.save_epoch()                          # resume.pt, then the weights
+            run.save_epoch()                          # if it is due: resume.pt, then the weights
     run.last_evaluation(...)                          # of the last epoch; see `main.finish`
 """
 
@@ -33,12 +33,14 @@ from dataset import Batch, training_batches
 from eval.protocols import TiouProtocol
 from eval.results import released_figures, summary
 from losses import Criterion
+from readers.facts import WeightsRecord
 from runs.folder import RunFolder, command_line
 from runs.inference import Evaluation
 from runs.inputs import Data
 from runs.log import RunLog
 from runs.not_finite import first_not_finite, term_not_finite
 from runs.out_of_memory import in_training
+from runs.saver import Saver
 from runs.signals import Interrupted, uninterrupted
 from runs.state import SavedRun, Stateful, TrainingState, read_resume
 from runs.weights import save_weights
@@ -75,6 +77,7 @@ class Plan:
 
     last_epoch: int  # after which it ends
     interval: int  # epochs between evaluations; 0 never evaluates
+    save_every: float  # seconds of training that a kill costs at most; 0 saves after every epoch
     batch_size: int
     max_proposal: int  # proposals of a video in a step
     precision: torch.dtype  # of a batch's rows
@@ -124,6 +127,7 @@ class Run:
         self._epoch_began: tuple[int, float, Tensor] | None = None  # number, time, state of the generator
         self._evaluation: Evaluation | None = None  # of the last epoch, if it was evaluated
         self._mean_loss: float | None = None  # of the last epoch, if this process trained it
+        self._saver, self._saved_at, self._is_attached = Saver(), 0.0, False
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
@@ -141,8 +145,9 @@ class Run:
     ) -> None:
         try:
             try:
-                if isinstance(error, Interrupted):
-                    self._save_interrupted_epoch()
+                if isinstance(error, Interrupted) and self._is_attached:
+                    with uninterrupted():
+                        self._save_the_rest()
             finally:
                 self._stack.__exit__(kind, error, traceback)
         except (Interrupted, CannotWrite) as fault:  # saving ends with the same `Interrupted` again
@@ -164,7 +169,7 @@ class Run:
         """The last epoch that is in `resume.pt`; 0 if there is none."""
         if self.saved is not None:
             return self.saved.epoch
-        return self.state.epoch if self._has_begun else 0
+        return self.state.kept[0] if self._has_begun else 0
 
     @property
     def _resuming(self) -> list[str]:
@@ -266,22 +271,30 @@ class Run:
             generator=generator,
             others=others,
         )
-        resumed_after = None
-        if self.saved is not None:
-            self.state.restore(self.saved)
-            resumed_after = (self.state.epoch, self.state.evaluated)
-            if self.state.epoch >= self._last_epoch:
-                longer = "" if settling and settling.settled else "; a larger --max_epoch continues it"
-                log.info(f"the run is complete{longer}")
-            self.saved = None  # as large as the network and its optimizer
-
+        resumed_after = self._restore()
         on_start()
         self.folder.start(self._argv, self._plan.options_text, self._plan.options, replace=self._overwrite)
         self._has_begun = True
         if not self.resumed:
             self.state.save()
         self._log = self._stack.enter_context(RunLog(self.folder.path, resumed_after, dashboard.begin, data.part))
-        self._save_due_weights()  # the process before may have ended between `resume.pt` and these
+        for path, record in self._due_weights():  # the process before may have ended between `resume.pt` and these
+            save_weights(model.state_dict(), path, record)
+        self._stack.enter_context(self._saver)
+        if self.state.is_written_in_place:
+            optimizer.register_step_pre_hook(lambda *_: self._saver.wait())
+        self._saved_at, self._is_attached = time.monotonic(), True
+
+    def _restore(self) -> tuple[int, int] | None:
+        """Go on from `resume.pt`; the last epoch and the last evaluation that it has, or None if a run is started."""
+        if self.saved is None:
+            return None
+        self.state.restore(self.saved)
+        if self.state.epoch >= self._last_epoch:
+            longer = "" if self._settling and self._settling.settled else "; a larger --max_epoch continues it"
+            log.info(f"the run is complete{longer}")
+        self.saved = None  # as large as the network and its optimizer
+        return self.state.epoch, self.state.evaluated
 
     # ------------------------------------------------------------------------------------------- epochs
 
@@ -305,6 +318,7 @@ class Run:
                 progress.set_postfix(loss=f"{self._mean_loss:.3f}", refresh=False)
                 progress.total = self._last_epoch
                 progress.update()
+        self._saver.wait()  # what is written at the end of a run may take for granted that this is on the disk
 
     @property
     def _last_epoch(self) -> int:
@@ -313,8 +327,11 @@ class Run:
         return min(settled or self._plan.last_epoch, self._plan.last_epoch)
 
     def batches(self, skip: int | None = None) -> Iterator[Batch]:
-        """The batches of this epoch but the first `skip`; by default those that are left of it."""
-        return training_batches(
+        """The batches of this epoch but the first `skip`; by default those that are left of it.
+
+        In an epoch that takes long, what was done of it is saved between two of them.
+        """
+        batches = training_batches(
             self._data.train,
             self._plan.batch_size,
             self._plan.max_proposal,
@@ -322,6 +339,11 @@ class Run:
             self._plan.precision,
             len(self.step_values) if skip is None else skip,
         )
+        for i, batch in enumerate(batches):
+            if i > 0 and self._plan.save_every > 0 and self._is_time_to_save:
+                with uninterrupted():
+                    self._save_part_of_epoch()
+            yield batch
 
     def end_epoch(self) -> None:
         """Record the mean of each value over the steps of this epoch.
@@ -346,11 +368,29 @@ class Run:
         release_memory()  # epochs leave gaps of many sizes, which would add up
 
     def save_epoch(self) -> None:
-        """Note that this epoch is over: `resume.pt`, then the weights that are due."""
+        """Note that this epoch is over; if it is due, or time, have `resume.pt` written, then the weights."""
         with uninterrupted():
             self.state.finish_epoch(self._evaluation.results if self._evaluation else None)
-            self.state.save()
-            self._save_due_weights()
+            if self._due(self.state.epoch) or self._is_time_to_save:
+                self._save()
+
+    @property
+    def _is_time_to_save(self) -> bool:
+        every = self._plan.save_every
+        return time.monotonic() - self._saved_at >= every and not (every and self._saver.is_busy)
+
+    def _save(self, order: Tensor | None = None) -> None:
+        """Have `resume.pt` written, then the weights that are due; `order` as in `TrainingState.snapshot`."""
+        self._saver.wait()  # the snapshot before is in the same memory
+        snapshot, due, self._saved_at = self.state.snapshot(order), self._due_weights(), time.monotonic()
+
+        def write() -> None:
+            self.folder.require_held()
+            self.state.write(snapshot)
+            for path, record in due:
+                save_weights(snapshot["weights"], path, record)
+
+        self._saver.start(write)
 
     def _due(self, epoch: int) -> bool:
         """Whether an epoch's weights are saved and, unless `interval` is 0, evaluated."""
@@ -385,14 +425,24 @@ class Run:
             "saved before"
         )
 
-    def _save_interrupted_epoch(self) -> None:
-        if self._epoch_began is None or self.state.epoch >= self._epoch[0]:  # else all of it is saved
-            return
-        _, began, order = self._epoch
+    def _save_part_of_epoch(self) -> None:
+        epoch, began, order = self._epoch
         self._finite_steps(order)  # what is not finite must not get into `resume.pt`
-        self.folder.require_held()
-        self.state.seconds += time.perf_counter() - began
-        self.state.save(order)
+        now = time.perf_counter()
+        self.state.seconds += now - began
+        self._epoch_began = (epoch, now, order)
+        self._save(order)
+
+    def _save_the_rest(self) -> None:
+        """Write what is not in `resume.pt` yet."""
+        self._saver.wait()
+        if self.state.position == self.state.kept:
+            return
+        if self._epoch_began is None or self.state.epoch == self._epoch[0]:
+            self._save()
+        else:
+            self._save_part_of_epoch()
+        self._saver.wait()
 
     # --------------------------------------------------------------------------------------- evaluation
 
@@ -417,18 +467,19 @@ class Run:
         where = ", on held-out training videos" if self._data.held_out else ""
         log.info(f"\nepoch {epoch}{where}{loss}\n{summary(results, tiou_protocol)}")
 
-    def _save_due_weights(self) -> None:
-        """Save the weights at the end of an epoch if they are due, or the best; `resume.pt` has been written before."""
-        state = self.state
+    def _due_weights(self) -> list[tuple[Path, WeightsRecord]]:
+        """The files of weights to write, and their records: of the last and the best, at the end of some epochs."""
+        state, due = self.state, list[tuple[Path, WeightsRecord]]()
         if not state.epoch or state.steps:  # the weights are not those at the end of an epoch
-            return
+            return due
         record = replace(self._data.record, epoch=state.epoch)
         if (results := self._log.evaluations.get(state.epoch)) is not None:
             record = replace(record, evaluation=results.to_json(), evaluated_on=self._data.part)
         if self._due(state.epoch):
-            save_weights(state.model, self.folder.last, record)
+            due.append((self.folder.last, record))
         if state.best is not None and state.best.epoch == state.epoch:
-            save_weights(state.model, self.folder.best, record)
+            due.append((self.folder.best, record))
+        return due
 
     # -------------------------------------------------------------------------------------------- end
 
@@ -441,6 +492,6 @@ class Run:
             self._record_evaluation(self.state.epoch, evaluation)
             with uninterrupted():
                 self.state.note_evaluation(evaluation.results)
-                self.state.save()
-                self._save_due_weights()
+                self._save()
+                self._saver.wait()
         return evaluation

@@ -38,6 +38,7 @@ def build_plan(options: Options, chosen: ChosenEpoch | None = None) -> Plan:
     return Plan(
         last_epoch=options.max_epoch if chosen is None else chosen.epoch,
         interval=options.interval,
+        save_every=options.save_every,
         batch_size=options.batch_size,
         max_proposal=options.max_proposal,
         precision=row_dtype(options),

@@ -54,7 +54,7 @@ def catching_signals() -> Iterator[None]:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
-    if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread alone
+    if not _may_receive():
         yield
         return
     _Signals.received, _Signals.blocks = None, 0
@@ -68,11 +68,20 @@ def catching_signals() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        _Signals.received = None
+
+
+def _may_receive() -> bool:
+    """Whether this is the main thread, to which alone Python gives signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Finish the block even when a signal is received; `Interrupted` is raised at the end of the outermost block."""
+    if not _may_receive():
+        yield
+        return
     _Signals.blocks += 1
     try:
         yield

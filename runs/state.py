@@ -1,15 +1,16 @@
 """`ckpt/resume.pt`: all that a training run needs to go on as if it had never stopped.
 
-It is the one file that says how far a run is. An epoch is recorded in this order: its lines in the log, `resume.pt`,
-its weights. So a run can be killed at any moment: log lines that are newer than `resume.pt` are dropped when it is
-resumed, and weights that did not get onto the disk are in `resume.pt`.
+It is the one file that says how far a run is. It is written now and then, and an epoch whose weights are saved is
+recorded in this order: its lines in the log, `resume.pt`, its weights. So a run can be killed at any moment: log lines
+that are newer than `resume.pt` are dropped when it is resumed, and weights that did not get onto the disk are in
+`resume.pt`.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,15 +61,10 @@ class SavedRun:
     generator: Tensor  # of the order of training videos, at the start of the epoch
     record: dict[str, Any]  # of the weights, see `WeightsRecord`
 
-    def to_file(self, path: Path) -> None:
-        """Write `resume.pt` whole.
-
-        Raises:
-            CannotWrite: it cannot be written; the previous one is still there.
-        """
+    def content(self) -> dict[str, Any]:
+        """What the file holds."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        best = self.best and self.best.to_json()
-        save_checkpoint(path, on_cpu({"format": FORMAT, **content, "best": best}))
+        return {"format": FORMAT, **content, "best": self.best and self.best.to_json()}
 
 
 def read_resume(path: Path) -> SavedRun:
@@ -122,6 +118,7 @@ class TrainingState:
     Attributes:
         epoch, seconds, evaluated, best: as in `SavedRun`.
         steps: the K values of each step so far of the next epoch, `[K]` each on the device.
+        kept: how far `resume.pt` is, see `position`.
     """
 
     def __init__(
@@ -144,17 +141,33 @@ class TrainingState:
         self.epoch, self.evaluated, self.seconds = 0, 0, 0.0
         self.steps: list[Tensor] = []
         self.best: EpochResults | None = None
+        self.kept = self.position
+        self._copies = Copies(self.device)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """How far training is: the last finished epoch, and the number of steps after it."""
+        return self.epoch, len(self.steps)
+
+    @property
+    def is_written_in_place(self) -> bool:
+        """Whether weights and the optimizer's state are written from where they are, so that the optimizer has to wait.
+
+        On the CPU a copy would take as much memory as the largest step can spare, and most of a step is done before.
+        """
+        return self.device.type == "cpu"
 
     def save(self, order: Tensor | None = None) -> None:
-        """Write `resume.pt`.
+        """Write `resume.pt`; see `snapshot` and `write`."""
+        self.write(self.snapshot(order))
+
+    def snapshot(self, order: Tensor | None = None) -> dict[str, Any]:
+        """What `resume.pt` is to hold, for `write`, which may happen in a thread while training goes on.
 
         Args:
             order: in the middle of an epoch, the state that the generator had at its start.
-
-        Raises:
-            CannotWrite: it cannot be written; the previous one is still there.
         """
-        SavedRun(
+        saved = SavedRun(
             options=self.options,
             data=self.data,
             terms=self.terms,
@@ -170,7 +183,21 @@ class TrainingState:
             random=random_states(self.device),
             generator=self.generator.get_state() if order is None else order,
             record=self.record,
-        ).to_file(self.path)
+        )
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        of_optimizer = (value for state in self.optimizer.state.values() for value in state.values())
+        steady = {value.data_ptr() for value in (*parameters, *of_optimizer) if isinstance(value, Tensor)}
+        return self._copies.take(saved.content(), steady)
+
+    def write(self, snapshot: Mapping[str, Any]) -> None:
+        """Write `resume.pt`.
+
+        Raises:
+            CannotWrite: it cannot be written; the previous one is still there.
+        """
+        self._copies.wait()
+        save_checkpoint(self.path, snapshot)
+        self.kept = snapshot["epoch"], len(snapshot["steps"])
 
     def restore(self, saved: SavedRun) -> None:
         """Put everything back into the state that was saved.
@@ -210,6 +237,7 @@ class TrainingState:
             raise damaged(self.path, error) from None
         self.steps = [*saved.steps.to(self.device)]
         self.epoch, self.evaluated, self.seconds, self.best = saved.epoch, saved.evaluated, saved.seconds, saved.best
+        self.kept = self.position
 
     def finish_epoch(self, results: Results | None) -> None:
         """Note that an epoch is over, and its results if it was evaluated."""
@@ -256,15 +284,49 @@ def fitting(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str
     return {**state, "state": kept}
 
 
-def on_cpu(value: Any) -> Any:
-    """The same value with all tensors on the CPU, and one object for equal texts: equal content has equal bytes."""
-    if isinstance(value, dict):
-        return {on_cpu(name): on_cpu(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):  # files give back both as lists
-        return [on_cpu(part) for part in value]
-    if isinstance(value, Tensor):
-        return value.cpu()
-    return sys.intern(value) if type(value) is str else value
+class Copies:
+    """Copies on the CPU of nested values. CUDA's tensors are copied to page-locked memory, which is taken once.
+
+    Nothing waits for the device when they are taken; `wait` does, in whatever thread uses them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._kept: dict[tuple[str | int, ...], Tensor] = {}  # by the place of the value
+        self._copied: torch.cuda.Event | None = None
+
+    def take(self, value: Any, steady: Set[int]) -> Any:
+        """A copy, with one object for equal texts, so that equal content has equal bytes, and lists for tuples.
+
+        Args:
+            value: of dicts, lists, tensors and plain values.
+            steady: addresses of tensors that are not copied if they are on the CPU.
+        """
+        copy = self._take(value, steady, ())
+        if self._device.type == "cuda":
+            self._copied = torch.cuda.current_stream(self._device).record_event()
+        return copy
+
+    def wait(self) -> None:
+        """Wait until the device has made the last copy."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def _take(self, value: Any, steady: Set[int], place: tuple[str | int, ...]) -> Any:
+        if isinstance(value, dict):
+            return {
+                self._take(name, steady, ()): self._take(part, steady, (*place, name)) for name, part in value.items()
+            }
+        if isinstance(value, (list, tuple)):  # files give back both as lists
+            return [self._take(part, steady, (*place, i)) for i, part in enumerate(value)]
+        if not isinstance(value, Tensor):
+            return sys.intern(value) if type(value) is str else value
+        if value.device.type != "cuda":
+            return value.detach().to("cpu", copy=value.data_ptr() not in steady)
+        kept = self._kept.get(place)
+        if kept is None or (kept.shape, kept.dtype) != (value.shape, value.dtype):
+            kept = self._kept[place] = torch.empty_like(value, device="cpu", pin_memory=True)
+        return kept.copy_(value.detach(), non_blocking=True)
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

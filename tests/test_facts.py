@@ -110,7 +110,7 @@ def weights_of(value):
     ],
 )
 def test_weights_for_something_else(tmp_path, changed, message):
-    save_weights(network(), tmp_path / "w.pkl", replace(NOW, **changed))
+    save_weights(network().state_dict(), tmp_path / "w.pkl", replace(NOW, **changed))
     with pytest.raises(InputError, match=rf"w\.json: .*{message}") as refused:
         load_weights(network(), tmp_path / "w.pkl", NOW)
     if remedy := re.search(r"pass (--.*), or", str(refused.value)):
@@ -121,7 +121,7 @@ def test_weights_for_something_else(tmp_path, changed, message):
 def test_weights_with_classes_in_another_order_are_mapped(tmp_path, caplog):
     caplog.set_level("INFO")
     trained, other = network(), network()
-    save_weights(trained, tmp_path / "w.pkl", NOW)
+    save_weights(trained.state_dict(), tmp_path / "w.pkl", NOW)
     shutil.move(tmp_path / "w.pkl", tmp_path / "mine.pkl")
     shutil.move(tmp_path / "w.json", tmp_path / "mine.json")  # renamed together
     order = load_weights(other, tmp_path / "mine.pkl", replace(NOW, class_names=OTHER_ORDER))
@@ -136,7 +136,7 @@ def test_weights_with_classes_in_another_order_are_mapped(tmp_path, caplog):
 def test_a_record_of_other_weights_is_refused(tmp_path):
     """As where a file is copied over another and the JSON stays, which could map its classes wrongly."""
     for name, record in (("a", NOW), ("b", replace(NOW, class_names=OTHER_ORDER))):
-        save_weights(weights_of(ord(name)), tmp_path / f"{name}.pkl", record)
+        save_weights(weights_of(ord(name)).state_dict(), tmp_path / f"{name}.pkl", record)
     shutil.copy(tmp_path / "b.pkl", tmp_path / "a.pkl")
     with pytest.raises(InputError, match=r"a\.json: .*other weights than a\.pkl .*remove"):
         load_weights(network(), tmp_path / "a.pkl", NOW)
@@ -146,7 +146,7 @@ def test_a_record_of_other_weights_is_refused(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"class_names": 3}', '{"a": 1, "a": 2}'])
 def test_a_damaged_record(tmp_path, text):
-    save_weights(network(), tmp_path / "w.pkl", NOW)
+    save_weights(network().state_dict(), tmp_path / "w.pkl", NOW)
     (tmp_path / "w.json").write_text(text)
     with pytest.raises(InputError, match=r"w\.json: .*restore it, or remove it .*w\.pkl"):
         load_weights(network(), tmp_path / "w.pkl", NOW)
@@ -184,7 +184,7 @@ def test_the_record_is_true_whenever_the_process_ends(tmp_path, monkeypatch):
     kept = {}
     for epoch in (1, 2):
         model = weights_of(epoch)
-        save_weights(model, path, replace(NOW, epoch=epoch, evaluation={"epoch": epoch}))
+        save_weights(model.state_dict(), path, replace(NOW, epoch=epoch, evaluation={"epoch": epoch}))
         kept[path.read_bytes()] = epoch
     assert len(states) >= 12
     for state in filter(os.path.exists, states):
@@ -193,7 +193,7 @@ def test_the_record_is_true_whenever_the_process_ends(tmp_path, monkeypatch):
         assert record.epoch in (None, kept[state.read_bytes()])
         assert (record.epoch is None) == (record.evaluation is None)
     before = (tmp_path / "w.json").stat().st_ino
-    save_weights(model, path, replace(NOW, epoch=2, evaluation={"epoch": 2}))
+    save_weights(model.state_dict(), path, replace(NOW, epoch=2, evaluation={"epoch": 2}))
     assert (tmp_path / "w.json").stat().st_ino == before  # which is left alone if it stays the same
 
 

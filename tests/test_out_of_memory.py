@@ -114,6 +114,7 @@ def own(tmp_path, run_in):
     run = run_in(tmp_path)
     assert run("--run_type", "descriptors", "--dataset_name", "T")[0] == 0
     argv = ("--dataset_name", "T", "--recipe", "paper", "--interval", 0, "--batch_size", 2, "--max_epoch", 3)
+    argv = (*argv, "--save_every", 0)
     return lambda *words: run(*(words or argv))
 
 
@@ -137,7 +138,7 @@ def test_what_the_hint_says_works(own, tmp_path, monkeypatch, epoch):
     words = shlex.split(hint)
     options = dict.fromkeys(words)
     if epoch == 1:
-        assert "No epoch is over yet. What takes less: --cache host; a smaller --batch_size (now 2)" in told
+        assert "No epoch has been saved yet. What takes less: --cache host; a smaller --batch_size (now 2)" in told
         assert words[:3] == ["try:", "python", "main.py"]
         assert "--resume" not in options and words[-3:] == ["--batch_size", "1", "--overwrite"]
     else:  # steps stay as large as they were

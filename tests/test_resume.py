@@ -10,6 +10,7 @@ import resource
 import shlex
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import main
 from benchmarks.kill import kill_runs, left
 from readers.checkpoints import read_checkpoint
 from runs.folder import RunFolder
+from runs.saver import Saver
 from runs.signals import Interrupted, catching_signals, uninterrupted
 from runs.state import TrainingState, read_resume
 from utils import InputError, step_if_finite
@@ -44,7 +46,7 @@ def what_is_left(folder):
     """All that a run leaves, but for what names its folder: `resume.pt` in parts, and results without their paths."""
     found = left(folder)
     saved = read_checkpoint(folder / "ckpt" / "resume.pt")
-    for name in ("exp_dir", "cache"):
+    for name in ("exp_dir", "cache", "save_every"):
         del saved["options"][name]
     found["ckpt/resume.pt"] = repr(flat(saved))
     if "results.json" in found:
@@ -148,19 +150,30 @@ class Killed(BaseException):
     """Stands for a kill, which nothing catches."""
 
 
-def test_a_run_may_die_when_it_writes(run, tmp_path, monkeypatch, uninterrupted_run):
+@pytest.mark.parametrize("every", [0, 60])
+def test_a_run_may_die_when_it_writes(run, tmp_path, monkeypatch, uninterrupted_run, every):
     """What is on the disk whenever a run is about to put something there; each of these folders can be resumed."""
-    fsync, out, folders = os.fsync, tmp_path / "run", []
+    fsync, start, saving = os.fsync, Saver.start, threading.RLock()
+    out, folders = tmp_path / "run", []
 
     def copying(descriptor):
-        folders.append(shutil.copytree(out, tmp_path / f"run{len(folders)}"))
+        with saving:  # what the thread writes does not change while it is copied
+            folders.append(shutil.copytree(out, tmp_path / f"run{len(folders)}"))
         fsync(descriptor)
+
+    def start_alone(saver, job):
+        def alone():
+            with saving:
+                job()
+
+        start(saver, alone)
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", copying)
-        assert run(*ARGV, "--exp_dir", out)[0] == 0
+        patch.setattr("runs.saver.Saver.start", start_alone)
+        assert run(*ARGV, "--exp_dir", out, "--save_every", every)[0] == 0
     assert len(folders) >= 20 and any(list(folder.rglob(".*.part")) for folder in folders)
-    for folder in folders[::6]:
+    for folder in folders[::9]:
         shutil.rmtree(out)
         folder.rename(out)
         status, _, err = run(*ARGV, "--exp_dir", out, "--resume", "auto")
@@ -169,7 +182,7 @@ def test_a_run_may_die_when_it_writes(run, tmp_path, monkeypatch, uninterrupted_
 
 def test_killed_runs(tmp_path, processes):
     """The short form of `python benchmarks/kill.py`, which kills processes, and at any moment."""
-    argv = ["--max_epoch", "4", "--max_proposal", "20"]
+    argv = ["--max_epoch", "4", "--interval", "3", "--max_proposal", "20"]
     assert kill_runs(tmp_path, runs=4, jobs=2, feature_size=16, argv=argv, start=processes.start).total() >= 2
 
 
@@ -672,7 +685,8 @@ main.Run.end_epoch = close_and_end
 sys.exit(main.main(sys.argv[1:]))
 """
     out = tmp_path / "run"
-    child = processes.start(code, (*ARGV, "--exp_dir", out), demo_home, errors=tmp_path / "errors")
+    argv = (*ARGV, "--save_every", 0, "--exp_dir", out)
+    child = processes.start(code, argv, demo_home, errors=tmp_path / "errors")
     assert child.wait() == 2
     (out / "ckpt").chmod(0o700)
     errors = (tmp_path / "errors").read_text()

@@ -234,7 +234,7 @@ def small(**options):
 
 def test_weights_survive_the_file(tmp_path):
     model, other = small(), small()
-    save_weights(model, tmp_path / "w.pkl", WeightsRecord())
+    save_weights(model.state_dict(), tmp_path / "w.pkl", WeightsRecord())
     load_weights(other, tmp_path / "w.pkl")
     for name, value in model.state_dict().items():
         assert name.startswith("prop_fused_backbone.") and torch.equal(other.state_dict()[name], value)
