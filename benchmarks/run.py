@@ -232,7 +232,7 @@ def measure_training(table: Table, data: Data, options: Options, features: list[
 
 
 def measure_saving(table: Table, data: Data, options: Options, folder: Path, repeats: int) -> None:
-    """`resume.pt`, which is written after every epoch, beside a bare write of as many bytes."""
+    """`resume.pt`, as it is written at signals and by the thread, beside a bare write of as many bytes."""
     device = data.train[0].proposals.device
     model = load_network(options, data, device, None)
     optimizer = seal.build_optimizer(options, model)

@@ -281,8 +281,7 @@ class Run:
         for path, record in self._due_weights():  # the process before may have ended between `resume.pt` and these
             save_weights(model.state_dict(), path, record)
         self._stack.enter_context(self._saver)
-        if self.state.is_written_in_place:
-            optimizer.register_step_pre_hook(lambda *_: self._saver.wait())
+        optimizer.register_step_pre_hook(lambda *_: self._before_step())
         self._saved_at, self._is_attached = time.monotonic(), True
 
     def _restore(self) -> tuple[int, int] | None:
@@ -344,6 +343,11 @@ class Run:
                 with uninterrupted():
                     self._save_part_of_epoch()
             yield batch
+
+    def _before_step(self) -> None:
+        """Weights may change now; whatever stopped the writing of a file ends the run."""
+        if self.state.is_written_in_place or not self._saver.is_busy:
+            self._saver.wait()
 
     def end_epoch(self) -> None:
         """Record the mean of each value over the steps of this epoch.

@@ -184,10 +184,13 @@ class TrainingState:
             generator=self.generator.get_state() if order is None else order,
             record=self.record,
         )
+        return self._copies.take(saved.content(), self._steady() if self.is_written_in_place else frozenset())
+
+    def _steady(self) -> set[int]:
+        """The addresses of all tensors that the optimizer's step alone changes."""
         parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
         of_optimizer = (value for state in self.optimizer.state.values() for value in state.values())
-        steady = {value.data_ptr() for value in (*parameters, *of_optimizer) if isinstance(value, Tensor)}
-        return self._copies.take(saved.content(), steady)
+        return {value.data_ptr() for value in (*parameters, *of_optimizer) if isinstance(value, Tensor)}
 
     def write(self, snapshot: Mapping[str, Any]) -> None:
         """Write `resume.pt`.
@@ -300,7 +303,7 @@ class Copies:
 
         Args:
             value: of dicts, lists, tensors and plain values.
-            steady: addresses of tensors that are not copied if they are on the CPU.
+            steady: addresses of tensors on the CPU that are not copied.
         """
         copy = self._take(value, steady, ())
         if self._device.type == "cuda":

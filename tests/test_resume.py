@@ -173,7 +173,7 @@ def test_a_run_may_die_when_it_writes(run, tmp_path, monkeypatch, uninterrupted_
         patch.setattr("runs.saver.Saver.start", start_alone)
         assert run(*ARGV, "--exp_dir", out, "--save_every", every)[0] == 0
     assert len(folders) >= 20 and any(list(folder.rglob(".*.part")) for folder in folders)
-    for folder in folders[::9]:
+    for folder in folders[::12]:
         shutil.rmtree(out)
         folder.rename(out)
         status, _, err = run(*ARGV, "--exp_dir", out, "--resume", "auto")
