@@ -421,6 +421,11 @@ def chunks(count: int, each: int, most: int = 1 << 22) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, count, step))
 
 
+def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The whole numbers from each `first` on, as many as its `count`, one range after another."""
+    return np.arange(count.sum()) + np.repeat(first - count.cumsum() + count, count)
+
+
 def has_control_characters(text: str) -> bool:
     """Whether a text from a file holds characters that do not belong into a name."""
     return re.search(f"[{_CONTROL}]", text) is not None

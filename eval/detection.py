@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eval.segments import Detections, Segments, video_class_keys
+from eval.segments import Detections, Segments, order_by, video_class_keys
 from proposals import tiou
+from utils import ranges
 
 
 def detection_map(detections: Detections, ground_truth: Segments, num_class: int, thresholds: np.ndarray) -> np.ndarray:
@@ -52,9 +53,11 @@ class Matched:
     def class_precision(self) -> np.ndarray:
         """Average precision `[C, K]`, see `detection_map`."""
         precision = np.full((self.num_class, len(self.thresholds)), np.nan)
-        for class_idx in np.flatnonzero(self.num_instances):
-            hits = self.true_positive[self.ranked.class_idx == class_idx]
-            precision[class_idx] = average_precision(hits, self.num_instances[class_idx])
+        class_idx = self.ranked.class_idx.astype(np.min_scalar_type(self.num_class))  # small numbers are sorted faster
+        by_class = self.true_positive[np.argsort(class_idx, kind="stable")]
+        of_class = np.split(by_class, np.bincount(class_idx, minlength=self.num_class).cumsum()[:-1])
+        for i in np.flatnonzero(self.num_instances):
+            precision[i] = average_precision(of_class[i], self.num_instances[i])
         return precision
 
 
@@ -100,7 +103,7 @@ def match_detections(ranked: Detections, ground_truth: Segments, thresholds: np.
         candidates.append((detection[near], instance[near], overlap[near]))
     detection, instance, overlap = (np.concatenate(arrays) for arrays in zip(*candidates, strict=True))
     # Each detection's choices in order: the largest tIoU first; of equal ones the instance listed later.
-    order = np.lexsort((-instance, -overlap, detection))
+    order = order_by(detection, -overlap, -instance)
     detection, instance, overlap = detection[order], instance[order], overlap[order]
 
     matched = np.full((len(ranked), len(thresholds)), -1, dtype=np.int32)
@@ -122,13 +125,14 @@ def candidate_pairs(
         max_pairs: all pairs of a detection come at once, so that there may be some more.
     """
     order = np.argsort(instance_keys, kind="stable")
-    first = np.searchsorted(instance_keys, detection_keys, side="left", sorter=order)
-    count = np.searchsorted(instance_keys, detection_keys, side="right", sorter=order) - first
+    keys, of_key = np.unique(detection_keys, return_inverse=True)  # keys in order are found faster
+    sides = (np.searchsorted(instance_keys, keys, side=side, sorter=order) for side in ("left", "right"))
+    first, end = (np.asarray(places)[of_key] for places in sides)
+    count = end - first
     bounds = np.searchsorted(count.cumsum(), np.arange(max_pairs, count.sum(), max_pairs))
     for detections in np.split(np.arange(len(detection_keys)), bounds):
         n = count[detections]
-        within = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
-        yield np.repeat(detections, n), order[np.repeat(first[detections], n) + within]
+        yield np.repeat(detections, n), order[ranges(first[detections], n)]
 
 
 def _match_in_rank_order(

@@ -51,7 +51,20 @@ class Detections(Segments):
 
     def ranked(self) -> Detections:
         """The detections by falling score; of equal scores, the one listed first goes first."""
-        return self[np.argsort(-self.score, kind="stable")]
+        return self[order_by(-self.score, np.arange(len(self)))]
+
+
+def order_by(key: np.ndarray, *ties: np.ndarray) -> np.ndarray:
+    """The order `[n]` that sorts by a key; where it is equal, by further ones, of which the first decides first.
+
+    A sort that is not stable is several times as fast; few are equal in the key, and these are sorted again.
+    """
+    order = np.argsort(key)
+    equal = ~(key[order[:-1]] < key[order[1:]])  # [n - 1] to the next
+    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    rows = order[tied]
+    order[tied] = rows[np.lexsort([values[rows] for values in (*reversed(ties), key)])]
+    return order
 
 
 def video_class_keys(first: Segments, second: Segments) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from eval.metrics import EvaluationInput
 from eval.nms import SoftNms
 from eval.postprocess import PostProcess, VideoDetections, overlaps_ambiguous
 from eval.protocols import TIOU_PROTOCOLS
-from eval.segments import Detections, Segments
+from eval.segments import Detections, Segments, order_by
 from eval.tables import detection_table, rows_as_table
 from options import build_parser
 from proposals import SNIPPETS_PER_SECOND, tiou
@@ -326,3 +326,12 @@ def test_classification():
     figures = classification_figures(videos, labels)
     assert (figures.num_reported, figures.num_labels, figures.recall) == (1, 3, pytest.approx(100 / 3))
     assert classification_figures(videos, np.zeros((3, 3))).recall is None
+
+
+@pytest.mark.parametrize("levels", [1, 3, 10**6])
+def test_a_sort_with_ties_is_that_of_lexsort(levels):
+    random = np.random.default_rng(0)
+    key, tie, last = (random.integers(0, n, 500) for n in (levels, 4, 4))
+    expected = np.lexsort((np.arange(500), -last, tie, key))
+    assert np.array_equal(order_by(key, tie, -last, np.arange(500)), expected)
+    assert order_by(key[:0], tie[:0]).tolist() == [] and order_by(key[:1], tie[:1]).tolist() == [0]
